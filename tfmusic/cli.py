@@ -1,0 +1,96 @@
+"""The command line: a table of subcommands, parsing, exit codes.
+
+0 done, 1 a bug of ours (with its trace), 2 something the user can mend (one line), 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tfmusic import __version__
+from tfmusic.errors import TfmusicError
+
+COMMANDS = {
+    "synth": "write small learnable data for q1, q2 and q3",
+    "build-records": "shard spectrograms and labels into TFRecords",
+    "fit": "train a model on records",
+    "evaluate": "score a run on held-out tracks",
+    "predict": "answer for tracks",
+    "score": "compare a prediction file with the answers",
+    "export": "write a SavedModel that answers for whole tracks",
+    "config": "show or validate a config",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one subcommand and returns the exit code."""
+    args = _parse(arguments)
+    if args.command is None:
+        _parser(()).print_help()
+        return 0
+    _quiet_tensorflow()
+    try:
+        code: int | None = _module(args.command).run(args)
+        return code or 0
+    except TfmusicError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def entry_point() -> NoReturn:
+    """Runs the command line of this process; a termination signal ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed arguments; overrides may stand anywhere, which argparse alone does not allow."""
+    parser = _parser(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    is_override = [hasattr(args, "overrides") and "=" in word and not word.startswith("-") for word in rest]
+    if not all(is_override):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns the parser; only the subcommand that is called is imported, so that help answers at once."""
+    parser = argparse.ArgumentParser(
+        prog="tfmusic", description="Music classification from whole tracks, spectrogram to answer."
+    )
+    parser.add_argument("--version", action="version", version=f"tfmusic {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == called:
+            _module(name).add_arguments(command)
+    return parser
+
+
+def _module(command: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    return importlib.import_module(f"tfmusic.commands.{command.replace('-', '_')}")
+
+
+def _quiet_tensorflow() -> None:
+    """Silences the start-up lines of TensorFlow that say nothing to a user; its errors stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def _fail(line: str) -> int:
+    print(f"tfmusic: {line}", file=sys.stderr)  # noqa: T201
+    return 2

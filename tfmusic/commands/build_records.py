@@ -1,0 +1,94 @@
+"""`tfmusic build-records q2 --data DIR`: spectrograms and labels to TFRecord shards."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfmusic.commands import arguments
+
+if TYPE_CHECKING:
+    from tfmusic.config import Config
+    from tfmusic.converter.build import BuildSummary
+    from tfmusic.converter.plan import BuildOptions
+    from tfmusic.datasets.track import Dataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    arguments.add_config(parser)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
+    parser.add_argument("--out", type=Path, help="records folder to write (default records/TASK/VERSION)")
+    parser.add_argument("--num-shards", type=arguments.positive, help="shards a split, at least")
+    parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Builds the records and prints what they hold."""
+    config = arguments.read_config(args)
+    if args.print_config:
+        return arguments.print_config(config)
+    from tfmusic.console import console
+    from tfmusic.converter.build import build_records
+    from tfmusic.datasets import LOADERS
+
+    out = args.out or arguments.default_records(config.task)
+    arguments.refuse_existing(out, overwrite=args.overwrite)
+    dataset = LOADERS[config.data.loader](args.data, task=config.task, question=config.data.question)
+    console.say(_describe(dataset))
+    if args.dry_run:
+        return console.say(f"dry run: would write {out}")
+    summary = build_records(dataset, out, _options(config, args), overwrite=args.overwrite)
+    return _show(summary, config)
+
+
+def _options(config: "Config", args: argparse.Namespace) -> "BuildOptions":
+    from tfmusic.converter.plan import BuildOptions
+
+    return BuildOptions(
+        feature=config.feature.model_dump(),
+        segment_frames=config.record.segment_frames,
+        hop_frames=config.record.hop_frames,
+        dtype=config.record.dtype,
+        scale=config.record.scale,
+        num_shards=args.num_shards or config.record.num_shards,
+        shard_bytes=config.record.shard_mib << 20,
+        n_folds=config.data.folds,
+        split_seed=config.data.seed,
+        order_seed=config.record.seed,
+        on_error=config.data.on_error,
+        workers=args.workers,
+    )
+
+
+def _describe(dataset: "Dataset") -> str:
+    artists = {name for track in dataset.tracks for name in track.artists}
+    what = "labels" if dataset.kind == "single" else "tags"
+    return f"{dataset.task}: {len(dataset.tracks):,} tracks, {len(dataset.labels)} {what}, {len(artists):,} artists"
+
+
+def _show(summary: "BuildSummary", config: "Config") -> None:
+    from tfmusic.console import console
+
+    manifest, stats = summary.manifest, summary.manifest.splits
+    seconds_per_frame = 1 / manifest.contract.frames_per_s
+    rows = [
+        (name, split.tracks, split.segments, split.statistics.frames * seconds_per_frame / 3600,
+         len(split.shards), sum(shard.bytes for shard in split.shards) / 1e6)
+        for name, split in stats.items()
+    ]  # fmt: skip
+    rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    console.table(rows, ("split", "tracks", "segments", "hours", "shards", "MB"))
+    clipped = 100 * manifest.clipped_cells / max(manifest.total_cells, 1)
+    scale = manifest.contract.scale
+    console.say(
+        f"{manifest.source_bytes / 1e6:,.1f} MB read, {clipped:.2f} % of cells at the ends of the scale"
+        f" {scale['name']} [{scale['low']:g}, {scale['high']:g}], {len(manifest.skipped)} tracks skipped,"
+        f" {summary.seconds:.1f} s"
+    )
+    if summary.resumed_shards:
+        console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
+    for skipped in manifest.skipped:
+        console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
+    console.say(f"records: {manifest.folder}")

@@ -1,0 +1,23 @@
+"""`tfmusic config show|validate CONFIG`: look at a config before it is used."""
+
+import argparse
+
+from tfmusic.commands import arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("action", choices=("show", "validate"), help="print it complete, or only check it")
+    parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="override keys of the config")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the config, or that it is valid."""
+    from tfmusic.configfile import find_config
+    from tfmusic.console import console
+
+    config = arguments.read_config(args)
+    if args.action == "show":
+        return arguments.print_config(config)
+    return console.say(f"{find_config(args.config)}: valid")

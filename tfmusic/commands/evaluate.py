@@ -1,0 +1,90 @@
+"""`tfmusic evaluate RUN`: score a run on held-out tracks of its records."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfmusic.errors import RecordsError, RunError, UsageError
+
+if TYPE_CHECKING:
+    from tfmusic.records.manifest import Manifest
+    from tfmusic.reports.evaluation import Evaluation
+    from tfmusic.rundir import RunDir
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--records", type=Path, help="records folder (default the one the run was trained on)")
+    parser.add_argument(
+        "--split", action="append", help="split to score; may stand several times (default: validation)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report (default RUN/evaluation)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scores every track of the splits once, prints the report and writes it."""
+    from tfmusic.console import console
+    from tfmusic.records.manifest import Manifest
+    from tfmusic.reports.evaluation import format_report
+    from tfmusic.reports.predictions import predictions_table
+    from tfmusic.rundir import RunDir, is_run, write_json
+
+    folder = RunDir(args.run_dir)
+    if not is_run(folder.path):
+        raise RunError(f"{folder.path}: must be a run folder with a trained model")
+    used = folder.read_json(folder.records)
+    manifest = Manifest.read(args.records or Path(used["folder"]))
+    splits = args.split or used["validation"]
+    if not splits:
+        raise UsageError(f"{folder.path}: trained on every fold; pass --split and records that hold other tracks")
+    manifest.verify(splits)
+    evaluation = _evaluate(folder, manifest, splits)
+    report = evaluation.report() | {"splits": list(splits), "note": _note(splits, used, manifest.tracks_sha256)}
+    console.say(format_report(report))
+    console.say(report["note"])
+    out = args.out or folder.evaluation
+    write_json(report, out / "report.json")
+    predicted, targets = evaluation.answers()
+    scores = evaluation.scores[evaluation.aggregator]
+    table = predictions_table(evaluation.track_ids, predicted, scores, evaluation.contract.labels, targets)
+    table.to_csv(out / "predictions.csv", index=False)
+    console.say(f"report: {out}")
+
+
+def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> "Evaluation":
+    from tfmusic.inputs.tracks import score_splits
+    from tfmusic.reports.evaluation import Evaluation
+    from tfmusic.serving.predict import PREDICT_BATCH, load_run
+
+    loaded = load_run(folder)
+    different = loaded.contract.difference(manifest.contract)
+    if different:
+        raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {folder.path}: {different}")
+    scored = score_splits(
+        manifest,
+        splits,
+        loaded.model.predict_on_batch,
+        frames=loaded.contract.frames,
+        hop_frames=loaded.contract.hop_frames,
+        batch_size=PREDICT_BATCH,
+    )
+    return Evaluation.of(
+        loaded.contract,
+        loaded.calibration,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+        track_ids=scored.track_ids,
+        logits=scored.logits,
+        targets=scored.targets,
+    )
+
+
+def _note(splits: Sequence[str], used: dict[str, Any], tracks_sha256: str) -> str:
+    """Returns what a reader must know before believing the number."""
+    if tracks_sha256 != used["tracks_sha256"]:
+        return "note: these records are not the ones of the training; make sure that no track is in both"
+    if set(splits) & set(used["training"]):
+        return "note: the model was TRAINED on some of these tracks: this is no estimate for new music"
+    return "note: early stopping and calibration used these validation tracks: new music will score a little lower"

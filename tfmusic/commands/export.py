@@ -1,0 +1,30 @@
+"""`tfmusic export RUN`: a SavedModel that takes a whole track and answers for the track."""
+
+import argparse
+from pathlib import Path
+
+from tfmusic.commands import arguments
+from tfmusic.errors import RunError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, help="folder to write (default RUN/export)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports the best model of the run."""
+    from tfmusic.console import console
+    from tfmusic.rundir import RunDir, is_run
+
+    if not is_run(args.run_dir):
+        raise RunError(f"{args.run_dir}: must be a run folder with a trained model")
+    out = args.out or args.run_dir / "export"
+    arguments.refuse_existing(out, overwrite=args.overwrite)
+    from tfmusic.serving.export import export_run
+
+    export_run(RunDir(args.run_dir), out)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")

@@ -1,0 +1,67 @@
+"""`tfmusic predict RUN|EXPORT INPUT... [--out FILE]`: answers for tracks."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfmusic.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from tfmusic.datasets.track import Track
+    from tfmusic.serving.predict import Predictions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("model", type=Path, help="run folder or exported folder")
+    parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush test folder, folder of .npy, or .npy files")
+    parser.add_argument("--out", type=Path, help="file to write: .json (list of answers) or .csv (with scores)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predicts and writes the answers in the order of the inputs."""
+    if args.out is not None and args.out.suffix not in (".json", ".csv"):
+        raise UsageError(f"--out must end in .json or .csv. Received: {args.out}")
+    tracks = [track for path in args.inputs for track in _tracks(path)]
+    if not tracks:
+        raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
+    from tfmusic.console import console
+    from tfmusic.serving.predict import predict_tracks
+
+    with console.progress("predict", len(tracks), "tracks") as progress:
+        predictions = predict_tracks(args.model, tracks, progress.advance)
+    if args.out is None:
+        return console.say(json.dumps(predictions.answers(), ensure_ascii=False))
+    _write(predictions, args.out)
+    return console.say(f"{len(tracks):,} answers: {args.out}")
+
+
+def _tracks(path: Path) -> "list[Track]":
+    from tfmusic.datasets import airush
+    from tfmusic.datasets.track import Track
+
+    if path.is_file():
+        return [Track(path.stem, path)]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    question = airush.find_test(path)
+    if question is not None:
+        return list(airush.load_test(path, question=question))
+    files = sorted(path.glob("*.npy"))
+    if not files:
+        raise DataError(f"{path}: must hold test_data/meta/qN_test.json (AI Rush) or .npy files")
+    return [Track(file.stem, file) for file in files]
+
+
+def _write(predictions: "Predictions", path: Path) -> None:
+    from tfmusic.reports.predictions import predictions_table
+    from tfmusic.rundir import write_json
+
+    if path.suffix == ".json":
+        return write_json(predictions.answers(), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = predictions_table(
+        predictions.track_ids, predictions.answers(), predictions.scores, predictions.contract.labels
+    )
+    return table.to_csv(path, index=False)

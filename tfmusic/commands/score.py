@@ -1,0 +1,50 @@
+"""`tfmusic score q2 PREDICTIONS ANSWERS`: the official metric of two answer files."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tfmusic.errors import DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("task", choices=("q1", "q2", "q3"), help="q1, q3: exact match; q2: global micro-F1")
+    parser.add_argument("predictions", type=Path, help="JSON list in data_idx order")
+    parser.add_argument("answers", type=Path, help="JSON list in data_idx order")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the metric."""
+    from tfmusic.console import console
+    from tfmusic.datasets.airush import QUESTIONS
+    from tfmusic.scoring.metrics import headline_name, score_answers
+
+    kind = QUESTIONS[args.task].kind
+    predicted, answers = _read(args.predictions, kind), _read(args.answers, kind)
+    if len(predicted) != len(answers):
+        raise DataError(
+            f"{args.predictions}: must have one answer for each of the {len(answers)} of {args.answers}."
+            f" Received: {len(predicted)}"
+        )
+    value = score_answers(predicted, answers, kind)
+    console.say(f"{args.task}: {headline_name(kind)} {value:.4f} on {len(answers):,} tracks")
+
+
+def _read(path: Path, kind: str) -> list[Any]:
+    from tfmusic.datasets.airush_metadata import read_json
+
+    answers = read_json(path)
+    fits = _is_name if kind == "single" else _is_names
+    if not isinstance(answers, list) or not answers or not all(map(fits, answers)):
+        wanted = "names" if kind == "single" else "lists of names"
+        raise DataError(f"{path}: must be a JSON list of {wanted}, one a track, not empty")
+    return answers
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_name, value))

@@ -1,0 +1,166 @@
+"""The sections and keys of a config file, with their types and ranges.
+
+Every shipped config spells out every key. A key that a user's file leaves out takes the default below.
+Units stand in the names. Loading from YAML, overrides and error messages live in `configfile.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+PositiveOrZero = Annotated[float, Field(ge=0.0)]
+
+AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
+PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSection(Section):
+    """Where the labels come from and how tracks are dealt into folds."""
+
+    loader: Literal["airush"] = "airush"
+    question: Literal["q1", "q2", "q3"]
+    folds: Annotated[int, Field(ge=2, le=100)] = 5
+    seed: CountOrZero = 0
+    on_error: Literal["stop", "skip"] = "stop"
+
+
+class FeatureSection(Section):
+    """The spectrogram that the files hold."""
+
+    name: Literal["mel"] = "mel"
+    sample_rate_hz: Count = 16000
+    n_fft: Count = 1024
+    hop_length: Count = 512
+    n_bins: Count = 128
+
+
+class RecordSection(Section):
+    """How tracks are cut and stored."""
+
+    segment_frames: Count = 313
+    hop_frames: Count = 313
+    dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    scale: Literal["db", "log10_1p10", "log10_1p10000"] = "db"
+    num_shards: Count = 4
+    shard_mib: Count = 128
+    seed: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _every_frame_is_stored(self) -> "RecordSection":
+        if self.hop_frames > self.segment_frames:
+            raise ValueError(
+                f"hop_frames must be at most segment_frames={self.segment_frames}, or frames between"
+                f" segments would be lost. Received: hop_frames={self.hop_frames}"
+            )
+        return self
+
+
+class InputSection(Section):
+    """What the model sees: windows of `frames` frames, every `hop_frames` when a track is scored."""
+
+    frames: Count = 157
+    hop_frames: Count = 78
+    normalize: Literal["per_bin", "global", "none"] = "per_bin"
+    shuffle_segments: Count = 4096
+
+
+class AugmentSection(Section):
+    """SpecAugment (Park et al. 2019) and mixup (Zhang et al. 2018).
+
+    `policy: custom` uses the six parameters of the paper as they stand here; LB LD SM SS take the paper's.
+    """
+
+    policy: PolicyName = "custom"
+    time_warp_frames: CountOrZero = 0
+    freq_mask_bins: CountOrZero = 16
+    n_freq_masks: CountOrZero = 1
+    time_mask_frames: CountOrZero = 20
+    time_mask_fraction: Fraction = 1.0
+    n_time_masks: CountOrZero = 1
+    mixup_alpha: PositiveOrZero = 0.0
+
+
+class ModelSection(Section):
+    """Which network, how wide, and how its features are pooled; `width: default` is the paper's."""
+
+    name: str = "resnet18"
+    width: Count | Literal["default"] = "default"
+    pooling: Literal["average", "max", "attention"] = "average"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+
+
+class TrainingSection(Section):
+    """How long, on which folds and with which optimizer."""
+
+    fold: CountOrZero | Literal["none"] = 0
+    epochs: Count = 60
+    batch_size: Count = 32
+    seed: CountOrZero = 0
+    loss: Literal["cross_entropy", "binary_cross_entropy", "focal"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: PositiveOrZero = 2.0
+    weight_decay: PositiveOrZero = 1e-2
+    momentum: Fraction = 0.9
+    ema_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    early_stopping_epochs: CountOrZero = 0
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    jit: bool = False
+    tensorboard: bool = True
+
+
+class EvaluationSection(Section):
+    """How segment scores become the answer of a track."""
+
+    aggregator: AggregatorName = "mean"
+    top_k: Count = 3
+    calibrate: bool = True
+    batch_size: Count = 64
+
+
+class Config(Section):
+    """One complete description of a task, from data to answer."""
+
+    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    data: DataSection
+    feature: FeatureSection = FeatureSection()
+    record: RecordSection = RecordSection()
+    input: InputSection = InputSection()
+    augment: AugmentSection = AugmentSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        if self.input.frames > self.record.segment_frames:
+            raise ValueError(
+                "input.frames must be at most record.segment_frames, or no stored segment could fill the"
+                f" input. Received: input.frames={self.input.frames},"
+                f" record.segment_frames={self.record.segment_frames}"
+            )
+        if self.input.hop_frames > self.input.frames:
+            raise ValueError(
+                "input.hop_frames must be at most input.frames, or frames of a track would never be scored."
+                f" Received: input.hop_frames={self.input.hop_frames}, input.frames={self.input.frames}"
+            )
+        fold = self.training.fold
+        if fold != "none" and fold >= self.data.folds:
+            raise ValueError(
+                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}) or none."
+                f" Received: {fold}"
+            )
+        return self

@@ -1,0 +1,123 @@
+"""What the terminal shows: lines, tables and progress; rich on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+SECONDS_BETWEEN_PLAIN_LINES = 10.0
+
+
+class Progress(Protocol):
+    """Counts finished work towards a known total."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Adds finished work; `note` is a short text beside the bar."""
+
+
+class Console:
+    """Prints to standard output and, while a run is open, to its log file as well."""
+
+    def __init__(self) -> None:
+        self.log_path: Path | None = None
+
+    def say(self, text: str = "") -> None:
+        """Prints one line or block of text."""
+        print(text, flush=True)  # noqa: T201 - the one place that prints
+        if self.log_path is not None:
+            with self.log_path.open("a", encoding="utf-8") as log:
+                log.write(text + "\n")
+
+    def warn(self, text: str) -> None:
+        """Prints a warning to standard error."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def table(self, rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
+        """Prints an aligned table: numbers to the right, text to the left."""
+        self.say(format_table(rows, header))
+
+    @contextmanager
+    def progress(self, title: str, total: int, unit: str) -> Iterator[Progress]:
+        """Yields a counter that is shown as a bar on a terminal and as a line now and then elsewhere."""
+        if sys.stderr.isatty():
+            with _rich_progress() as bars:
+                yield _RichProgress(bars, title, total, unit)
+        else:
+            plain = _PlainProgress(title, total, unit)
+            yield plain
+            plain.finish()
+
+
+console = Console()
+
+
+def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Returns an aligned table as text; floats keep four digits."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    is_number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
+    widths = [max(_width(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    lines = [list(header), ["-" * width for width in widths], *cells]
+    return "\n".join("  ".join(map(_pad, line, widths, is_number)).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _width(text: str) -> int:
+    # Hangul, kana and han signs take two columns of a terminal.
+    return sum(2 if ord(sign) >= 0x1100 else 1 for sign in text)
+
+
+def _pad(text: str, width: int, is_number: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if is_number else text + space
+
+
+def _rich_progress() -> Any:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=RichConsole(stderr=True), transient=True)
+
+
+class _RichProgress:
+    def __init__(self, bars: Any, title: str, total: int, unit: str) -> None:
+        self.bars, self.done, self.start_s = bars, 0, time.monotonic()
+        self.task = bars.add_task(title, total=total, unit=unit, note="", rate="")
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        rate = self.done / max(time.monotonic() - self.start_s, 1e-3)
+        self.bars.update(self.task, advance=amount, note=note, rate=f"{rate:,.1f}/s")
+
+
+class _PlainProgress:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit, self.done = title, total, unit, 0
+        self.start_s = self.shown_s = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        if time.monotonic() - self.shown_s > SECONDS_BETWEEN_PLAIN_LINES:
+            self._show(note)
+
+    def finish(self) -> None:
+        if self.shown_s > self.start_s:  # a short job needs no line of its own
+            self._show("")
+
+    def _show(self, note: str) -> None:
+        self.shown_s = time.monotonic()
+        rate = self.done / max(self.shown_s - self.start_s, 1e-3)
+        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s {note}".rstrip()
+        print(line, file=sys.stderr, flush=True)  # noqa: T201

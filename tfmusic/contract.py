@@ -1,0 +1,83 @@
+"""The contract: what a model's input must be, stored with records, run and export, compared before use."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from tfmusic.errors import RunError
+
+CONTRACT_VERSION = 1
+
+Kind = Literal["single", "multi"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Feature, scale, window and labels; a model answers only for input that keeps all of it.
+
+    Attributes:
+        task: name of the task, such as q2.
+        kind: `single` (one label a track) or `multi` (several tags a track).
+        labels: names of the outputs, in the order of the logits.
+        feature: name and parameters of the spectrogram (sample_rate_hz, n_fft, hop_length, n_bins).
+        scale: name, low and high of the scale that turns linear power into stored codes.
+        dtype: storage type of a cell: uint8, float16 or float32.
+        frames: length of the model's input, frames.
+        hop_frames: distance between windows when a track is scored, frames.
+    """
+
+    task: str
+    kind: Kind
+    labels: tuple[str, ...]
+    feature: Mapping[str, Any]
+    scale: Mapping[str, Any]
+    dtype: str
+    frames: int
+    hop_frames: int
+    version: int = CONTRACT_VERSION
+
+    @property
+    def n_bins(self) -> int:
+        """Height of the spectrogram, bins."""
+        return int(self.feature["n_bins"])
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames in a second of music."""
+        return float(self.feature["sample_rate_hz"]) / float(self.feature["hop_length"])
+
+    def save(self, path: Path) -> None:
+        """Writes the contract as JSON."""
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Returns the contract of a JSON file.
+
+        Raises:
+            RunError: the file is missing, not a contract, or of another version.
+        """
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            version = fields.get("version")
+            contract = cls(**(fields | {"labels": tuple(fields["labels"])}))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RunError(f"{path}: must be the contract of a tfmusic model. Received: {error}") from error
+        if version != CONTRACT_VERSION:
+            raise RunError(f"{path}: contract version must be {CONTRACT_VERSION}. Received: {version}")
+        return contract
+
+    def difference(self, other: "Contract") -> str | None:
+        """Returns the first field in which data for `other` would not fit this model, as text, or None."""
+        for field in ("kind", "labels", "feature", "scale", "dtype"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs:
+                return f"{field}: {_short(mine)} against {_short(theirs)}"
+        return None
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."

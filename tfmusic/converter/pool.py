@@ -1,0 +1,65 @@
+"""Shards on a local process pool."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+
+from tfmusic.console import Progress, console
+from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
+
+
+def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int) -> list[ShardResult]:
+    """Returns the results of all shards in the order of the specs; `done` ones are not written again."""
+    todo = [spec for spec in specs if spec.path.name not in done]
+    results = dict(done)
+    total = sum(len(spec.tracks) for spec in specs)
+    with console.progress("records", total, "tracks") as progress:
+        progress.advance(total - sum(len(spec.tracks) for spec in todo))
+        run = _run_here if workers == 1 or len(todo) < 2 else _run_pool
+        for result in run(todo, progress, workers):
+            results[result.shard.file] = result
+    return [results[spec.path.name] for spec in specs]
+
+
+def _write_and_note(spec: ShardSpec) -> ShardResult:
+    """Writes a shard, and beside it the note that a resumed build trusts."""
+    result = write_shard(spec)
+    note = spec.path.with_name(spec.path.name + ".done.json")
+    note.write_text(json.dumps(asdict(result)))
+    return result
+
+
+def _run_here(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
+    for spec in specs:
+        yield _write_and_note(spec)
+        progress.advance(len(spec.tracks))
+
+
+def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(specs)), mp_context=context, initializer=_start_worker)
+    futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+            progress.advance(len(futures[future].tracks))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, which lets running shards end; ends with the parent, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,124 @@
+"""One shard: a pure function of its spec and the spectrogram files, so workers and their timing play no part."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfmusic.errors import DataError
+from tfmusic.features import npy
+from tfmusic.features.scale import Encoder, Scale
+from tfmusic.features.segments import cut, segment_starts
+from tfmusic.records.manifest import Shard, Statistics
+from tfmusic.records.schema import SegmentHeader
+from tfmusic.records.shards import order_key
+from tfmusic.records.writer import ShardWriter
+
+
+@dataclass(frozen=True)
+class PlannedTrack:
+    """A track with all that a worker needs to store it."""
+
+    row: int
+    track_id: str
+    path: Path
+    label: tuple[int, ...]
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """All that the bytes of one shard depend on."""
+
+    path: Path
+    split: str
+    tracks: tuple[PlannedTrack, ...]
+    segment_frames: int
+    hop_frames: int
+    n_bins: int
+    dtype: str
+    scale: Scale
+    seed: int
+    on_error: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a worker reports of a finished shard."""
+
+    shard: Shard
+    statistics: Statistics
+    clipped_cells: int
+    skipped: Mapping[int, str]
+
+
+def write_shard(spec: ShardSpec) -> ShardResult:
+    """Writes one shard and returns what it holds.
+
+    Raises:
+        DataError: a track cannot be stored and `on_error` is `stop`.
+    """
+    skipped: dict[int, str] = {}
+    while True:  # a second time only where the first found tracks to skip
+        kept = [track for track in spec.tracks if track.row not in skipped]
+        result = _try_shard(spec, kept, skipped)
+        if result is not None:
+            return result
+
+
+def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, str]) -> ShardResult | None:
+    """Returns the result, or None after adding to `skipped` the tracks that cannot be stored."""
+    encoder, statistics, clipped, complete = Encoder(spec.scale, spec.dtype), [], 0, True
+    cell_bytes = spec.segment_frames * spec.n_bins * np.dtype(spec.dtype).itemsize
+    headers = _ordered_headers(spec, tracks)
+    with ShardWriter(spec.path, headers, cell_bytes) as writer:
+        for track in tracks:
+            try:
+                mel = _read(track, spec.n_bins)
+            except DataError as error:
+                if spec.on_error == "stop":
+                    raise
+                skipped[track.row], complete = short_reason(error, track.path), False
+                continue
+            cells = encoder.encode(mel)
+            statistics.append(Statistics.of(cells))
+            clipped += encoder.count_clipped(cells)
+            windows, starts = cut(cells, frames=spec.segment_frames, hop_frames=spec.hop_frames)
+            for start, window in zip(starts.tolist(), windows, strict=True):
+                writer.write(track.row, start, window)
+        if not complete:
+            return None
+        size, digest = writer.finish()
+    empty = Statistics(0, (0,) * spec.n_bins, (0,) * spec.n_bins)
+    shard = Shard(spec.path.name, len(headers), size, digest)
+    return ShardResult(shard, Statistics.merge([empty, *statistics]), clipped, skipped)
+
+
+def short_reason(error: DataError, path: Path) -> str:
+    """Returns the reason why a track is skipped, with its file named but not the folders of this machine."""
+    return str(error).replace(str(path), path.name)
+
+
+def _read(track: PlannedTrack, n_bins: int) -> np.ndarray:
+    mel = npy.read_mel(track.path, n_bins)
+    if mel.shape[1] != track.n_frames:
+        raise DataError(
+            f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"
+        )
+    return mel
+
+
+def _ordered_headers(spec: ShardSpec, tracks: Sequence[PlannedTrack]) -> list[SegmentHeader]:
+    headers = [
+        SegmentHeader(
+            track_id=track.track_id,
+            track=track.row,
+            start=start,
+            valid=min(spec.segment_frames, track.n_frames),
+            label=track.label,
+        )
+        for track in tracks
+        for start in segment_starts(track.n_frames, frames=spec.segment_frames, hop_frames=spec.hop_frames).tolist()
+    ]
+    return sorted(headers, key=lambda header: order_key(spec.seed, header.track_id, header.start))

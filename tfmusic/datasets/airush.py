@@ -1,0 +1,175 @@
+"""AI Rush music classification: q1 station, q2 mood tags, q3 genre.
+
+Layout of the folder of a question (`D/q2`, or `D` that holds it):
+
+    train/train_label                       JSON table: track_index and the label column
+    train/train_data/mel_spectrogram/N.npy  float32 [1, 128, n_frames], linear power, 16 kHz, hop 512
+    train/train_data/meta/*.json            track_meta album_meta artist_meta lyric_meta (q1, q2; may be missing)
+    test/test_data/meta/q2_test.json        JSON table: track_index of the test tracks, in data_idx order
+    test/test_data/mel_spectrogram/N.npy
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfmusic.contract import Kind
+from tfmusic.datasets import airush_metadata as meta
+from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
+from tfmusic.errors import DataError
+
+# --- What the data set is -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """The label column of a question and whether a track has one label or several."""
+
+    column: str
+    kind: Kind
+
+
+QUESTIONS = {
+    "q1": Question("station_name", "single"),
+    "q2": Question("mood_tag", "multi"),
+    "q3": Question("genre", "single"),
+}
+
+# --- Loading ---------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, *, task: str, question: str) -> Dataset:
+    """Returns the labelled tracks of a question, in the order of train_label.
+
+    Raises:
+        DataError: a folder, file or column is missing, or a label, id or table is not what the format says.
+    """
+    train = _find(folder, question, "train", "train_label")
+    label_path = train / "train_label"
+    ask = QUESTIONS[question]
+    rows = meta.read_columns(label_path, required=("track_index", ask.column))
+    if not rows:
+        raise DataError(f"{label_path}: must list at least one track. Received: none")
+    ids = [check_track_id(row["track_index"], str(label_path)) for row in rows]
+    check_unique(ids, str(label_path))
+    labels = [_labels(row[ask.column], ask, f"{label_path}: track {i}") for i, row in zip(ids, rows, strict=True)]
+    metadata = _Metadata.load(train / "train_data" / "meta")
+    mels = _existing(train / "train_data" / "mel_spectrogram")
+    tracks = tuple(
+        metadata.track(track_id, mels / f"{track_id}.npy", labels=names, label_row=row)
+        for track_id, names, row in zip(ids, labels, rows, strict=True)
+    )
+    return Dataset(task, ask.kind, tuple(sorted({name for names in labels for name in names})), tracks)
+
+
+def load_test(folder: Path, *, question: str) -> tuple[Track, ...]:
+    """Returns the unlabelled test tracks of a question in data_idx order.
+
+    Raises:
+        DataError: a folder, file or column is missing, or an id is no plain name.
+    """
+    data = _find(folder, question, "test", "test_data") / "test_data"
+    list_path = data / "meta" / f"{question}_test.json"
+    rows = meta.read_columns(list_path, required=("track_index",))
+    ids = [check_track_id(row["track_index"], str(list_path)) for row in rows]
+    check_unique(ids, str(list_path))
+    mels = _existing(data / "mel_spectrogram")
+    return tuple(Track(track_id, mels / f"{track_id}.npy") for track_id in ids)
+
+
+def find_test(folder: Path) -> str | None:
+    """Returns the question whose test part a folder holds, or None where it holds none."""
+    for question in QUESTIONS:
+        places = [folder / "test", folder]
+        if any((place / "test_data" / "meta" / f"{question}_test.json").is_file() for place in places):
+            return question
+    return None
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The rows of the meta folder by key; empty tables where a file is missing."""
+
+    tracks: Mapping[str, dict[str, Any]]
+    albums: Mapping[int, dict[str, Any]]
+    artists: Mapping[int, dict[str, Any]]
+    lyrics: Mapping[str, str]
+
+    @classmethod
+    def load(cls, folder: Path) -> "_Metadata":
+        return cls(
+            tracks={str(key): row for key, row in _by(folder / "track_meta.json", "track_index").items()},
+            albums=_by(folder / "album_meta.json", "album_index"),
+            artists=_by(folder / "artist_meta.json", "artist_index"),
+            lyrics=_lyrics(folder / "lyric_meta.json"),
+        )
+
+    def track(self, track_id: str, path: Path, *, labels: tuple[str, ...], label_row: dict[str, Any]) -> Track:
+        # q3 keeps the metadata beside the label; its genre column is the label and must not become metadata.
+        row = self.tracks.get(track_id) or {key: value for key, value in label_row.items() if key != "genre"}
+        artists = row.get("artist_index_list") or []
+        metadata = meta.decode_track(row) | meta.decode_album(self.albums.get(row.get("album_index") or -1, {}))
+        metadata |= meta.decode_artist(self.artists.get(artists[0], {}) if artists else {})
+        if track_id in self.lyrics:
+            metadata["lyric"] = self.lyrics[track_id]
+        return Track(
+            track_id,
+            path,
+            labels,
+            artists=meta.artist_keys(row),
+            album=meta.album_key(row),
+            metadata=metadata,
+        )
+
+
+def _by(path: Path, key: str) -> dict[Any, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    return {row[key]: row for row in meta.read_columns(path) if isinstance(row.get(key), str | int)}
+
+
+def _lyrics(path: Path) -> dict[str, str]:
+    """Returns lyric text by track; the schema is not known, so any text column beside track_index is taken."""
+    if not path.is_file():
+        return {}
+    try:
+        rows = meta.read_columns(path)
+    except DataError:
+        return {}
+    texts = {
+        str(row.get("track_index")): [value for value in row.values() if isinstance(value, str) and value.strip()]
+        for row in rows
+    }
+    return {track_id: "\n".join(values) for track_id, values in texts.items() if values}
+
+
+def _labels(value: Any, ask: Question, origin: str) -> tuple[str, ...]:
+    names = value if ask.kind == "multi" and isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        wanted = "a list of names that are not empty" if ask.kind == "multi" else "a name that is not empty"
+        raise DataError(f"{origin}: {ask.column} must be {wanted}. Received: {value!r}")
+    return tuple(dict.fromkeys(names))
+
+
+def _places(folder: Path, question: str, part: str) -> list[Path]:
+    return [folder / part, folder, folder / question / part]
+
+
+def _find(folder: Path, question: str, part: str, wanted: str) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Pass the folder of {question} that holds {part}/")
+    for place in _places(folder, question, part):
+        if (place / wanted).exists():
+            return place
+    looked = ", ".join(str(place / wanted) for place in _places(folder, question, part))
+    raise DataError(f"{folder}: must hold the {part} part of {question}. Looked for: {looked}")
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; the spectrograms of the tracks must stand there")
+    return folder

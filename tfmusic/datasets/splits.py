@@ -1,0 +1,95 @@
+"""Folds without leaks: no track, artist or album in two of them, labels spread evenly.
+
+Tracks that share an artist or an album form a group (connected components); a group goes to one fold as a whole.
+Groups are dealt greedily, largest first, each to the fold where the label counts stay most even: the rule of
+scikit-learn's StratifiedGroupKFold, widened to several tags a track in the spirit of iterative stratification
+(Sechidis et al., 2011).
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfmusic.datasets.track import Track
+from tfmusic.errors import DataError
+
+
+def deal_folds(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, seed: int) -> list[str]:
+    """Returns the fold name (`fold0`, `fold1`, ...) of every track, the same for the same tracks in any order.
+
+    Raises:
+        DataError: there are fewer groups than folds, so that a fold would be empty.
+    """
+    groups = _sorted_groups(tracks, seed)
+    if len(groups) < n_folds:
+        raise DataError(
+            f"data.folds={n_folds} needs at least as many groups of tracks that share no artist or album."
+            f" Received: {len(groups)} groups of {len(tracks)} tracks; lower data.folds"
+        )
+    targets = _targets(tracks, labels)
+    totals = np.maximum(targets.sum(0), 1)
+    counts = np.zeros((n_folds, targets.shape[1]))
+    folds = [""] * len(tracks)
+    for group in groups:
+        added = targets[group].sum(0)
+        fold = _best_fold(counts, added, totals)
+        counts[fold] += added
+        for row in group:
+            folds[row] = f"fold{fold}"
+    return folds
+
+
+def group_tracks(tracks: Sequence[Track]) -> list[list[int]]:
+    """Returns the rows of tracks that share an artist or an album, directly or through other tracks."""
+    parent = list(range(len(tracks)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first_with: dict[tuple[str, str], int] = {}
+    for row, track in enumerate(tracks):
+        keys = [("artist", artist) for artist in track.artists]
+        keys += [("album", track.album)] if track.album else []
+        for key in keys:
+            parent[root(row)] = root(first_with.setdefault(key, row))
+    groups = defaultdict(list)
+    for row in range(len(tracks)):
+        groups[root(row)].append(row)
+    return list(groups.values())
+
+
+def _sorted_groups(tracks: Sequence[Track], seed: int) -> list[list[int]]:
+    """Returns groups, largest first; equal sizes in the order of a hash, so that file order plays no part."""
+
+    def key(group: list[int]) -> tuple[int, str]:
+        smallest_id = min(tracks[row].track_id for row in group)
+        return -len(group), hashlib.sha256(f"{seed}/{smallest_id}".encode()).hexdigest()
+
+    return sorted(group_tracks(tracks), key=key)
+
+
+def _targets(tracks: Sequence[Track], labels: Sequence[str]) -> np.ndarray:
+    """Returns counts [n_tracks, 1 + n_labels]; the first column counts the track itself."""
+    column = {name: i + 1 for i, name in enumerate(labels)}
+    targets = np.zeros((len(tracks), len(labels) + 1))
+    targets[:, 0] = 1
+    for row, track in enumerate(tracks):
+        targets[row, [column[name] for name in track.labels]] = 1
+    return targets
+
+
+def _best_fold(counts: np.ndarray, added: np.ndarray, totals: np.ndarray) -> int:
+    """Returns the fold where adding the group keeps label shares most even; ties go to the smaller fold."""
+    n_folds = len(counts)
+    shares = counts / totals
+    after = (counts + added) / totals
+    # Variance over folds, were the group put into fold k: replace row k by its value after.
+    sums = shares.sum(0) - shares + after
+    squares = (shares**2).sum(0) - shares**2 + after**2
+    spread = (squares / n_folds - (sums / n_folds) ** 2).sum(1)
+    return int(np.lexsort((counts[:, 0], np.round(spread, 12)))[0])

@@ -1,0 +1,35 @@
+"""The errors a user can mend, all of them one line that says what must hold and what was received.
+
+    TfmusicError            exit code 2, no trace
+      ├─ UsageError         a wrong argument or combination of arguments
+      ├─ ConfigError        a key or value of a YAML file or of an override
+      ├─ DataError          raw data on disk: folders, labels, metadata, spectrograms
+      ├─ RecordsError       a records folder: manifest, shards, checksums
+      └─ RunError           a run folder, a checkpoint or an exported model
+
+Anything else that escapes is a bug of ours: it keeps its trace and exits with 1.
+"""
+
+
+class TfmusicError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class UsageError(TfmusicError):
+    """A wrong argument, or arguments that do not go together."""
+
+
+class ConfigError(TfmusicError):
+    """A config file or override that does not validate."""
+
+
+class DataError(TfmusicError):
+    """Raw data on disk that is missing or not what its format says."""
+
+
+class RecordsError(TfmusicError):
+    """A records folder that is missing, damaged or of another contract."""
+
+
+class RunError(TfmusicError):
+    """A run folder or exported model that is missing, damaged or of another contract."""

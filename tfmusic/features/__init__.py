@@ -1,0 +1,1 @@
+"""Sound and spectrograms as numpy arrays: reading, scaling, cutting."""

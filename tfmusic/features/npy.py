@@ -1,0 +1,78 @@
+"""Spectrogram files: `.npy`, linear power, [1, n_bins, n_frames] or [n_bins, n_frames]; never unpickled."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tfmusic.errors import DataError
+
+
+def open_mel(path: Path, n_bins: int) -> np.ndarray:
+    """Returns the memory-mapped spectrogram, shape [n_bins, n_frames], any real float dtype; cells are not read.
+
+    Raises:
+        DataError: missing, truncated or pickled file, wrong dtype, number of axes or bins, or no frames.
+    """
+    mel = _map(path)
+    if mel.dtype.kind != "f":
+        raise DataError(f"{path}: cells must be real floats (float32 as a rule). Received: dtype {mel.dtype}")
+    shape = mel.shape
+    if mel.ndim == 3 and shape[0] == 1:
+        mel = mel[0]
+    if mel.ndim != 2 or mel.shape[0] != n_bins:
+        raise DataError(f"{path}: shape must be [1, {n_bins}, n_frames]. Received: {list(shape)}")
+    if mel.shape[1] == 0:
+        raise DataError(f"{path}: must hold at least one frame. Received: shape {list(shape)}")
+    return mel
+
+
+def read_mel(path: Path, n_bins: int) -> np.ndarray:
+    """Returns the spectrogram in memory, float32 [n_bins, n_frames], every cell finite and at least 0.
+
+    Raises:
+        DataError: as `open_mel`, or a cell is NaN, infinite or negative.
+    """
+    mapped = open_mel(path, n_bins)
+    try:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+            mel = np.array(mapped, dtype=np.float32, order="C")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    check_power(mel, str(path))
+    return mel
+
+
+def check_power(mel: np.ndarray, origin: str) -> None:
+    """Raises DataError if a cell of a float32 spectrogram is NaN, infinite or negative."""
+    # The upper half of a non-negative finite float32 is below 0x7F80: one cheap integer maximum instead of
+    # three float comparisons.
+    if mel.size == 0 or int(upper_halves(mel).max()) < 0x7F80:
+        return
+    for name, bad in (("NaN", np.isnan(mel)), ("infinite", np.isinf(mel)), ("negative", mel < 0)):
+        if bad.any():
+            index = [int(i) for i in np.argwhere(bad)[0]]
+            raise DataError(
+                f"{origin}: cells must be finite power, 0 or more. Received: {int(bad.sum())} {name} cells,"
+                f" the first at bin {index[0]}, frame {index[1]}"
+            )
+
+
+def upper_halves(mel: np.ndarray) -> np.ndarray:
+    """Returns the upper 16 bits of float32 cells as uint16, same shape; the bfloat16 that lies below each."""
+    halves = np.ascontiguousarray(mel, dtype="<f4").view("<u2")
+    return halves[..., 1::2]
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        mel = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: must be a whole .npy file of plain numbers (never unpickled): {why}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(mel, np.ndarray):  # an .npz archive
+        raise DataError(f"{path}: must be one .npy array. Received: an archive of several")
+    return mel

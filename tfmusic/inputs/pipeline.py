@@ -1,0 +1,155 @@
+"""The order of operations from records to batches: one function for training, one for evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tfmusic.features.segments import cut
+from tfmusic.inputs import augment
+from tfmusic.records.manifest import Manifest, Statistics
+from tfmusic.records.reader import StoredTrack, iterate
+
+# Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
+_PARALLEL_CALLS = 2
+_OPEN_SHARDS = 16
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """How training batches are made.
+
+    Attributes:
+        frames: length of the model's input.
+        batch_size: segments in a batch.
+        shuffle_segments: size of the shuffle buffer, segments.
+        policy: SpecAugment parameters.
+        mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
+        class_weights: weight of an example by its first label, or None.
+        seed: with the epoch, decides order, crops and masks.
+    """
+
+    frames: int
+    batch_size: int
+    shuffle_segments: int
+    policy: augment.SpecAugment
+    mixup_alpha: float
+    class_weights: np.ndarray | None
+    seed: int
+
+
+def for_training(
+    manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput, *, epoch: int
+) -> tf.data.Dataset:
+    """Returns one epoch of (codes [batch, frames, n_bins], targets [batch, n_labels]) or with weights [batch].
+
+    Every stored segment comes once; only whole batches come, so that the training step has one shape. The same
+    seed and epoch give the same batches, so that a resumed run goes on as if it had not stopped.
+    """
+    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
+    ds = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
+    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
+    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
+    # Shuffle what is still serialized: strings move by reference.
+    ds = ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
+    ds = ds.batch(options.batch_size, drop_remainder=True)
+    # Parse and augment whole batches: one call for all instead of one a segment.
+    ds = ds.enumerate().map(
+        lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
+        num_parallel_calls=_PARALLEL_CALLS,
+    )
+    return ds.prefetch(2).with_options(_deterministic())
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Windows of whole tracks: codes [batch, frames, n_bins], and the row of each window's track, -1 for padding."""
+
+    codes: np.ndarray
+    track: np.ndarray
+
+
+def for_evaluation(
+    tracks: Iterator[StoredTrack], *, frames: int, hop_frames: int, batch_size: int
+) -> Iterator[EvaluationBatch]:
+    """Yields every window of every track once, in order, in batches of one shape.
+
+    The last batch is filled up with its last window, marked -1: nothing is dropped, nothing counts twice. Windows
+    are cut from the whole track exactly as `predict` and the exported model cut them.
+    """
+    waiting: list[np.ndarray] = []
+    rows: list[int] = []
+    for track in tracks:
+        windows, _ = cut(track.cells, frames=frames, hop_frames=hop_frames)
+        waiting.extend(windows)
+        rows.extend([track.row] * len(windows))
+        while len(waiting) >= batch_size:
+            yield EvaluationBatch(np.stack(waiting[:batch_size]), np.array(rows[:batch_size]))
+            del waiting[:batch_size], rows[:batch_size]
+    if waiting:
+        n_missing = batch_size - len(waiting)
+        yield EvaluationBatch(np.stack(waiting + [waiting[-1]] * n_missing), np.array(rows + [-1] * n_missing))
+
+
+def mean_codes(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and variance of the stored cells of some splits, float64 [n_bins]."""
+    return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
+
+
+def _make_batch(
+    index: tf.Tensor,
+    records: tf.Tensor,
+    manifest: Manifest,
+    fill: np.ndarray,
+    options: TrainingInput,
+    epoch: int,
+) -> tuple[tf.Tensor, ...]:
+    """Returns one augmented batch: crop, then warp and masks, then mixup."""
+    contract = manifest.contract
+    codes, targets = _parse(records, manifest)
+    seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
+    crop_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+    codes = augment.random_crop(codes, options.frames, crop_seed)
+    cells = tf.constant(np.round(fill) if contract.dtype == "uint8" else fill, contract.dtype)
+    codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
+    weights = _weights(targets, options.class_weights)
+    if options.mixup_alpha:
+        codes, targets = augment.mixup(codes, targets, options.mixup_alpha, mix_seed)
+    codes.set_shape([options.batch_size, options.frames, contract.n_bins])
+    return (codes, targets) if weights is None else (codes, targets, weights)
+
+
+def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns codes [batch, segment_frames, n_bins] and multi-hot targets [batch, n_labels] of serialized records."""
+    contract = manifest.contract
+    features = tf.io.parse_example(
+        records, {"mel": tf.io.FixedLenFeature([], tf.string), "label": tf.io.RaggedFeature(tf.int64)}
+    )
+    cells = tf.io.decode_raw(features["mel"], contract.dtype)
+    codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
+    one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
+    return codes, tf.reduce_max(one_hot, axis=1)
+
+
+def _weights(targets: tf.Tensor, class_weights: np.ndarray | None) -> tf.Tensor | None:
+    if class_weights is None:
+        return None
+    return tf.reduce_sum(targets * tf.constant(class_weights, tf.float32), axis=1)
+
+
+def _deterministic() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return options
+
+
+def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
+    """Returns how many stored segments have each label, int64 [n_labels]."""
+    counts = np.zeros(len(manifest.contract.labels), np.int64)
+    for split in splits:
+        for header, _ in iterate(manifest, split):
+            counts[list(header.label)] += 1
+    return counts

@@ -1,0 +1,56 @@
+"""Whole tracks of a split through a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfmusic.inputs.pipeline import for_evaluation
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.scoring.collect import collect_logits
+
+
+@dataclass(frozen=True)
+class TrackLogits:
+    """What a model says of labelled tracks, in the order of their rows.
+
+    Attributes:
+        rows: rows of tracks.csv.
+        track_ids: names of the tracks.
+        logits: [n_segments, n_labels] of every track.
+        targets: bool [n_tracks, n_labels].
+    """
+
+    rows: tuple[int, ...]
+    track_ids: tuple[str, ...]
+    logits: tuple[np.ndarray, ...]
+    targets: np.ndarray
+
+
+def score_splits(
+    manifest: Manifest,
+    splits: Sequence[str],
+    predict_fn: Callable[[np.ndarray], Any],
+    *,
+    frames: int,
+    hop_frames: int,
+    batch_size: int,
+) -> TrackLogits:
+    """Returns the logits of every track of some splits; each track comes once, with all of its frames."""
+    seen: dict[int, StoredTrack] = {}
+
+    def tracks() -> Iterator[StoredTrack]:
+        for split in splits:
+            for track in iterate_tracks(manifest, split):
+                seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
+                yield track
+
+    batches = for_evaluation(tracks(), frames=frames, hop_frames=hop_frames, batch_size=batch_size)
+    logits = collect_logits(batches, predict_fn)
+    rows = tuple(sorted(logits))
+    targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)
+    for place, row in enumerate(rows):
+        targets[place, list(seen[row].label)] = True
+    return TrackLogits(rows, tuple(seen[row].track_id for row in rows), tuple(logits[row] for row in rows), targets)

@@ -1,0 +1,192 @@
+"""The manifest of a records folder: contract, splits, shards with checksums, statistics, skipped tracks."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tfmusic.contract import Contract
+from tfmusic.errors import RecordsError
+from tfmusic.records.schema import FORMAT_VERSION
+
+MANIFEST_NAME = "manifest.json"
+TRACKS_NAME = "tracks.csv"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split: name, segments in it, size and sha256."""
+
+    file: str
+    segments: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Count of frames, and sums over them per bin, of stored cells; every frame of a track counts once."""
+
+    frames: int
+    sum: tuple[float, ...]
+    sum_of_squares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, cells: np.ndarray) -> Self:
+        """Returns the statistics of cells [n_frames, n_bins]; exact integers for uint8."""
+        if cells.dtype == np.uint8:
+            total = cells.sum(0, dtype=np.int64)
+            squares = np.square(cells, dtype=np.uint16).sum(0, dtype=np.int64)
+        else:
+            total = cells.sum(0, dtype=np.float64)
+            squares = np.square(cells, dtype=np.float64).sum(0)
+        return cls(len(cells), tuple(total.tolist()), tuple(squares.tolist()))
+
+    @classmethod
+    def merge(cls, parts: Sequence["Statistics"]) -> Self:
+        """Returns the statistics of all parts together, summed in their order."""
+        total = [sum(column) for column in zip(*(part.sum for part in parts), strict=True)]
+        squares = [sum(column) for column in zip(*(part.sum_of_squares for part in parts), strict=True)]
+        return cls(sum(part.frames for part in parts), tuple(total), tuple(squares))
+
+    def mean_and_variance(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and variance of every bin, float64 [n_bins], in stored units."""
+        mean = np.array(self.sum) / self.frames
+        return mean, np.maximum(np.array(self.sum_of_squares) / self.frames - mean**2, 0.0)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split with what they hold."""
+
+    shards: tuple[Shard, ...]
+    tracks: int
+    segments: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a records folder promises; read from and written to `manifest.json`, which is written last.
+
+    `contract.frames` and `contract.hop_frames` are those of the stored segments.
+    """
+
+    folder: Path
+    name: str
+    contract: Contract
+    splits: Mapping[str, Split]
+    skipped: tuple[Mapping[str, str], ...]
+    clipped_cells: int
+    total_cells: int
+    source_bytes: int
+    tracks_sha256: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def segment_frames(self) -> int:
+        """Length of a stored segment, frames."""
+        return self.contract.frames
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """Returns the files of a split; raises RecordsError for a split that does not exist."""
+        return [self.folder / shard.file for shard in self.split(split).shards]
+
+    def split(self, name: str) -> Split:
+        """Returns a split by name; raises RecordsError where there is none of that name."""
+        if name not in self.splits:
+            raise RecordsError(f"{self.folder}: no split {name!r}. Found: {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def write(self) -> None:
+        """Writes manifest.json with a checksum of its own text."""
+        body = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "folder"}
+        body |= {"contract": asdict(self.contract), "splits": {k: asdict(v) for k, v in self.splits.items()}}
+        body["sha256"] = _digest(body)
+        text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
+        (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Returns the manifest of a records folder, or of the only one that a folder holds.
+
+        Raises:
+            RecordsError: no manifest, a damaged one, or one of another format version.
+        """
+        path = _find(folder)
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+            version, digest = body.get("format_version"), body.pop("sha256", None)
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise RecordsError(f"{path}: must be a manifest of tfmusic records: {error}") from error
+        if version != FORMAT_VERSION:
+            raise RecordsError(
+                f"{path}: this tfmusic reads record format {FORMAT_VERSION}. Received: {version!r};"
+                " build the records again or use the tfmusic that wrote them"
+            )
+        if digest != _digest(body):
+            raise RecordsError(f"{path}: damaged: its checksum does not match; build the records again")
+        return cls._from_body(path.parent, body)
+
+    @classmethod
+    def _from_body(cls, folder: Path, body: dict[str, Any]) -> Self:
+        contract = Contract(**(body["contract"] | {"labels": tuple(body["contract"]["labels"])}))
+        splits = {name: _split(entry) for name, entry in body["splits"].items()}
+        return cls(folder, **(body | {"contract": contract, "splits": splits, "skipped": tuple(body["skipped"])}))
+
+    def verify(self, splits: Sequence[str]) -> None:
+        """Compares size and sha256 of tracks.csv and of every shard of some splits with the manifest.
+
+        Raises:
+            RecordsError: a file is missing or differs; the message names it.
+        """
+        _check_file(self.folder / TRACKS_NAME, self.tracks_sha256)
+        for split in splits:
+            for shard in self.split(split).shards:
+                path = self.folder / shard.file
+                if not path.is_file() or path.stat().st_size != shard.bytes:
+                    size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+                    raise RecordsError(
+                        f"{path}: must be {shard.bytes} bytes by the manifest. Received: {size};"
+                        " build the records again"
+                    )
+                _check_file(path, shard.sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise RecordsError(f"{path}: no such file, but the manifest lists it; build the records again")
+    if file_sha256(path) != sha256:
+        raise RecordsError(f"{path}: damaged: its sha256 is not the manifest's; build the records again")
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _split(entry: dict[str, Any]) -> Split:
+    numbers = entry["statistics"]
+    statistics = Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"]))
+    shards = tuple(Shard(**shard) for shard in entry["shards"])
+    return Split(shards, entry["tracks"], entry["segments"], statistics)
+
+
+def _find(folder: Path) -> Path:
+    if (folder / MANIFEST_NAME).is_file():
+        return folder / MANIFEST_NAME
+    found = sorted([*folder.glob(f"*/{MANIFEST_NAME}"), *folder.glob(f"*/*/{MANIFEST_NAME}")])
+    if len(found) == 1:
+        return found[0]
+    what = "no records here" if not found else "several: " + ", ".join(str(path.parent) for path in found)
+    raise RecordsError(f"{folder}: must be a records folder, or hold exactly one. Received: {what}")

@@ -1,0 +1,134 @@
+"""One segment as a `tf.train.Example`, encoded and decoded without TensorFlow.
+
+Fields: `label` int64 list, `track_id` bytes, `track` int64 (row of tracks.csv), `start` int64 frame,
+`valid` int64 (frames that are not tiling), `tokens` int64 list, `mel` raw bytes [frames, n_bins], last in the message
+so that everything before it is known without reading the spectrogram.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tfmusic.errors import RecordsError
+
+FORMAT_VERSION = 1
+
+_BYTES = 2  # the wire type of everything in an Example of packed lists
+
+
+@dataclass(frozen=True)
+class SegmentHeader:
+    """Everything of a segment but its cells."""
+
+    track_id: str
+    track: int
+    start: int
+    valid: int
+    label: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+
+
+def encode_prefix(header: SegmentHeader, mel_bytes: int) -> bytes:
+    """Returns the serialized Example up to where `mel_bytes` raw bytes of cells follow and end it."""
+    entries = b"".join(
+        (
+            _entry("label", _int64_feature(header.label)),
+            _entry("start", _int64_feature((header.start,))),
+            _entry("tokens", _int64_feature(header.tokens)),
+            _entry("track", _int64_feature((header.track,))),
+            _entry("track_id", _field(1, _field(1, header.track_id.encode()))),
+            _entry("valid", _int64_feature((header.valid,))),
+        )
+    )
+    # The lengths of the messages around the cells, from the inside out.
+    in_list = b"\x0a" + _varint(mel_bytes)
+    in_feature = b"\x0a" + _varint(len(in_list) + mel_bytes) + in_list
+    in_entry = _field(1, b"mel") + b"\x12" + _varint(len(in_feature) + mel_bytes) + in_feature
+    in_map = b"\x0a" + _varint(len(in_entry) + mel_bytes) + in_entry
+    features_length = len(entries) + len(in_map) + mel_bytes
+    return b"\x0a" + _varint(features_length) + entries + in_map
+
+
+def decode(record: bytes) -> tuple[SegmentHeader, memoryview]:
+    """Returns the header and the raw cells of a serialized Example.
+
+    Raises:
+        RecordsError: the bytes are no Example of this format.
+    """
+    try:
+        features = {}
+        for _, message in _fields(memoryview(record)):
+            for _, entry in _fields(message):
+                parts = dict(_fields(entry))
+                features[bytes(parts[1]).decode()] = parts[2]
+        header = SegmentHeader(
+            track_id=bytes(_only(_only(features["track_id"]))).decode(),
+            track=_ints(features["track"])[0],
+            start=_ints(features["start"])[0],
+            valid=_ints(features["valid"])[0],
+            label=_ints(features["label"]),
+            tokens=_ints(features["tokens"]),
+        )
+        return header, _only(_only(features["mel"]))
+    except (KeyError, IndexError, ValueError, UnicodeDecodeError) as error:
+        raise RecordsError(f"a record must be an Example of format {FORMAT_VERSION}: {error!r}") from error
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(0x80 | (value & 0x7F))
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | _BYTES) + _varint(len(payload)) + payload
+
+
+def _entry(key: str, feature: bytes) -> bytes:
+    return _field(1, _field(1, key.encode()) + _field(2, feature))
+
+
+def _int64_feature(values: tuple[int, ...]) -> bytes:
+    packed = b"".join(_varint(value) for value in values)
+    return _field(3, _field(1, packed) if packed else b"")
+
+
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("varint too long")
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields number and payload of the length-delimited fields of a message; other wire types are refused."""
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        if tag & 7 != _BYTES:
+            raise ValueError(f"wire type {tag & 7}")
+        length, at = _read_varint(message, at)
+        if at + length > len(message):
+            raise ValueError("field beyond the end")
+        yield tag >> 3, message[at : at + length]
+        at += length
+
+
+def _only(message: memoryview) -> memoryview:
+    """Returns the payload of the first field of a message."""
+    return next(_fields(message), (0, memoryview(b"")))[1]
+
+
+def _ints(feature: memoryview) -> tuple[int, ...]:
+    packed, at, values = _only(_only(feature)), 0, []  # Feature > Int64List > packed values
+    while at < len(packed):
+        value, at = _read_varint(packed, at)
+        values.append(value)
+    return tuple(values)

@@ -1,0 +1,1 @@
+"""Evaluation to numbers, tables and files that people read."""

@@ -1,0 +1,148 @@
+"""What an evaluation says: headline metric, every aggregator, gain over segments, every label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfmusic.console import format_table
+from tfmusic.contract import Contract
+from tfmusic.scoring import metrics
+from tfmusic.scoring.aggregate import AGGREGATORS
+from tfmusic.scoring.calibrate import Calibration
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Track scores of labelled tracks under every aggregator, and segment scores.
+
+    Attributes:
+        contract: labels and kind of the task.
+        aggregator: the one that decides.
+        track_ids: names of the tracks.
+        targets: bool [n_tracks, n_labels].
+        scores: [n_tracks, n_labels] by aggregator.
+        segment_scores: [n_segments, n_labels] of all tracks.
+        segment_targets: bool [n_segments, n_labels].
+    """
+
+    contract: Contract
+    aggregator: str
+    track_ids: tuple[str, ...]
+    targets: np.ndarray
+    scores: dict[str, np.ndarray]
+    segment_scores: np.ndarray
+    segment_targets: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        contract: Contract,
+        calibration: Calibration,
+        *,
+        aggregator: str,
+        top_k: int,
+        track_ids: tuple[str, ...],
+        logits: Sequence[np.ndarray],
+        targets: np.ndarray,
+    ) -> "Evaluation":
+        """Returns the evaluation of logits [n_segments, n_labels] of every track."""
+        kind = contract.kind
+        scores = {
+            name: np.stack(
+                [calibration.track_scores(track, kind=kind, aggregator=name, top_k=top_k) for track in logits]
+            )
+            for name in AGGREGATORS
+        }
+        return cls(
+            contract,
+            aggregator,
+            track_ids,
+            targets,
+            scores,
+            calibration.segment_scores(np.concatenate(logits), kind=kind),
+            np.repeat(targets, [len(track) for track in logits], axis=0),
+        )
+
+    @property
+    def headline(self) -> float:
+        """The task's metric under the aggregator that decides."""
+        return metrics.headline(self.scores[self.aggregator], self.targets, self.contract.kind)
+
+    def report(self) -> dict[str, Any]:
+        """Returns everything as JSON-ready values."""
+        kind, labels = self.contract.kind, self.contract.labels
+        predicted = metrics.decide(self.scores[self.aggregator], kind)
+        segment = metrics.headline(self.segment_scores, self.segment_targets, kind)
+        per_label = metrics.per_label(predicted, self.targets)
+        report: dict[str, Any] = {
+            "task": self.contract.task,
+            "metric": metrics.headline_name(kind),
+            "value": self.headline,
+            "aggregator": self.aggregator,
+            "tracks": len(self.track_ids),
+            "segments": len(self.segment_scores),
+            "aggregators": {name: metrics.headline(scores, self.targets, kind) for name, scores in self.scores.items()},
+            "segment_value": segment,
+            "track_gain": self.headline - segment,
+            "labels": {
+                label: {name: values[i].item() for name, values in per_label.items()} for i, label in enumerate(labels)
+            },
+            "most_common_label_value": self._popularity(),
+        }
+        if kind == "single":
+            counts = metrics.confusion(predicted.argmax(1), self.targets.argmax(1), len(labels))
+            report["confusion"] = counts.tolist()
+        return report
+
+    def answers(self) -> tuple[list[Any], list[Any]]:
+        """Returns predicted and true label names (lists of them for several tags) of every track."""
+        predicted = metrics.decide(self.scores[self.aggregator], self.contract.kind)
+        return self._names(predicted), self._names(self.targets)
+
+    def _names(self, chosen: np.ndarray) -> list[Any]:
+        names = [[self.contract.labels[i] for i in np.flatnonzero(row)] for row in chosen]
+        return [row[0] for row in names] if self.contract.kind == "single" else names
+
+    def _popularity(self) -> float:
+        """Returns the metric of giving every track the same labels: the most common one, or the best few tags.
+
+        The few are chosen on these very tracks, which favours this baseline.
+        """
+        order = np.argsort(-self.targets.sum(0), kind="stable")
+        few = [1] if self.contract.kind == "single" else range(1, len(order) + 1)
+        best = 0.0
+        for count in few:
+            scores = np.zeros(self.targets.shape)
+            scores[:, order[:count]] = 1.0
+            best = max(best, metrics.headline(scores, self.targets, self.contract.kind))
+        return best
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Returns the report as text for a terminal."""
+    lines = [
+        f"{report['task']}: {report['metric']} {report['value']:.4f} on {report['tracks']:,} tracks"
+        f" ({report['segments']:,} segments), aggregator {report['aggregator']}",
+        f"single segments {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
+        f" the same answer for every track {report['most_common_label_value']:.4f}",
+        "",
+        format_table(list(report["aggregators"].items()), ("aggregator", report["metric"])),
+        "",
+        format_table(_label_rows(report["labels"]), ("label", "tracks", "precision", "recall", "f1")),
+    ]
+    if len(report["labels"]) > _SHOWN_LABELS:
+        lines.append(f"... {len(report['labels']) - _SHOWN_LABELS} more labels in report.json")
+    return "\n".join(lines)
+
+
+_SHOWN_LABELS = 15
+
+
+def _label_rows(labels: dict[str, Any]) -> list[tuple[Any, ...]]:
+    ordered = sorted(labels.items(), key=lambda item: -item[1]["support"])
+    return [
+        (name, entry["support"], float(entry["precision"]), float(entry["recall"]), float(entry["f1"]))
+        for name, entry in ordered[:_SHOWN_LABELS]
+    ]

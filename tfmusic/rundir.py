@@ -1,0 +1,109 @@
+"""The folder of one training: which file stands where."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfmusic.errors import RunError, UsageError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def contract(self) -> Path:
+        """What the model's input must be."""
+        return self.path / "contract.json"
+
+    @property
+    def calibration(self) -> Path:
+        """Shifts that make .5 the best threshold."""
+        return self.path / "calibration.json"
+
+    @property
+    def state(self) -> Path:
+        """Everything that a resumed training needs."""
+        return self.path / "backup" / "state.npz"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the terminal showed."""
+        return self.path / "log.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine."""
+        return self.path / "environment.json"
+
+    @property
+    def records(self) -> Path:
+        """Where the records were, and which tracks were used for what."""
+        return self.path / "records.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tb"
+
+    @property
+    def evaluation(self) -> Path:
+        """Reports and predictions of `evaluate`."""
+        return self.path / "evaluation"
+
+    def checkpoint(self, which: str) -> Path:
+        """Returns the path of the `best` or `last` model."""
+        return self.path / "checkpoints" / f"{which}.keras"
+
+    def read_json(self, path: Path) -> Any:
+        """Returns the value of one of the JSON files; raises RunError where it is missing or damaged."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether a path is the folder of a training that has a model."""
+    run = RunDir(path)
+    return run.contract.is_file() and run.checkpoint("best").is_file()
+
+
+def new_run_dir(root: Path, task: str, name: str) -> RunDir:
+    """Returns the folder for the next run of a task, `ROOT/q2/resnet18-3` after two of that model."""
+    numbers = [
+        int(path.name.rsplit("-", 1)[1])
+        for path in (root / task).glob(f"{name}-*")
+        if path.name.rsplit("-", 1)[1].isdecimal()
+    ]
+    return RunDir(root / task / f"{name}-{max(numbers, default=0) + 1}")
+
+
+def latest_run_dir(root: Path, task: str) -> RunDir:
+    """Returns the run of a task that was worked on last; raises UsageError where there is none."""
+    states = [RunDir(path) for path in (root / task).glob("*") if RunDir(path).state.is_file()]
+    if not states:
+        raise UsageError(f"{root / task}: no run to resume. Pass --run-dir, or leave out --resume")
+    return max(states, key=lambda run: run.state.stat().st_mtime_ns)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Writes JSON under its name in one step, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(path.name + ".tmp")
+    tmp.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(tmp, path)  # noqa: PTH105 - said as what it is

@@ -1,0 +1,1 @@
+"""Segment logits to track scores, calibration and metrics; numpy only."""

@@ -1,0 +1,75 @@
+"""The metrics of the tasks; all agree with scikit-learn to 1e-12."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the share of tracks whose class id is right; both int [n_tracks]."""
+    return float(np.mean(predicted == targets))
+
+
+def micro_f1(predicted: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the global micro-F1 over all tracks and tags, 0 where nothing is positive; bool [n_tracks, n_tags]."""
+    hits = int(np.sum(predicted & targets))
+    marked = int(predicted.sum()) + int(targets.sum())
+    return 2 * hits / marked if marked else 0.0
+
+
+def confusion(predicted: np.ndarray, targets: np.ndarray, n_classes: int) -> np.ndarray:
+    """Returns counts [n_classes, n_classes]; rows are true classes, columns predicted ones."""
+    counts = np.bincount(targets * n_classes + predicted, minlength=n_classes**2)
+    return np.asarray(counts.reshape(n_classes, n_classes))
+
+
+def per_label(predicted: np.ndarray, targets: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Returns precision, recall, F1 and support of every label; inputs bool [n_tracks, n_labels]; 0 for 0 / 0."""
+    hits = (predicted & targets).sum(0)
+    n_predicted, n_true = predicted.sum(0), targets.sum(0)
+    precision, recall = _ratio(hits, n_predicted), _ratio(hits, n_true)
+    return {"precision": precision, "recall": recall, "f1": _ratio(2 * hits, n_predicted + n_true), "support": n_true}
+
+
+def one_hot(ids: np.ndarray, n_classes: int) -> np.ndarray:
+    """Returns class ids as bool [n_tracks, n_classes]."""
+    return np.asarray(np.arange(n_classes) == ids[:, None])
+
+
+def decide(scores: np.ndarray, kind: str) -> np.ndarray:
+    """Returns the answer as bool [n_tracks, n_labels]: the best class, or every tag whose score is at least .5."""
+    if kind == "single":
+        return one_hot(scores.argmax(1), scores.shape[1])
+    return np.asarray(scores >= 0.5)
+
+
+def headline(scores: np.ndarray, targets: np.ndarray, kind: str) -> float:
+    """Returns the metric of the task: accuracy for one label a track, global micro-F1 for several.
+
+    Args:
+        scores: track scores [n_tracks, n_labels].
+        targets: bool [n_tracks, n_labels].
+        kind: `single` or `multi`.
+    """
+    if kind == "single":
+        return accuracy(scores.argmax(1), targets.argmax(1))
+    return micro_f1(decide(scores, kind), targets)
+
+
+def headline_name(kind: str) -> str:
+    """Returns the name of the metric of a task."""
+    return "accuracy" if kind == "single" else "micro_f1"
+
+
+def score_answers(predicted: list[Any], answers: list[Any], kind: str) -> float:
+    """Returns the official metric of label names: exact match, or global micro-F1 over lists of tags."""
+    if kind == "single":
+        return float(np.mean([mine == theirs for mine, theirs in zip(predicted, answers, strict=True)]))
+    hits = sum(len(set(mine) & set(theirs)) for mine, theirs in zip(predicted, answers, strict=True))
+    marked = sum(len(set(mine)) + len(set(theirs)) for mine, theirs in zip(predicted, answers, strict=True))
+    return 2 * hits / marked if marked else 0.0
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(above, below, out=np.zeros(len(above)), where=below > 0))

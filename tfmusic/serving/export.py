@@ -1,0 +1,37 @@
+"""A run folder to a SavedModel that answers for whole tracks, with contract, labels and report beside it."""
+
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfmusic.rundir import RunDir
+from tfmusic.serving.predict import load_run
+from tfmusic.serving.track_model import TrackModel, signatures
+
+
+def export_run(run: RunDir, out: Path) -> None:
+    """Writes the export folder; it appears under its name when complete.
+
+    Raises:
+        RunError: the run has no model, contract or calibration.
+    """
+    loaded = load_run(run)
+    module = TrackModel(
+        loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
+    )
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        tf.saved_model.save(module, str(partial), signatures=signatures(module, loaded.contract.n_bins))
+        loaded.contract.save(partial / "contract.json")
+        loaded.calibration.save(partial / "calibration.json")
+        (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")
+        report = run.evaluation / "report.json"
+        if report.is_file():
+            shutil.copy(report, partial / "report.json")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""Answers for tracks on disk, from a run folder or from an exported model."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.configfile import load_config
+from tfmusic.contract import Contract
+from tfmusic.datasets.track import Track
+from tfmusic.errors import RunError
+from tfmusic.features.npy import read_mel
+from tfmusic.features.scale import Encoder, Scale
+from tfmusic.inputs.pipeline import for_evaluation
+from tfmusic.records.reader import StoredTrack
+from tfmusic.rundir import RunDir, is_run
+from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.collect import collect_logits
+from tfmusic.scoring.metrics import decide
+
+PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The best model of a run with all that turns its logits into answers."""
+
+    model: keras.Model
+    contract: Contract
+    calibration: Calibration
+    aggregator: str
+    top_k: int
+
+
+def load_run(run: RunDir) -> LoadedRun:
+    """Returns the best model of a run folder.
+
+    Raises:
+        RunError: a file is missing or damaged, or the model would run code of its own.
+    """
+    contract, path = Contract.load(run.contract), run.checkpoint("best")
+    if not path.is_file():
+        raise RunError(f"{path}: no such file: the run has not finished an epoch")
+    if not run.calibration.is_file():
+        raise RunError(f"{run.path}: training has not ended. Finish it with tfmusic fit {contract.task} --resume")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: must be a Keras model of tfmusic: {str(error).splitlines()[0]}") from error
+    model.compile(jit_compile=False)  # XLA on a CPU costs more than it gives for single passes
+    evaluation = load_config(run.config).evaluation
+    return LoadedRun(model, contract, Calibration.load(run.calibration), evaluation.aggregator, evaluation.top_k)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of tracks, float64 [n_tracks, n_labels], in the order of the tracks."""
+
+    contract: Contract
+    track_ids: tuple[str, ...]
+    scores: np.ndarray
+
+    def answers(self) -> list[Any]:
+        """Returns a label name, or a list of tag names that may be empty, for every track."""
+        chosen = decide(self.scores, self.contract.kind)
+        names = [[self.contract.labels[i] for i in np.flatnonzero(row)] for row in chosen]
+        return [row[0] for row in names] if self.contract.kind == "single" else names
+
+
+def predict_tracks(model_path: Path, tracks: Iterable[Track], on_track: Callable[[], None]) -> Predictions:
+    """Returns the scores of tracks from a run or an export; `on_track` is called after every track that was read.
+
+    Raises:
+        RunError: the folder is neither a run nor an export.
+        DataError: a track cannot be read.
+    """
+    tracks = tuple(tracks)
+    ids = tuple(track.track_id for track in tracks)
+    if is_run(model_path):
+        loaded = load_run(RunDir(model_path))
+        return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track))
+    contract = load_contract(model_path)
+    return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track))
+
+
+def load_contract(model_path: Path) -> Contract:
+    """Returns the contract of a run or export; raises RunError where the folder is neither."""
+    if is_run(model_path) or (model_path / "saved_model.pb").is_file():
+        return Contract.load(model_path / "contract.json")
+    raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
+
+
+def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[], None]) -> np.ndarray:
+    contract = loaded.contract
+    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+
+    def stored() -> Iterator[StoredTrack]:
+        for row, track in enumerate(tracks):
+            cells = encoder.encode(read_mel(track.feature_path, contract.n_bins))
+            yield StoredTrack(row, track.track_id, (), cells)
+            on_track()
+
+    batches = for_evaluation(stored(), frames=contract.frames, hop_frames=contract.hop_frames, batch_size=PREDICT_BATCH)
+    logits = collect_logits(batches, loaded.model.predict_on_batch)
+    return np.stack(
+        [
+            loaded.calibration.track_scores(
+                logits[row], kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k
+            )
+            for row in range(len(tracks))
+        ]
+    )
+
+
+def _from_export(path: Path, contract: Contract, tracks: tuple[Track, ...], on_track: Callable[[], None]) -> np.ndarray:
+    from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
+
+    answer = load_answer_fn(path)
+    scores = []
+    for track in tracks:
+        scores.append(answer(read_mel(track.feature_path, contract.n_bins))["track_scores"])
+        on_track()
+    return np.stack(scores).astype(np.float64)

@@ -1,0 +1,159 @@
+"""The whole-track module in TensorFlow: linear power in, track scores out; what `export` saves.
+
+It repeats in the graph what `predict` does in numpy: the contract's scale and table, the same windows, the model, the
+two steps of calibration and the aggregator. Tests hold both to 1e-5 of each other.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmusic.contract import Contract
+from tfmusic.features.scale import Scale
+from tfmusic.scoring.calibrate import Calibration
+
+WINDOWS_PER_CALL = 32  # bounds memory: an hour of music has more than a thousand windows
+
+_EPSILON = 1e-7
+
+
+class TrackModel(tf.Module):
+    """Answers for one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
+
+    Returns a dict of `track_scores` [n_labels], `segment_scores` [n_windows, n_labels] and `segment_starts`
+    [n_windows], frames.
+    """
+
+    def __init__(
+        self, model: keras.Model, contract: Contract, calibration: Calibration, *, aggregator: str, top_k: int
+    ) -> None:
+        super().__init__()
+        self._model, self._contract, self._calibration = (lambda x: model(x, training=False)), contract, calibration
+        # The variables alone are tracked: the saved graph then needs no Keras to load.
+        self._weights = [getattr(variable, "value", variable) for variable in model.variables]
+        self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(contract.kind, top_k)[aggregator]
+        self._track_shift = calibration.track_shift[aggregator]
+        scale = Scale.from_dict(contract.scale)
+        self._scale, self._table = scale, tf.constant(scale.table())
+
+    @tf.function
+    def __call__(self, mel: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the answer for one track."""
+        if mel.shape.rank == 3:
+            mel = mel[0]
+        cells = self._encode(mel)
+        windows, starts = self._windows(cells)
+        logits = self._logits(cells, windows) - self._calibration.segment_shift
+        kind = self._contract.kind
+        scores = self._aggregate(logits)
+        if kind == "multi" and self._track_shift:
+            clipped = tf.clip_by_value(scores, _EPSILON, 1 - _EPSILON)
+            scores = tf.sigmoid(tf.math.log(clipped) - tf.math.log1p(-clipped) - self._track_shift)
+        return {
+            "track_scores": tf.cast(scores, tf.float32),
+            "segment_scores": tf.cast(_to_scores(logits, kind), tf.float32),
+            "segment_starts": starts,
+        }
+
+    @tf.function(input_signature=[])
+    def labels(self) -> tf.Tensor:
+        """Returns the names of the labels in the order of the scores, string [n_labels]."""
+        return tf.constant(self._contract.labels)
+
+    def _encode(self, mel: tf.Tensor) -> tf.Tensor:
+        """Returns the stored cells [n_frames, n_bins] of linear power [n_bins, n_frames]."""
+        usable = tf.reduce_all(tf.math.is_finite(mel) & (mel >= 0))
+        with tf.control_dependencies([tf.debugging.Assert(usable, ["mel must be finite power, 0 or more"])]):
+            mel = tf.transpose(mel)
+        if self._contract.dtype == "uint8":
+            upper_half = tf.bitwise.right_shift(tf.bitcast(mel, tf.uint32), tf.constant(16, tf.uint32))
+            return tf.gather(self._table, tf.cast(upper_half, tf.int32))
+        scaled = tf.clip_by_value(_curve(self._scale.name, mel), self._scale.low, self._scale.high)
+        return tf.cast(scaled, self._contract.dtype)
+
+    def _windows(self, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns frame indices [n_windows, frames] and first frames [n_windows], as `features.segments` has them."""
+        frames, hop = self._contract.frames, self._contract.hop_frames
+        n_frames = tf.shape(cells)[0]
+        last = tf.maximum(n_frames - frames, 0)
+        starts = tf.range(0, last + 1, hop)
+        starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
+        return (starts[:, None] + tf.range(frames)[None, :]) % n_frames, starts
+
+    def _logits(self, cells: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+        """Returns logits [n_windows, n_labels], float64, a few windows at a time."""
+        n_windows = tf.shape(windows)[0]
+        n_calls = (n_windows + WINDOWS_PER_CALL - 1) // WINDOWS_PER_CALL
+        parts = tf.TensorArray(tf.float32, size=n_calls, infer_shape=False)
+
+        def body(call: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            chosen = windows[call * WINDOWS_PER_CALL : (call + 1) * WINDOWS_PER_CALL]
+            codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
+            return call + 1, parts.write(call, self._model(codes))
+
+        _, parts = tf.while_loop(lambda call, _: call < n_calls, body, (0, parts), parallel_iterations=1)
+        logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])
+        return tf.cast(logits, tf.float64)
+
+
+def _curve(name: str, power: tf.Tensor) -> tf.Tensor:
+    if name == "db":
+        return 10.0 / math.log(10.0) * tf.math.log(power)
+    factor = {"log10_1p10": 10.0, "log10_1p10000": 10000.0}[name]
+    return tf.math.log(1.0 + factor * power) / math.log(10.0)
+
+
+def _to_scores(logits: tf.Tensor, kind: str) -> tf.Tensor:
+    return tf.nn.softmax(logits) if kind == "single" else tf.sigmoid(logits)
+
+
+def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
+    """Returns the aggregators of `scoring.aggregate` on logits [n_windows, n_labels], float64, as graph functions."""
+
+    def median(logits: tf.Tensor) -> tf.Tensor:
+        ordered, n = tf.sort(_to_scores(logits, kind), axis=0), tf.shape(logits)[0]
+        return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+    def vote(logits: tf.Tensor) -> tf.Tensor:
+        scores = _to_scores(logits, kind)
+        best = tf.one_hot(tf.argmax(scores, axis=1), tf.shape(scores)[1], dtype=tf.float64)
+        chosen = best if kind == "single" else tf.cast(scores >= 0.5, tf.float64)
+        n = tf.cast(tf.shape(scores)[0], tf.float64)
+        return (tf.reduce_sum(chosen, 0) + tf.reduce_mean(scores, 0)) / (n + 1)
+
+    def top_k_mean(logits: tf.Tensor) -> tf.Tensor:
+        k = tf.minimum(top_k, tf.shape(logits)[0])
+        return tf.reduce_mean(tf.sort(_to_scores(logits, kind), axis=0, direction="DESCENDING")[:k], axis=0)
+
+    return {
+        "mean": lambda logits: tf.reduce_mean(_to_scores(logits, kind), axis=0),
+        "median": median,
+        "max": lambda logits: tf.reduce_max(_to_scores(logits, kind), axis=0),
+        "vote": vote,
+        "logit_mean": lambda logits: _to_scores(tf.reduce_mean(logits, axis=0), kind),
+        "top_k_mean": top_k_mean,
+    }
+
+
+def signatures(module: TrackModel, n_bins: int) -> dict[str, Any]:
+    """Returns the signatures of the SavedModel: `serving_default` [n_bins, n_frames], `file` [1, n_bins, n_frames]."""
+    specs = {"serving_default": [n_bins, None], "file": [1, n_bins, None]}
+    return {
+        name: module.__call__.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="mel"))
+        for name, shape in specs.items()
+    }
+
+
+def load_answer_fn(path: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Returns the answer function of an exported folder: linear power [n_bins, n_frames] to numpy arrays."""
+    module = tf.saved_model.load(str(path))
+
+    def answer(mel: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in module(tf.constant(mel)).items()}
+
+    answer.module = module  # type: ignore[attr-defined]  # keeps the variables alive
+    return answer

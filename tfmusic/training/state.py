@@ -1,0 +1,72 @@
+"""All that a resumed training needs, in one file that is replaced in one step."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.errors import RunError
+
+
+def save_state(path: Path, model: keras.Model, progress: Mapping[str, Any]) -> None:
+    """Writes every variable of model and optimizer, random states included, and the progress as JSON."""
+    arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(_variables(model))}
+    text = np.frombuffer(json.dumps(dict(progress)).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name("state.tmp.npz")
+    with tmp.open("wb") as file:
+        np.savez(file, allow_pickle=False, progress=text, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    tmp.replace(path)
+
+
+def load_state(path: Path, model: keras.Model) -> dict[str, Any]:
+    """Sets every variable of model and optimizer and returns the progress.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another model or optimizer.
+    """
+    variables = _variables(model)
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
+            values = [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{path}: must be the saved state of a training: {error}") from error
+    shapes, wanted = [value.shape for value in values], [tuple(variable.shape) for variable in variables]
+    if shapes != wanted:
+        raise RunError(
+            f"{path}: must fit the model and optimizer of the config. Received: {len(shapes)} variables where"
+            f" {len(wanted)} are wanted, or other shapes; resume with the config the run began with"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return progress
+
+
+@contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Puts the moving average of the weights into the model for a while, where the optimizer keeps one."""
+    averages = getattr(model.optimizer, "_model_variables_moving_average", None)
+    if not getattr(model.optimizer, "use_ema", False) or not averages:
+        yield
+        return
+    weights = model.trainable_variables
+    raw = [np.asarray(weight) for weight in weights]
+    for weight, average in zip(weights, averages, strict=True):
+        weight.assign(average)
+    try:
+        yield
+    finally:
+        for weight, value in zip(weights, raw, strict=True):
+            weight.assign(value)
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    return [*model.variables, *model.optimizer.variables]
