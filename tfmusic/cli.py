@@ -5,7 +5,6 @@
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ def main(arguments: Sequence[str]) -> int:
     if args.command is None:
         _parser(()).print_help()
         return 0
-    _quiet_tensorflow()
     try:
         code: int | None = _module(args.command).run(args)
         return code or 0
@@ -83,12 +81,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _module(command: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return importlib.import_module(f"tfmusic.commands.{command.replace('-', '_')}")
-
-
-def _quiet_tensorflow() -> None:
-    """Silences the start-up lines of TensorFlow that say nothing to a user; its errors stay."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def _fail(line: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmusic.errors import RecordsError, RunError, UsageError
+from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from tfmusic.records.manifest import Manifest
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> "Evaluation":
+    start_tensorflow()
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.serving.predict import PREDICT_BATCH, load_run

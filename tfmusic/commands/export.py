@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tfmusic.commands import arguments
 from tfmusic.errors import RunError
+from tfmusic.quiet import start_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> None:
         raise RunError(f"{args.run_dir}: must be a run folder with a trained model")
     out = args.out or args.run_dir / "export"
     arguments.refuse_existing(out, overwrite=args.overwrite)
+    start_tensorflow()
     from tfmusic.serving.export import export_run
 
     export_run(RunDir(args.run_dir), out)

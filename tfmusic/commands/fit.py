@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
 from tfmusic.errors import RunError
+from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from tfmusic.config import Config
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task, config.model.name)
         arguments.refuse_existing(folder.path, overwrite=args.overwrite)
+    start_tensorflow()
     from tfmusic.training.fit import choose_folds, fit, model_contract
 
     model_contract(config, manifest)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.errors import DataError, UsageError
+from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from tfmusic.datasets.track import Track
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> None:
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
     from tfmusic.console import console
+
+    start_tensorflow()
     from tfmusic.serving.predict import predict_tracks
 
     with console.progress("predict", len(tracks), "tracks") as progress:

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the metric."""
     from tfmusic.console import console
     from tfmusic.datasets.airush import QUESTIONS
-    from tfmusic.scoring.metrics import headline_name, score_answers
+    from tfmusic.scoring.metrics import best_constant, headline_name, score_answers
 
     kind = QUESTIONS[args.task].kind
     predicted, answers = _read(args.predictions, kind), _read(args.answers, kind)
@@ -28,7 +28,11 @@ def run(args: argparse.Namespace) -> None:
             f" Received: {len(predicted)}"
         )
     value = score_answers(predicted, answers, kind)
-    console.say(f"{args.task}: {headline_name(kind)} {value:.4f} on {len(answers):,} tracks")
+    constant = best_constant(answers, kind)
+    console.say(
+        f"{args.task}: {headline_name(kind)} {value:.4f} on {len(answers):,} tracks"
+        f" (the best single answer for all tracks: {constant:.4f})"
+    )
 
 
 def _read(path: Path, kind: str) -> list[Any]:

@@ -70,6 +70,11 @@ class Plan:
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
+    """Returns the plan of a build: every track looked at, folds dealt, scale measured, shards laid out.
+
+    Raises:
+        DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
+    """
     n_bins = int(options.feature["n_bins"])
     n_frames, unreadable, source_bytes = _scan(dataset.tracks, n_bins, options.on_error)
     splits = deal_folds(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)

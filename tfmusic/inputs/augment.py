@@ -107,6 +107,7 @@ def mixup(codes: tf.Tensor, targets: tf.Tensor, alpha: float, seed: tf.Tensor) -
 
     Codes are mixed on their (logarithmic) scale and rounded back, so that the batch keeps its dtype.
     """
+    codes = tf.convert_to_tensor(codes)
     draw = tf.random.stateless_gamma([2, tf.shape(codes)[0]], seed, alpha=alpha)
     share = (draw[0] + 1e-12) / (draw[0] + draw[1] + 2e-12)
     share = tf.maximum(share, 1.0 - share)  # the example itself leads, so a batch keeps its labels' balance

@@ -60,6 +60,8 @@ def for_training(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
         num_parallel_calls=_PARALLEL_CALLS,
     )
+    n_segments = sum(manifest.split(name).segments for name in splits)
+    ds = ds.apply(tf.data.experimental.assert_cardinality(n_segments // options.batch_size))
     return ds.prefetch(2).with_options(_deterministic())
 
 

@@ -26,14 +26,14 @@ def normalised_input(
     return inputs, layers.Reshape((*shape, 1), name="image")(values)
 
 
-def conv_bn(x: Any, channels: int, kernel: int, *, stride: int = 1, name: str) -> Any:
+def conv_bn(x: Any, channels: int, kernel: int, *, stride: int = 1, gamma: str = "ones", name: str) -> Any:
     """Returns a convolution without bias and its batch normalisation; padding is symmetric at every stride."""
     if kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     x = layers.Conv2D(
         channels, kernel, strides=stride, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
 
 
 def max_pool(x: Any, size: tuple[int, int], *, name: str) -> Any:

@@ -43,5 +43,6 @@ def _basic_block(x: Any, channels: int, stride: int, *, name: str) -> Any:
     if stride != 1 or int(x.shape[-1]) != channels:
         shortcut = conv_bn(x, channels, 1, stride=stride, name=f"{name}_shortcut")
     y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
-    y = conv_bn(y, channels, 3, name=f"{name}_b")
+    # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677): deep stacks then start at sane logits.
+    y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
     return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))

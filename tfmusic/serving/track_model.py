@@ -40,7 +40,7 @@ class TrackModel(tf.Module):
         scale = Scale.from_dict(contract.scale)
         self._scale, self._table = scale, tf.constant(scale.table())
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, mel: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the answer for one track."""
         if mel.shape.rank == 3:
@@ -59,7 +59,7 @@ class TrackModel(tf.Module):
             "segment_starts": starts,
         }
 
-    @tf.function(input_signature=[])
+    @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
     def labels(self) -> tf.Tensor:
         """Returns the names of the labels in the order of the scores, string [n_labels]."""
         return tf.constant(self._contract.labels)
@@ -93,7 +93,7 @@ class TrackModel(tf.Module):
         def body(call: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             chosen = windows[call * WINDOWS_PER_CALL : (call + 1) * WINDOWS_PER_CALL]
             codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
-            return call + 1, parts.write(call, self._model(codes))
+            return call + 1, parts.write(call, self._model(codes))  # type: ignore[no-untyped-call]
 
         _, parts = tf.while_loop(lambda call, _: call < n_calls, body, (0, parts), parallel_iterations=1)
         logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])

@@ -1,0 +1,53 @@
+"""Data that the tests share: made-up music in the AI Rush layout, its records, and one trained model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tfmusic.cli import main
+from tfmusic.datasets import synthetic
+
+SMALL_MODEL = ("model.name=resnet18", "model.width=4", "input.frames=64", "input.hop_frames=32")
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory):
+    """Folder with q1, q2, q3 and answers of 30 made-up tracks."""
+    folder = tmp_path_factory.mktemp("music")
+    synthetic.write(folder, n_tracks=30, seed=7, on_track=lambda: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records(music, tmp_path_factory):
+    """Folder of the q2 records of the made-up music."""
+    out = tmp_path_factory.mktemp("records") / "q2"
+    assert main(["build-records", "q2", "--data", str(music), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained(records, tmp_path_factory):
+    """Run folder of a small q2 model after three epochs."""
+    out = tmp_path_factory.mktemp("runs") / "q2"
+    assert fit_small("q2", records, out, "training.epochs=3") == 0
+    return out
+
+
+def fit_small(task, records, out, *overrides, flags=()):
+    """Returns the exit code of a short training of a small model."""
+    arguments = ["fit", task, "--records", str(records), "--run-dir", str(out), *flags]
+    return main([*arguments, *SMALL_MODEL, "training.batch_size=8", "training.warmup_epochs=0.5", *overrides])
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real music; tests that need it are skipped where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TFMUSIC_REAL_DATA", default))
+    if not (folder / "unpack.py").is_file():
+        pytest.skip(f"no real music at {folder}; set TFMUSIC_REAL_DATA to its folder to run this test")
+    return folder

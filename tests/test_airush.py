@@ -1,0 +1,208 @@
+"""The AI Rush loader on exact, damaged and real files."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+
+from tfmusic.datasets import airush, airush_metadata, synthetic
+from tfmusic.datasets.splits import deal_folds
+from tfmusic.errors import DataError
+
+
+@pytest.fixture
+def q2(music, tmp_path):
+    """A copy of the q2 folder that a test may damage."""
+    shutil.copytree(music / "q2", tmp_path / "q2")
+    return tmp_path / "q2"
+
+
+def rewrite_labels(folder, change):
+    path = folder / "train" / "train_label"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    change(table)
+    path.write_text(json.dumps(table), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("question", "kind"), [("q1", "single"), ("q2", "multi"), ("q3", "single")])
+def test_load(music, question, kind):
+    """Every question loads with its labels, artists and metadata, from its folder and from the one above."""
+    dataset = airush.load(music / question, task=question, question=question)
+    assert dataset.kind == kind
+    assert list(dataset.labels) == sorted(dataset.labels)
+    assert all(track.feature_path.is_file() for track in dataset.tracks)
+    assert all(track.artists and track.album for track in dataset.tracks)
+    assert "title" in dataset.tracks[0].metadata
+    assert airush.load(music, task=question, question=question) == dataset
+
+
+def test_load_test_keeps_data_idx_order(music):
+    """Test tracks come in the order of the list, with no labels."""
+    tracks = airush.load_test(music / "q2" / "test", question="q2")
+    listing = json.loads((music / "q2/test/test_data/meta/q2_test.json").read_text())
+    assert [track.track_id for track in tracks] == [str(value) for value in listing["track_index"].values()]
+    assert airush.find_test(music / "q2" / "test") == "q2"
+    assert airush.find_test(music) is None
+
+
+def test_row_keys_are_ordered_as_numbers(tmp_path):
+    """Row "10" comes after row "9", whatever the order in the file."""
+    path = tmp_path / "table"
+    path.write_text(json.dumps({"a": {str(i): i for i in (10, 9, 2, 0)}}))
+    assert [row["a"] for row in airush_metadata.read_columns(path)] == [0, 2, 9, 10]
+
+
+def test_meta_folder_may_be_missing(q2):
+    """Without metadata a track still loads, and is its own group."""
+    shutil.rmtree(q2 / "train" / "train_data" / "meta")
+    dataset = airush.load(q2, task="q2", question="q2")
+    assert all(track.artists == () and track.album is None and track.metadata == {} for track in dataset.tracks)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"track_index": {"0": 100}, "lyric": {"0": "la la"}}'])
+def test_lyrics_are_tolerated(q2, text):
+    """The schema of lyric_meta is not known: text is taken where it is found, anything else is left alone."""
+    (q2 / "train/train_data/meta/lyric_meta.json").write_text(text)
+    tracks = airush.load(q2, task="q2", question="q2").tracks
+    by_id = {track.track_id: track.metadata.get("lyric") for track in tracks}
+    assert by_id.get("100") == ("la la" if "la la" in text and "100" in by_id else None)
+
+
+def test_various_artists_is_no_group(q2):
+    """Tracks of 'Various Artists' are not tied together by that name."""
+    row = {"artist_index_list": [1, 7], "artist_name_list": ["Various Artists", "가수"]}
+    assert airush_metadata.artist_keys(row) == ("#7",)
+    assert airush_metadata.artist_keys({"artist_name_list": ["Various Artists", ""]}) == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "expected"),
+    [
+        (airush_metadata.decode_play_time, 1591331700000, 275),
+        (airush_metadata.decode_play_time, None, None),
+        (airush_metadata.decode_play_time, float("nan"), None),
+        (airush_metadata.decode_year, "1998-05-26", 1998),
+        (airush_metadata.decode_year, "19981101", 1998),
+        (airush_metadata.decode_year, "2019-05", 2019),
+        (airush_metadata.decode_year, "2019", 2019),
+        (airush_metadata.decode_year, None, None),
+        (airush_metadata.decode_year, "soon", None),
+        (airush_metadata.decode_genres, "발라드,  R&B/소울", ("발라드", "R&B/소울")),
+        (airush_metadata.decode_genres, "한, 둘", ("한, 둘",)),
+        (airush_metadata.decode_genres, "", ()),
+        (airush_metadata.decode_genres, None, ()),
+        (airush_metadata.decode_text, "-", None),
+        (airush_metadata.decode_flag, "Y", True),
+        (airush_metadata.decode_flag, 0.0, False),
+        (airush_metadata.decode_flag, None, None),
+    ],
+)
+def test_decoders(function, value, expected):
+    """Metadata cells decode as the files have them, missing values to None."""
+    assert function(value) == expected
+
+
+def test_play_time_of_synthetic_data_decodes():
+    """What `synth` writes is what the loader reads."""
+    assert airush_metadata.decode_play_time(synthetic._encode_play_time(275)) == 275
+    assert synthetic._encode_play_time(275) == 1591331700000
+
+
+def drop_column(table):
+    del table["mood_tag"]
+
+
+def empty_label(table):
+    table["mood_tag"]["1"] = []
+
+
+def blank_label(table):
+    table["mood_tag"]["1"] = ["", "x"]
+
+
+def null_label(table):
+    table["mood_tag"]["1"] = None
+
+
+def duplicate(table):
+    table["track_index"]["1"] = table["track_index"]["0"]
+
+
+def climbing_id(table):
+    table["track_index"]["1"] = "../../etc/passwd"
+
+
+def dotted_id(table):
+    table["track_index"]["1"] = ".."
+
+
+def no_rows(table):
+    for column in table.values():
+        column.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_column, "train_label: must have the column 'mood_tag'"),
+        (empty_label, r"train_label: track \d+: mood_tag must be a list of names .*Received: \[\]"),
+        (blank_label, r"mood_tag must be a list of names that are not empty"),
+        (null_label, r"mood_tag must be .*Received: None"),
+        (duplicate, "every track id must stand once. Received twice: "),
+        (climbing_id, r"a track id must be a plain name .*\.\./\.\./etc/passwd"),
+        (dotted_id, r"a track id must be a plain name .*'\.\.'"),
+        (no_rows, "must list at least one track"),
+    ],
+)
+def test_bad_labels(q2, change, message):
+    """A wrong label file names file, track and what must hold."""
+    rewrite_labels(q2, change)
+    with pytest.raises(DataError, match=message):
+        airush.load(q2, task="q2", question="q2")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"track_index": [1]}', '{"a": {"x": 1}}', "\xff", "[" * 100000])
+def test_label_file_that_is_no_table(q2, text):
+    """Text that is no column table is refused in one line."""
+    (q2 / "train" / "train_label").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="train_label"):
+        airush.load(q2, task="q2", question="q2")
+
+
+def test_missing_folders(music, tmp_path):
+    """A missing folder is named, with where it was looked for."""
+    with pytest.raises(DataError, match="no such folder"):
+        airush.load(tmp_path / "nowhere", task="q2", question="q2")
+    with pytest.raises(DataError, match=r"must hold the train part of q2\. Looked for"):
+        airush.load(tmp_path, task="q2", question="q2")
+
+
+@pytest.mark.parametrize("question", ["q1", "q3"])
+def test_real_metadata(shared_data, tmp_path, question):
+    """The real metadata files of the competition load, with artists and albums for grouping."""
+    rows = json.loads((shared_data / "airush-meta" / question / "track_meta.json").read_text(encoding="utf-8"))
+    train = tmp_path / question / "train"
+    (train / "train_data" / "mel_spectrogram").mkdir(parents=True)
+    if question == "q1":
+        shutil.copytree(shared_data / "airush-meta" / "q1", train / "train_data" / "meta")
+        stations = {key: synthetic.STATIONS[int(key) % 4] for key in rows["track_index"]}
+        (train / "train_label").write_text(json.dumps({"track_index": rows["track_index"], "station_name": stations}))
+    else:
+        (train / "train_label").write_text(json.dumps(rows))
+    dataset = airush.load(tmp_path, task=question, question=question)
+    assert len(dataset.tracks) == {"q1": 6456, "q3": 3945}[question]
+    albums = set(rows["album_index" if question == "q1" else "album_name"].values()) - {None}
+    assert len({track.album for track in dataset.tracks if track.album}) == len(albums)
+    durations = [track.metadata["duration_s"] for track in dataset.tracks if "duration_s" in track.metadata]
+    assert len(durations) == {"q1": 6456 - 692, "q3": 0}[question]
+    assert all("genres" not in track.metadata for track in dataset.tracks if question == "q3")
+    folds = deal_folds(dataset.tracks, dataset.labels, n_folds=5, seed=0)
+    fold_of = {}
+    for track, fold in zip(dataset.tracks, folds, strict=True):
+        for key in [*track.artists, f"album {track.album}"] if track.album else track.artists:
+            assert fold_of.setdefault(key, fold) == fold
+    pairs = Counter(zip(folds, (track.labels[0] for track in dataset.tracks), strict=True))
+    n_each = len(dataset.tracks) / 5 / len(dataset.labels)
+    # One singer of q3 has 187 tracks, in a group of 231 that no fold can share.
+    assert all(abs(count - n_each) < 0.2 * n_each for count in pairs.values()), pairs

@@ -1,0 +1,176 @@
+"""The command line: exit codes, help without heavy imports, score, config, synth."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfmusic import cli
+from tfmusic.cli import COMMANDS, main
+from tfmusic.console import format_table
+
+HEAVY = ("tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml")
+
+
+def run(*arguments, code=""):
+    command = [sys.executable, "-c", f"import sys; sys.argv[0] = 'tfmusic'\n{code}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "--help"], ["fit"], ["nonsense"], ["fit", "q2", "--wrong"], []]
+)
+def test_help_and_wrong_arguments_import_nothing_heavy(arguments):
+    """No large package is loaded to print help or refuse an argument; exit codes are 0 and 2."""
+    code = f"""
+from tfmusic.cli import main
+try:
+    result = main(sys.argv[1:])
+except SystemExit as end:
+    result = end.code
+assert not set({HEAVY!r}) & set(sys.modules), sorted(set({HEAVY!r}) & set(sys.modules))
+sys.exit(result)
+"""
+    done = run(*arguments, code=code)
+    assert done.returncode == (0 if not arguments or "--help" in arguments else 2), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "usage: tfmusic" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    """`tfmusic COMMAND --help` explains its arguments."""
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"usage: tfmusic {command}" in capsys.readouterr().out
+
+
+def test_a_bug_keeps_its_trace():
+    """What is not the user's to mend ends with a trace and exit code 1."""
+    code = """
+from tfmusic import cli
+from tfmusic.commands import score
+def broken(args): raise ZeroDivisionError("ours")
+score.run = broken
+cli.entry_point()
+"""
+    done = run("score", "q1", "a", "b", code=code)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: ours" in done.stderr
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys):
+    """An interrupt gives one word and 130."""
+    from tfmusic.commands import score
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "run", interrupted)
+    assert main(["score", "q1", "a", "b"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_errors_of_the_machine_name_the_file(monkeypatch, capsys):
+    """An OSError is one line with file and reason, exit code 2."""
+    from tfmusic.commands import score
+
+    def denied(args):
+        raise PermissionError(13, "Permission denied", "/some/file")
+
+    monkeypatch.setattr(score, "run", denied)
+    assert main(["score", "q1", "a", "b"]) == 2
+    assert capsys.readouterr().err == "tfmusic: /some/file: Permission denied\n"
+
+
+def test_overrides_may_stand_anywhere(capsys):
+    """`key.path=value` is taken before and after options; anything else that is left over is refused."""
+    args = cli._parse(["fit", "q2", "training.epochs=1", "--resume", "training.seed=2"])
+    assert args.overrides == ["training.epochs=1", "training.seed=2"]
+    for wrong in (["fit", "q2", "--resume", "oops"], ["evaluate", "run", "a=b"], ["fit", "q2", "--x=1"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli._parse(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_config_show_and_validate(capsys, tmp_path):
+    """`config show` prints every key with overrides applied; `validate` finds faults."""
+    assert main(["config", "show", "q2", "training.epochs=3"]) == 0
+    assert "epochs: 3" in capsys.readouterr().out
+    assert main(["config", "validate", "q3"]) == 0
+    assert "valid" in capsys.readouterr().out
+    (tmp_path / "x.yaml").write_text("task: q2\n")
+    assert main(["config", "validate", str(tmp_path / "x.yaml")]) == 2
+    assert "key 'data' is missing" in capsys.readouterr().err
+
+
+def write(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def test_score(tmp_path, capsys):
+    """The official metric of two files, and how good one answer for all would be."""
+    predictions = write(tmp_path / "p", [["a", "b"], []])
+    answers = write(tmp_path / "a", [["a"], ["c"]])
+    assert main(["score", "q2", predictions, answers]) == 0
+    assert "q2: micro_f1 0.5000 on 2 tracks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        (["a"], "must have one answer for each of the 2"),
+        ({"a": 1}, "must be a JSON list of names"),
+        ([], "must be a JSON list of names"),
+        (["a", ["b"]], "must be a JSON list of names"),
+    ],
+)
+def test_score_refuses_what_does_not_fit(tmp_path, capsys, predictions, message):
+    """Wrong length or shape of a prediction file is named."""
+    answers = write(tmp_path / "a", ["a", "b"])
+    assert main(["score", "q1", write(tmp_path / "p", predictions), answers]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_synth_is_the_same_for_the_same_seed(tmp_path):
+    """Same seed, same bytes; another seed, other music."""
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert main(["synth", str(tmp_path / name), "--tracks", "20", "--seed", seed]) == 0
+    trees = [
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in "abc"
+    ]
+    assert trees[0] == trees[1]
+    assert trees[0] != trees[2]
+
+
+def test_synth_lengths_and_artists(music):
+    """Tracks from under one segment to minutes; no artist in training and test."""
+    import numpy as np
+
+    frames = [np.load(path, mmap_mode="r").shape[2] for path in music.glob("q1/*/*/mel_spectrogram/*.npy")]
+    assert min(frames) < 313 < 2000 < max(frames)
+    artists = [
+        {i for row in json.loads(path.read_text())["artist_index_list"].values() for i in row}
+        for path in sorted(music.glob("q1/*/*/meta/track_meta.json"))
+    ]
+    assert not artists[0] & artists[1]
+
+
+def test_synth_needs_some_tracks(tmp_path, capsys):
+    """Too few tracks for folds are refused."""
+    assert main(["synth", str(tmp_path / "x"), "--tracks", "5"]) == 2
+    assert "--tracks must be at least 20" in capsys.readouterr().err
+
+
+def test_table_aligns_wide_letters():
+    """Hangul takes two columns; numbers stand to the right, text to the left."""
+    lines = format_table([("휴식", 1234, 0.5), ("a", 5, 0.25)], ("label", "n", "share")).splitlines()
+    assert lines[2] == "휴식   1,234  0.5000"
+    assert lines[3] == "a          5  0.2500"

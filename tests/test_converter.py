@@ -1,0 +1,253 @@
+"""Building records: same bytes always, nothing half-written, everything counted."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfmusic.cli import main
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import iterate_tracks
+
+
+def build(music, out, *more):
+    return main(["build-records", "q2", "--data", str(music), "--out", str(out), *more])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.name != "q2"]
+
+
+def mel_path(music, n):
+    table = json.loads((music / "q2" / "train" / "train_label").read_text(encoding="utf-8"))
+    return music / "q2/train/train_data/mel_spectrogram" / f"{table['track_index'][str(n)]}.npy"
+
+
+@pytest.fixture
+def damaged(music, tmp_path):
+    """A copy of the made-up music that a test may damage."""
+    shutil.copytree(music / "q2", tmp_path / "music" / "q2")
+    return tmp_path / "music"
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_bytes(music, records, tmp_path):
+    """One worker or three: every file of the folder is the same."""
+    assert build(music, tmp_path / "q2", "--workers", "3") == 0
+    assert contents(tmp_path / "q2") == contents(records)
+    assert leftovers(tmp_path) == []
+
+
+def test_summary_names_what_was_built(music, tmp_path, capsys):
+    """The table shows splits, tracks, hours; the lines below bytes, clipped and skipped."""
+    assert build(music, tmp_path / "q2", "--num-shards", "2", "--workers", "1") == 0
+    out = capsys.readouterr().out
+    assert "fold4" in out
+    assert "cells at the ends of the scale db" in out
+    assert "0 tracks skipped" in out
+    names = [path.name for path in Manifest.read(tmp_path).shard_paths("fold0")]
+    assert names == ["q2-fold0.tfrecord-00000-of-00002", "q2-fold0.tfrecord-00001-of-00002"]
+
+
+def test_other_storage_types_and_scales(music, tmp_path):
+    """float16 and float32 cells, and the logarithms of AI Rush, come back as scaled values."""
+    out = tmp_path / "q2"
+    assert build(music, out, "--workers", "1", "record.dtype=float16", "record.scale=log10_1p10") == 0
+    manifest = Manifest.read(out)
+    track = next(iterate_tracks(manifest, "fold0"))
+    mel = np.load(music / "q2/train/train_data/mel_spectrogram" / f"{track.track_id}.npy")[0]
+    expected = np.clip(np.log10(1 + 10 * mel), 0, manifest.contract.scale["high"]).T
+    assert track.cells.dtype == np.float16
+    np.testing.assert_allclose(track.cells, expected, atol=4e-3)
+
+
+def test_existing_folder_is_kept_unless_told(music, tmp_path, capsys):
+    """Without --overwrite an existing folder is an error and stays; with it, it is replaced."""
+    out = tmp_path / "q2"
+    out.mkdir()
+    (out / "mine").write_text("precious")
+    assert build(music, out) == 2
+    assert "exists already. Pass --overwrite" in capsys.readouterr().err
+    assert (out / "mine").read_text() == "precious"
+    assert build(music, out, "--overwrite", "--workers", "1") == 0
+    assert not (out / "mine").exists()
+    assert leftovers(tmp_path) == []
+
+
+def make_nan(path):
+    np.save(path, np.full((1, 128, 9), np.nan, np.float32))
+
+
+def make_truncated(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+FAULTS = {
+    "missing": (Path.unlink, "no such file"),
+    "truncated": (make_truncated, "must be a whole .npy file"),
+    "nan": (make_nan, "NaN cells"),
+    "empty": (lambda path: path.write_bytes(b""), "must be a whole .npy file"),
+    "no frames": (lambda path: np.save(path, np.ones((1, 128, 0), "f4")), "at least one frame"),
+    "bins": (lambda path: np.save(path, np.ones((1, 96, 9), "f4")), "shape must be [1, 128, n_frames]"),
+    "integers": (lambda path: np.save(path, np.ones((1, 128, 9), int)), "dtype int64"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_faulty_track_stops_the_build(damaged, tmp_path, capsys, fault, workers):
+    """One line that names the file, exit code 2, nothing left behind."""
+    spoil, message = FAULTS[fault]
+    path = mel_path(damaged, 3)
+    spoil(path)
+    out = tmp_path / "out" / "q2"
+    assert build(damaged, out, "--workers", workers) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tfmusic: ")]
+    assert len(err) == 1
+    assert message in err[0]
+    assert str(path) in err[0]
+    assert list(out.parent.iterdir()) == []
+
+
+def test_faulty_tracks_are_skipped_counted_and_listed(damaged, tmp_path, capsys):
+    """`data.on_error=skip`: every fault is listed with its reason, the other tracks are all there."""
+    for n, (spoil, _) in enumerate(FAULTS.values()):
+        spoil(mel_path(damaged, 2 * n))
+    out = tmp_path / "out" / "q2"
+    assert build(damaged, out, "data.on_error=skip", "data.folds=3", "--workers", "1") == 0
+    shown, manifest = capsys.readouterr().out, Manifest.read(out)
+    assert f"{len(FAULTS)} tracks skipped" in shown
+    assert len(manifest.skipped) == len(FAULTS)
+    for n, (_, message) in enumerate(FAULTS.values()):
+        track_id = mel_path(damaged, 2 * n).stem
+        reason = next(entry["reason"] for entry in manifest.skipped if entry["track_id"] == track_id)
+        assert message in reason
+        assert str(damaged) not in reason
+        assert f"skipped {track_id}: " in shown
+    stored = [track.track_id for split in manifest.splits for track in iterate_tracks(manifest, split)]
+    listed = json.loads((damaged / "q2/train/train_label").read_text())["track_index"].values()
+    assert len(stored) + len(FAULTS) == len(listed)
+    assert sum(split.tracks for split in manifest.splits.values()) == len(stored)
+    manifest.verify(list(manifest.splits))
+
+
+def test_missing_data_folder(tmp_path, capsys):
+    """A folder that is not there is named."""
+    assert build(tmp_path / "nowhere", tmp_path / "q2") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def start_build(music, out, workers="2"):
+    command = [sys.executable, "-m", "tfmusic", "build-records", "q2", "--data", str(music), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--workers", workers, "--num-shards", "40"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def wait_for_shards(out, count):
+    partial = out.parent / f".{out.name}.partial"
+    while len(list(partial.glob("*.done.json"))) < count:
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(music, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "q2"
+    assert build(music, out, "--num-shards", "40", "--workers", "1") == 0
+    return contents(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_killed_build_resumes_to_the_same_bytes(music, undisturbed, tmp_path, workers, capsys):
+    """Killed with -9 in the middle and run again: it goes on from the finished shards to the same bytes."""
+    out = tmp_path / "q2"
+    with start_build(music, out, workers) as process:
+        wait_for_shards(out, 3)
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    time.sleep(0.5)  # the workers follow their parent
+    assert build(music, out, "--num-shards", "40", "--workers", workers) == 0
+    assert "went on from" in capsys.readouterr().out
+    assert contents(out) == undisturbed
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_interrupted_build_exits_130_and_resumes(music, undisturbed, tmp_path, capsys):
+    """Ctrl-C: exit code 130, finished shards stay, no temporary file, the next build goes on."""
+    out = tmp_path / "q2"
+    with start_build(music, out) as process:
+        wait_for_shards(out, 3)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "interrupted"
+    assert "Traceback" not in error
+    assert list((tmp_path / ".q2.partial").glob("*.tmp")) == []
+    assert build(music, out, "--num-shards", "40", "--workers", "1") == 0
+    assert "went on from" in capsys.readouterr().out
+    assert contents(out) == undisturbed
+
+
+def test_changed_input_is_not_resumed(damaged, tmp_path, capsys):
+    """Finished shards of another plan are not trusted."""
+    out = tmp_path / "out" / "q2"
+    partial = out.parent / ".q2.partial"
+    partial.mkdir(parents=True)
+    (partial / "plan.sha256").write_text("of something else")
+    (partial / "q2-fold0.tfrecord-00000-of-00004.done.json").write_text("{}")
+    (partial / "stray.tmp").write_text("x")
+    assert build(damaged, out, "--workers", "1") == 0
+    assert "went on from" not in capsys.readouterr().out
+    assert leftovers(out.parent) == []
+
+
+def test_two_builds_into_one_folder(music, tmp_path, capsys):
+    """The second is refused while the first is at work, and disturbs nothing."""
+    partial = tmp_path / ".q2.partial"
+    partial.mkdir()
+    with (partial / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert build(music, tmp_path / "q2") == 2
+    assert "another build is writing here" in capsys.readouterr().err
+    assert partial.is_dir()
+
+
+@pytest.mark.slow
+def test_full_disk(music, tmp_path, capsys):
+    """No space left: one line, exit code 2, the space is given back."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        for workers in ("1", "2"):
+            assert build(music, disk / "q2", "--workers", workers) == 2
+            error = capsys.readouterr().err
+            assert "No space left on device" in error
+            assert "Traceback" not in error
+            assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_dry_run_writes_nothing(music, tmp_path, capsys):
+    """`--dry-run` reads the labels and says what would be written."""
+    assert build(music, tmp_path / "q2", "--dry-run") == 0
+    assert "dry run: would write" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

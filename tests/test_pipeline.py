@@ -1,0 +1,105 @@
+"""Batches for training and for evaluation."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tfmusic.features.segments import cut
+from tfmusic.inputs.augment import SpecAugment
+from tfmusic.inputs.pipeline import TrainingInput, count_labels, for_evaluation, for_training, mean_codes
+from tfmusic.inputs.tracks import score_splits
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import iterate, iterate_tracks
+
+SPLITS = ("fold0", "fold1", "fold2", "fold3")
+
+
+PLAIN = TrainingInput(
+    frames=313, batch_size=4, shuffle_segments=64, policy=SpecAugment(), mixup_alpha=0.0, class_weights=None, seed=3
+)
+
+
+@pytest.fixture
+def manifest(records):
+    return Manifest.read(records)
+
+
+def batches(manifest, *, epoch=0, **changes):
+    fill, _ = mean_codes(manifest, SPLITS)
+    ds = for_training(manifest, SPLITS, fill, replace(PLAIN, **changes), epoch=epoch)
+    return [tuple(part.numpy() for part in batch) for batch in ds]
+
+
+def test_an_epoch_has_every_segment_once(manifest):
+    """Whole batches of uint8, every stored segment at most once, only a part of a batch missing."""
+    made = batches(manifest)
+    stored = Counter(cells.tobytes() for split in SPLITS for _, cells in iterate(manifest, split))
+    seen = Counter(codes.tobytes() for batch, _ in made for codes in batch)
+    assert not seen - stored
+    assert stored.total() - seen.total() < 4
+    assert len(made) == stored.total() // 4
+    assert made[0][0].dtype == np.uint8
+    assert made[0][0].shape == (4, 313, 128)
+
+
+def test_targets_belong_to_their_codes(manifest):
+    """The multi-hot row of a segment is its record's label list."""
+    labels = {cells.tobytes(): header.label for split in SPLITS for header, cells in iterate(manifest, split)}
+    for codes, targets in batches(manifest):
+        for one, target in zip(codes, targets, strict=True):
+            assert tuple(np.flatnonzero(target).tolist()) == labels[one.tobytes()]
+
+
+def test_same_seed_and_epoch_same_batches(manifest):
+    """An epoch can be made again exactly; another epoch or seed differs, in order, crops and masks."""
+    augmented = {"policy": SpecAugment(5, 8, 1, 8, 1.0, 1), "mixup_alpha": 0.4, "frames": 100}
+    first, again = batches(manifest, epoch=2, **augmented), batches(manifest, epoch=2, **augmented)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    other_epoch, other_seed = batches(manifest, epoch=3, **augmented), batches(manifest, epoch=2, seed=4, **augmented)
+    assert not np.array_equal(first[0][0], other_epoch[0][0])
+    assert not np.array_equal(first[0][0], other_seed[0][0])
+
+
+def test_class_weights_follow_the_label(manifest):
+    """With class weights every example carries the weight of its labels."""
+    weights = np.arange(1.0, 1.0 + len(manifest.contract.labels))
+    for _, targets, weight in batches(manifest, class_weights=weights):
+        np.testing.assert_allclose(weight, targets @ weights, rtol=1e-6)
+
+
+def test_label_counts(manifest):
+    """Counts of stored segments by label."""
+    counts = count_labels(manifest, SPLITS)
+    expected = Counter(i for split in SPLITS for header, _ in iterate(manifest, split) for i in header.label)
+    assert {i: n for i, n in enumerate(counts.tolist()) if n} == dict(expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size):
+    """Windows in order, of one batch shape, padding marked; against cutting each track by itself."""
+    made = list(for_evaluation(iterate_tracks(manifest, "fold0"), frames=100, hop_frames=50, batch_size=batch_size))
+    assert all(batch.codes.shape == (batch_size, 100, 128) for batch in made)
+    rows = np.concatenate([batch.track for batch in made])
+    codes = np.concatenate([batch.codes for batch in made])[rows >= 0]
+    assert (rows == -1).sum() < batch_size
+    assert (rows[: len(codes)] >= 0).all()
+    expected = [cut(track.cells, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
+    np.testing.assert_array_equal(codes, np.concatenate(expected))
+
+
+def test_every_track_is_scored_once(manifest):
+    """Scored tracks are the tracks of the manifest, each with all of its windows and its own labels."""
+    scored = score_splits(
+        manifest, SPLITS, lambda x: x.mean(axis=(1, 2))[:, None], frames=100, hop_frames=50, batch_size=16
+    )
+    assert len(scored.rows) == sum(manifest.split(name).tracks for name in SPLITS)
+    assert len(set(scored.track_ids)) == len(scored.rows)
+    tracks = {track.row: track for name in SPLITS for track in iterate_tracks(manifest, name)}
+    for row, logits, target in zip(scored.rows, scored.logits, scored.targets, strict=True):
+        windows, _ = cut(tracks[row].cells, frames=100, hop_frames=50)
+        np.testing.assert_allclose(logits[:, 0], windows.mean(axis=(1, 2)), rtol=1e-5)
+        assert tuple(np.flatnonzero(target).tolist()) == tracks[row].label

@@ -1,0 +1,148 @@
+"""Metrics against scikit-learn, aggregators by hand, calibration by brute force."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from tfmusic.scoring import metrics
+from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
+from tfmusic.scoring.calibrate import Calibration, best_threshold
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_single_label_metrics_agree_with_scikit_learn(rng):
+    """Accuracy, confusion and per-class numbers, one class missing from the answers."""
+    targets, predicted = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
+    assert abs(metrics.accuracy(predicted, targets) - reference.accuracy_score(targets, predicted)) < 1e-12
+    expected = reference.confusion_matrix(targets, predicted, labels=range(4))
+    np.testing.assert_array_equal(metrics.confusion(predicted, targets, 4), expected)
+    ours = metrics.per_label(metrics.one_hot(predicted, 4), metrics.one_hot(targets, 4))
+    theirs = reference.precision_recall_fscore_support(targets, predicted, labels=range(4), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
+        np.testing.assert_allclose(ours[name], values, atol=1e-12)
+
+
+def test_multi_label_metrics_agree_with_scikit_learn(rng):
+    """Global micro-F1 and per-tag numbers, with tags that nobody has or predicts."""
+    targets, predicted = rng.random((50, 20)) < 0.1, rng.random((50, 20)) < 0.1
+    targets[:, 3] = predicted[:, 5] = False
+    expected = reference.f1_score(targets, predicted, average="micro")
+    assert abs(metrics.micro_f1(predicted, targets) - expected) < 1e-12
+    theirs = reference.precision_recall_fscore_support(targets, predicted, zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
+        np.testing.assert_allclose(metrics.per_label(predicted, targets)[name], values, atol=1e-12)
+
+
+def test_f1_of_nothing_is_zero():
+    """No tag predicted and none true."""
+    nothing = np.zeros((3, 4), bool)
+    assert metrics.micro_f1(nothing, nothing) == 0.0
+
+
+def test_score_answers():
+    """Exact match, or global micro-F1 where a repeated or empty answer counts as what it is."""
+    assert metrics.score_answers(["a", "b"], ["a", "c"], "single") == 0.5
+    assert metrics.score_answers([["a", "b"], []], [["a"], ["c"]], "multi") == 2 * 1 / (2 + 2)
+    assert metrics.score_answers([["a", "a"]], [["a"]], "multi") == 1.0
+    assert metrics.score_answers([[]], [[]], "multi") == 0.0
+
+
+def test_best_constant():
+    """The most common class; the best number of most common tags, by trying all."""
+    assert metrics.best_constant(["a", "b", "b"], "single") == 2 / 3
+    answers = [["a", "b"], ["a"], ["a", "c"], ["d"]]
+    tried = [metrics.score_answers([tags] * 4, answers, "multi") for tags in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
+    assert metrics.best_constant(answers, "multi") == max(tried) == 2 * 3 / (4 + 6)
+
+
+def test_decide():
+    """The best class; every tag from .5 on."""
+    scores = np.array([[0.2, 0.5, 0.49]])
+    assert metrics.decide(scores, "single").tolist() == [[False, True, False]]
+    assert metrics.decide(scores, "multi").tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_one_segment_is_its_own_answer(name, kind, rng):
+    """With one segment every aggregator leads to the segment's answer."""
+    logits = rng.normal(size=(1, 5))
+    scores = aggregate(logits, kind=kind, aggregator=name, top_k=3)
+    own = to_scores(logits, kind)
+    np.testing.assert_array_equal(metrics.decide(scores[None], kind), metrics.decide(own, kind))
+    assert scores.shape == (5,)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_aggregators_by_hand():
+    """Three segments, two classes, worked out on paper."""
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
+    logits = np.log(scores)
+    expected = {
+        "mean": [1.6 / 3, 1.4 / 3],
+        "median": [0.4, 0.6],
+        "max": [0.9, 0.7],
+        "vote": [(1 + 1.6 / 3) / 4, (2 + 1.4 / 3) / 4],
+        "logit_mean": np.array([0.108, 0.042]) ** (1 / 3) / (np.array([0.108, 0.042]) ** (1 / 3)).sum(),
+        "top_k_mean": [0.65, 0.65],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(aggregate(logits, kind="single", aggregator=name, top_k=2), values, atol=1e-12)
+
+
+def test_votes_that_tie_go_to_the_higher_mean():
+    """One vote each: the surer one wins."""
+    logits = np.log(np.array([[0.9, 0.1], [0.45, 0.55]]))
+    assert aggregate(logits, kind="single", aggregator="vote", top_k=1).argmax() == 0
+
+
+def test_scores_and_logits_do_not_overflow():
+    """Logits of any size give finite scores."""
+    logits = np.array([[1e4, -1e4, 0.0]])
+    assert np.isfinite(to_scores(logits, "single")).all()
+    np.testing.assert_allclose(to_scores(logits, "multi"), [[1, 0, 0.5]])
+    np.testing.assert_allclose(to_scores(to_logits(np.array([0.2, 0.7])), "multi"), [0.2, 0.7], atol=1e-12)
+    assert np.isfinite(to_logits(np.array([0.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_best_threshold_is_the_best(rng, ties):
+    """No threshold gives a higher micro-F1, by trying all, with and without equal scores."""
+    scores = rng.random((30, 6))
+    scores = scores.round(1) if ties else scores
+    targets = rng.random((30, 6)) < scores * 0.4
+    threshold, value = best_threshold(scores, targets)
+    tried = [reference.f1_score(targets, scores >= t, average="micro", zero_division=0) for t in np.unique(scores)]
+    assert abs(value - max(tried)) < 1e-12
+    assert abs(metrics.micro_f1(scores >= threshold, targets) - value) < 1e-12
+
+
+def test_calibration_makes_half_the_best_threshold(rng):
+    """After the shifts .5 is the best threshold, for segments and for tracks under every aggregator."""
+    targets = rng.random((40, 10)) < 0.15
+    logits = [rng.normal(size=(rng.integers(1, 6), 10)) - 2.5 + 2.0 * row for row in targets]
+    calibration = Calibration.fit(logits, targets, top_k=3)
+    for name in AGGREGATORS:
+        scores = np.stack([calibration.track_scores(x, kind="multi", aggregator=name, top_k=3) for x in logits])
+        assert abs(metrics.headline(scores, targets, "multi") - best_threshold(scores, targets)[1]) < 1e-12
+    segments = np.concatenate([calibration.segment_scores(x, kind="multi") for x in logits])
+    repeated = np.repeat(targets, [len(x) for x in logits], axis=0)
+    assert abs(metrics.headline(segments, repeated, "multi") - best_threshold(segments, repeated)[1]) < 1e-12
+
+
+def test_calibration_round_trip(tmp_path):
+    """What is saved is what is loaded."""
+    calibration = Calibration(0.25, dict.fromkeys(AGGREGATORS, -1.5))
+    calibration.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == calibration
+
+
+def test_without_calibration_scores_stay():
+    """The neutral calibration changes nothing."""
+    logits = np.array([[0.3, -2.0]])
+    scores = Calibration().track_scores(logits, kind="multi", aggregator="mean", top_k=3)
+    np.testing.assert_array_equal(scores, to_scores(logits, "multi")[0])

@@ -1,0 +1,239 @@
+"""Training: folds, resume, errors, what a run folder holds."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import fit_small
+from tfmusic.cli import main
+from tfmusic.config import TrainingSection
+from tfmusic.records.manifest import Manifest
+from tfmusic.rundir import RunDir
+from tfmusic.training.fit import choose_folds
+from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
+from tfmusic.training.state import averaged_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+def weights_of(run):
+    return keras.saving.load_model(RunDir(run).checkpoint("last"), compile=False).get_weights()
+
+
+def tiny_model():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dropout(0.5)(inputs)))
+
+
+def test_run_folder_is_complete(trained):
+    """Config, environment, contract, log, metrics, event files, checkpoints, calibration."""
+    run = RunDir(trained)
+    for path in (run.config, run.environment, run.contract, run.log, run.calibration, run.records, run.state):
+        assert path.is_file(), path
+    assert run.checkpoint("best").is_file()
+    assert run.checkpoint("last").is_file()
+    assert len(list(run.tensorboard.glob("events*"))) == 1
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(0 <= line["validation"] <= 1 for line in lines)
+    assert "epoch   3/3" in run.log.read_text()
+    assert not list(trained.rglob("*.tmp*"))
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_to_the_same_weights(records, trained, tmp_path, capsys):
+    """Killed with -9 after an epoch and resumed: the same weights and history as undisturbed, optimizer included."""
+    out = tmp_path / "run"
+    code = f"""
+from pathlib import Path
+from tests.conftest import fit_small
+fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while not RunDir(out).state.is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not RunDir(out).calibration.is_file()
+    assert main(["evaluate", str(out)]) == 2
+    assert "training has not ended. Finish it with tfmusic fit q2 --resume" in capsys.readouterr().err
+    assert fit_small("q2", records, out, "training.epochs=3", flags=("--resume",)) == 0
+    for mine, theirs in zip(weights_of(out), weights_of(trained), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    histories = [
+        [json.loads(line) | {"seconds": 0} for line in RunDir(path).metrics.read_text().splitlines()]
+        for path in (out, trained)
+    ]
+    assert histories[0] == histories[1]
+    assert not list(out.rglob("*.tmp*"))
+
+
+@pytest.mark.slow
+def test_same_seed_same_weights(records, trained, tmp_path):
+    """Training is repeatable on a CPU, and another seed gives another model."""
+    assert fit_small("q2", records, tmp_path / "a", "training.epochs=3") == 0
+    assert fit_small("q2", records, tmp_path / "b", "training.epochs=3", "training.seed=1") == 0
+    same = [np.array_equal(x, y) for x, y in zip(weights_of(tmp_path / "a"), weights_of(trained), strict=True)]
+    other = [np.array_equal(x, y) for x, y in zip(weights_of(tmp_path / "b"), weights_of(trained), strict=True)]
+    assert all(same)
+    assert not all(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["q1", "q3"])
+def test_one_label_tasks_end_to_end(music, tmp_path, task, capsys):
+    """q1 and q3: build, fit with everything switched on, evaluate, predict, score."""
+    assert main(["build-records", task, "--data", str(music), "--out", str(tmp_path / "records")]) == 0
+    switches = (
+        "training.epochs=2", "training.class_weights=balanced", "training.ema_momentum=0.9", "augment.policy=SM",
+        "augment.mixup_alpha=0.2", "training.early_stopping_epochs=1", "input.normalize=global",
+        "model.pooling=attention",
+    )  # fmt: skip
+    assert fit_small(task, tmp_path / "records", tmp_path / "run", *switches) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    out = tmp_path / "answers.json"
+    assert main(["predict", str(tmp_path / "run"), str(music / task / "test"), "--out", str(out)]) == 0
+    assert all(isinstance(answer, str) for answer in json.loads(out.read_text(encoding="utf-8")))
+    assert main(["score", task, str(out), str(music / "answers" / f"{task}.json")]) == 0
+    assert f"{task}: accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_training_on_all_folds(records, tmp_path, capsys):
+    """`training.fold=none`: no validation, a model and a neutral calibration; evaluate asks for other tracks."""
+    run = tmp_path / "run"
+    assert fit_small("q2", records, run, "training.epochs=1", "training.fold=none", "training.tensorboard=false") == 0
+    assert json.loads(RunDir(run).calibration.read_text())["segment_shift"] == 0.0
+    assert not RunDir(run).tensorboard.exists()
+    assert main(["evaluate", str(run)]) == 2
+    assert "trained on every fold; pass --split" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--split", "fold1"]) == 0
+    assert "TRAINED on some of these tracks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_nan_stops_with_the_step(records, tmp_path, capsys):
+    """A loss that is no number ends training with step, epoch and what to do."""
+    code = fit_small("q2", records, tmp_path / "run", "training.learning_rate=1e30", "training.optimizer=sgd")
+    assert code == 2
+    assert "the loss became" in (error := capsys.readouterr().err)
+    assert "of epoch 1: lower training.learning_rate" in error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["record.segment_frames=400"], "record.segment_frames must be 400 as the config says. Received: 313"),
+        (["record.dtype=float16"], "record.dtype must be float16"),
+        (["record.scale=log10_1p10"], "record.scale must be log10_1p10 as the config says. Received: db"),
+        (["feature.n_fft=512"], "feature must be"),
+        (["task=q1"], "task must be q1 as the config says. Received: q2"),
+        (["model.name=resnet99"], "model.name must be one of cnn2d, crnn"),
+        (["training.loss=cross_entropy"], "training.loss must be binary_cross_entropy or focal"),
+        (["training.class_weights=balanced"], "class_weights: balanced is for one label a track"),
+    ],
+)
+def test_config_and_records_must_go_together(records, tmp_path, capsys, overrides, message):
+    """Records of another contract than the config says are refused before anything is written."""
+    assert fit_small("q2", records, tmp_path / "run", *overrides) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_shard_is_named_before_training(records, tmp_path, capsys):
+    """A flipped byte in a shard is found when training starts."""
+    shutil.copytree(records, tmp_path / "records")
+    shard = Manifest.read(tmp_path / "records").shard_paths("fold2")[0]
+    raw = bytearray(shard.read_bytes())
+    raw[-100] ^= 1
+    shard.write_bytes(raw)
+    assert fit_small("q2", tmp_path / "records", tmp_path / "run") == 2
+    assert f"{shard.name}: damaged" in capsys.readouterr().err
+
+
+def test_existing_run_and_resume_errors(records, trained, tmp_path, capsys):
+    """An existing run stays unless told; resume wants a run, and the config it began with."""
+    assert fit_small("q2", records, trained) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert fit_small("q2", records, tmp_path / "none", flags=("--resume",)) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    assert fit_small("q2", records, trained, "training.seed=5", flags=("--resume",)) == 2
+    assert "must be resumed with the config it began with" in capsys.readouterr().err
+
+
+def test_damaged_state_is_named(records, trained, tmp_path, capsys):
+    """A state file that is no state gives one line."""
+    shutil.copytree(trained, tmp_path / "run")
+    RunDir(tmp_path / "run").state.write_bytes(b"not a state")
+    assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2
+    assert "must be the saved state of a training" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(records, tmp_path, capsys):
+    """`--dry-run` says on which folds it would train."""
+    assert fit_small("q2", records, tmp_path / "run", "training.fold=2", flags=("--dry-run",)) == 0
+    out = capsys.readouterr().out
+    assert "would train on fold0, fold1, fold3, fold4, validate on fold2" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_folds(records):
+    """One fold validates, the others train; `none` trains on all."""
+    manifest = Manifest.read(records)
+    assert choose_folds(manifest, 1).validation == ("fold1",)
+    assert choose_folds(manifest, 1).training == ("fold0", "fold2", "fold3", "fold4")
+    assert choose_folds(manifest, "none").training == ("fold0", "fold1", "fold2", "fold3", "fold4")
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    """Linear to the peak over the warm-up, then a cosine down to 0 at the last step."""
+    schedule = make_schedule(TrainingSection(epochs=10, warmup_epochs=2.0, learning_rate=0.1), 10)
+    rates = [float(schedule(step)) for step in range(101)]
+    np.testing.assert_allclose(rates[:21], np.linspace(0, 0.1, 21), atol=1e-6)
+    np.testing.assert_allclose(rates[20:], 0.05 * (1 + np.cos(np.pi * np.linspace(0, 1, 81))), atol=1e-6)
+    assert make_schedule(TrainingSection(schedule="constant"), 10) == 1e-3
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_weight_decay_spares_vectors(name):
+    """With a gradient of 0, matrices shrink and biases stay."""
+    model = tiny_model()
+    model.set_weights([np.ones((4, 2)), np.ones(2)])
+    section = TrainingSection(optimizer=name, weight_decay=0.1, schedule="constant", learning_rate=0.1)
+    optimizer = make_optimizer(section, model, 10)
+    optimizer.apply([np.zeros((4, 2), np.float32), np.zeros(2, np.float32)], model.trainable_variables)
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(kernel, 0.99, atol=1e-6)
+    np.testing.assert_array_equal(bias, 1)
+
+
+def test_averaged_weights_are_put_back():
+    """Inside, the model has the moving average; after, its own weights again, also after an error."""
+    model = tiny_model()
+    model.compile(make_optimizer(TrainingSection(ema_momentum=0.5, schedule="constant"), model, 10), "mse")
+    model.set_weights([np.ones((4, 2)), np.ones(2)])
+    for _ in range(3):
+        model.train_on_batch(np.ones((2, 4)), np.zeros((2, 2)))
+    raw = model.get_weights()
+    with pytest.raises(RuntimeError, match="inside"), averaged_weights(model):
+        assert not np.array_equal(model.get_weights()[0], raw[0])
+        raise RuntimeError("inside")
+    np.testing.assert_array_equal(model.get_weights()[0], raw[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cross_entropy", "single"), ("binary_cross_entropy", "multi"), ("focal", "multi")]
+)
+def test_losses_are_on_logits(name, kind):
+    """Sure and right costs almost nothing, sure and wrong a lot."""
+    loss = make_loss(TrainingSection(loss=name), kind)
+    targets = np.array([[1.0, 0.0]], np.float32)
+    assert float(loss(targets, np.array([[9.0, -9.0]], np.float32))) < 1e-3
+    assert float(loss(targets, np.array([[-9.0, 9.0]], np.float32))) > 1
