@@ -121,6 +121,10 @@ def blank_label(table):
     table["mood_tag"]["1"] = ["", "x"]
 
 
+def broken_line(table):
+    table["mood_tag"]["1"] = ["two\nlines"]
+
+
 def null_label(table):
     table["mood_tag"]["1"] = None
 
@@ -146,8 +150,9 @@ def no_rows(table):
     ("change", "message"),
     [
         (drop_column, "train_label: must have the column 'mood_tag'"),
-        (empty_label, r"train_label: track \d+: mood_tag must be a list of names .*Received: \[\]"),
-        (blank_label, r"mood_tag must be a list of names that are not empty"),
+        (empty_label, r"train_label: track \d+: mood_tag must be a list of printable names.*Received: \[\]"),
+        (blank_label, r"mood_tag must be a list of printable names, not empty"),
+        (broken_line, "mood_tag must be a list of printable names"),
         (null_label, r"mood_tag must be .*Received: None"),
         (duplicate, "every track id must stand once. Received twice: "),
         (climbing_id, r"a track id must be a plain name .*\.\./\.\./etc/passwd"),

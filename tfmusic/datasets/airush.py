@@ -149,8 +149,9 @@ def _lyrics(path: Path) -> dict[str, str]:
 
 def _labels(value: Any, ask: Question, origin: str) -> tuple[str, ...]:
     names = value if ask.kind == "multi" and isinstance(value, list) else [value]
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        wanted = "a list of names that are not empty" if ask.kind == "multi" else "a name that is not empty"
+    # Names go into files of one name a line, so a line break in one would move all that follow.
+    if not names or not all(isinstance(name, str) and name.strip() and name.isprintable() for name in names):
+        wanted = "a list of printable names, not empty" if ask.kind == "multi" else "a printable name, not empty"
         raise DataError(f"{origin}: {ask.column} must be {wanted}. Received: {value!r}")
     return tuple(dict.fromkeys(names))
 
