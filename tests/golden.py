@@ -13,6 +13,12 @@ from tfmusic.datasets.track import Dataset, Track
 GOLDEN = Path(__file__).parents[1] / "records" / "golden" / "format-1"
 N_BINS, N_FRAMES = 4, (1, 5, 6, 7, 12, 13, 30, 2)
 
+OPTIONS = BuildOptions(
+    feature={"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS},
+    segment_frames=6, hop_frames=4, dtype="uint8", scale="db", num_shards=2, shard_bytes=1 << 20, n_folds=2,
+    split_seed=0, order_seed=0, on_error="stop", workers=1,
+)  # fmt: skip
+
 
 def mel_of(n):
     """Returns the spectrogram of golden track `n`: exact powers of two, the same on every machine."""
@@ -34,12 +40,7 @@ def build(out, mels):
         )
         for n in range(len(N_FRAMES))
     )
-    options = BuildOptions(
-        feature={"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS},
-        segment_frames=6, hop_frames=4, dtype="uint8", scale="db", num_shards=2, shard_bytes=1 << 20, n_folds=2,
-        split_seed=0, order_seed=0, on_error="stop", workers=1,
-    )  # fmt: skip
-    build_records(Dataset("golden", "multi", ("R&B/c", "b", "가"), tracks), out, options, overwrite=True)
+    build_records(Dataset("golden", "multi", ("R&B/c", "b", "가"), tracks), out, OPTIONS, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tfmusic.cli import main
@@ -244,6 +245,24 @@ def test_full_disk(music, tmp_path, capsys):
             assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_killed_worker_is_explained_and_nothing_is_lost(music, undisturbed, tmp_path, capsys):
+    """A worker that the system kills gives one line; the next build goes on."""
+    out = tmp_path / "q2"
+    with start_build(music, out) as process:
+        wait_for_shards(out, 3)
+        for worker in psutil.Process(process.pid).children():
+            if "spawn_main" in " ".join(worker.cmdline()):
+                worker.kill()
+        error = process.stderr.read().decode()
+    assert process.returncode == 2
+    assert "a worker process was killed from outside" in error
+    assert "Traceback" not in error
+    assert build(music, out, "--num-shards", "40", "--workers", "1") == 0
+    assert "went on from" in capsys.readouterr().out
+    assert contents(out) == undisturbed
 
 
 def test_dry_run_writes_nothing(music, tmp_path, capsys):

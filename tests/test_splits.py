@@ -6,7 +6,7 @@ import pytest
 
 from tfmusic.datasets import airush
 from tfmusic.datasets.splits import deal_folds, group_tracks
-from tfmusic.datasets.track import Track
+from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 
 
@@ -87,3 +87,10 @@ def test_too_few_groups():
     tracks = make_tracks(50, labels=lambda i: ("x",), artists_of=lambda i: ("the same",))
     with pytest.raises(DataError, match=r"data.folds=5 needs .* Received: 1 groups of 50 tracks"):
         deal_folds(tracks, ("x",), n_folds=5, seed=0)
+
+
+@pytest.mark.parametrize("labels", [("?",), (), ("x", "?")])
+def test_unknown_or_no_label_is_named(labels):
+    """A loader that gives a track no label, or one the task does not have, is stopped with the track named."""
+    with pytest.raises(DataError, match=r"track 7: labels must be some of the task's"):
+        Dataset("q", "multi", ("x",), (Track("7", None, labels=labels),))

@@ -52,9 +52,15 @@ def run(args: argparse.Namespace) -> None:
         return console.say(f"dry run: would train on {trained}, validate on {validated}, write {folder.path}")
     if folder.path.exists() and not args.resume:
         shutil.rmtree(folder.path)
-    progress = fit(config, manifest, folder, resume=args.resume)
-    best = f", best validation {progress.best_metric:.4f} in epoch {progress.best_epoch}" if folds.validation else ""
-    return console.say(f"{progress.epoch} epochs in {progress.seconds:,.0f} s{best}\nrun: {folder.path}")
+    try:
+        progress = fit(config, manifest, folder, resume=args.resume)
+    except KeyboardInterrupt:
+        if folder.state.is_file():
+            console.say(f"finished epochs are kept: go on with --resume --run-dir {folder.path}")
+        raise
+    best = (progress.best_metric, progress.best_epoch) if folds.validation else ("none", progress.best_epoch)
+    console.table([(progress.epoch, round(progress.seconds), *best)], ("epochs", "seconds", "validation", "best epoch"))
+    return console.say(f"run: {folder.path}")
 
 
 def _same_config(config: "Config", folder: "RunDir", overrides: list[str]) -> "Config":

@@ -18,7 +18,7 @@ from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
 from tfmusic.datasets.track import Dataset
-from tfmusic.errors import DataError, TfmusicError, UsageError
+from tfmusic.errors import DataError, UsageError
 from tfmusic.records import tfds
 from tfmusic.records.manifest import TRACKS_NAME, Manifest, Shard, Split, Statistics, file_sha256
 
@@ -51,7 +51,7 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
             done = _finished_shards(partial, plan)
             results = write_all(plan.specs, done, options.workers)
             manifest = _finish(plan, results, partial, out)
-        except (TfmusicError, OSError):
+        except (DataError, OSError):
             # Nothing half-written stays after an error; after Ctrl-C, a kill or a crash finished shards do.
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -7,10 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 
 from tfmusic.console import Progress, console
 from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
+from tfmusic.errors import UsageError
 
 
 def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int) -> list[ShardResult]:
@@ -46,7 +48,13 @@ def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Itera
     futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
     try:
         for future in as_completed(futures):
-            yield future.result()
+            try:
+                yield future.result()
+            except BrokenProcessPool as error:
+                raise UsageError(
+                    "a worker process was killed from outside, for want of memory as a rule: pass a lower --workers;"
+                    " finished shards are kept"
+                ) from error
             progress.advance(len(futures[future].tracks))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -32,12 +32,22 @@ class Track:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tracks of one task with the names of all labels, sorted."""
+    """Tracks of one task with the names of all labels, sorted.
+
+    Raises:
+        DataError: a track has no label, or one that the task does not have.
+    """
 
     task: str
     kind: Kind
     labels: tuple[str, ...]
     tracks: tuple[Track, ...]
+
+    def __post_init__(self) -> None:
+        known = set(self.labels)
+        for track in self.tracks:
+            if not track.labels or not known.issuperset(track.labels):
+                raise DataError(f"track {track.track_id}: labels must be some of the task's. Received: {track.labels}")
 
 
 def check_track_id(value: object, origin: str) -> str:
