@@ -60,13 +60,50 @@ def test_meta_folder_may_be_missing(q2):
     assert all(track.artists == () and track.album is None and track.metadata == {} for track in dataset.tracks)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"track_index": {"0": 100}, "lyric": {"0": "la la"}}'])
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"track_index": {"0": ID}, "lyric": {"0": "la la"}}'])
 def test_lyrics_are_tolerated(q2, text):
     """The schema of lyric_meta is not known: text is taken where it is found, anything else is left alone."""
-    (q2 / "train/train_data/meta/lyric_meta.json").write_text(text)
-    tracks = airush.load(q2, task="q2", question="q2").tracks
-    by_id = {track.track_id: track.metadata.get("lyric") for track in tracks}
-    assert by_id.get("100") == ("la la" if "la la" in text and "100" in by_id else None)
+    first = airush.load(q2, task="q2", question="q2").tracks[0]
+    assert "lyric" not in first.metadata
+    (q2 / "train/train_data/meta/lyric_meta.json").write_text(text.replace("ID", first.track_id))
+    first, *others = airush.load(q2, task="q2", question="q2").tracks
+    assert first.metadata.get("lyric") == ("la la" if "la la" in text else None)
+    assert not any("lyric" in track.metadata for track in others)
+
+
+def test_indices_written_as_floats_still_group(q2):
+    """A tool that meets nulls writes 7 as 7.0: artists, albums and metadata are found all the same."""
+    before = airush.load(q2, task="q2", question="q2")
+    for name in ("track", "album", "artist"):
+        path = q2 / f"train/train_data/meta/{name}_meta.json"
+        table = json.loads(path.read_text(encoding="utf-8"))
+        for column in (f"{name}_index", "album_index"):
+            table[column] = {key: float(value) for key, value in table.get(column, {}).items()}
+        if name == "track":
+            table["artist_index_list"] = {k: [float(i) for i in v] for k, v in table["artist_index_list"].items()}
+        path.write_text(json.dumps(table), encoding="utf-8")
+    assert airush.load(q2, task="q2", question="q2") == before
+
+
+@pytest.mark.parametrize("value", [7, "x", [[1]], [None], {"a": 1}, float("inf")])
+def test_odd_metadata_cells_are_left_out(q2, value):
+    """A cell of another shape than the format's is missing metadata, not an error."""
+    path = q2 / "train/train_data/meta/track_meta.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for column in ("artist_index_list", "album_index", "play_time", "genre", "is_oversea", "has_lyric", "track_title"):
+        table[column] = dict.fromkeys(table[column], value)
+    path.write_text(json.dumps(table), encoding="utf-8")
+    assert len(airush.load(q2, task="q2", question="q2").tracks) == 24
+
+
+def test_metadata_of_other_tracks_is_warned_of(q2, capsys):
+    """A track_meta that knows none of the tracks would silently let artists leak between folds."""
+    path = q2 / "train/train_data/meta/track_meta.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["track_index"] = {key: value + 100000 for key, value in table["track_index"].items()}
+    path.write_text(json.dumps(table), encoding="utf-8")
+    airush.load(q2, task="q2", question="q2")
+    assert "track_meta.json has none of the labelled tracks" in capsys.readouterr().err
 
 
 def test_various_artists_is_no_group(q2):

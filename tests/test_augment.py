@@ -119,6 +119,18 @@ def test_direct_call_is_the_call_in_tf_data(name):
     assert np.array_equal(direct, other) == (name == "none")
 
 
+def test_crop_and_mixup_in_tf_data():
+    """Crop and mixup are the same inside a pipeline as called directly."""
+    codes = np.random.default_rng(0).integers(0, 256, (6, 30, 4), np.uint8)
+    targets = np.eye(6, dtype=np.float32)
+    ds = tf.data.Dataset.from_tensors((codes, targets))
+    cropped = next(iter(ds.map(lambda x, y: augment.random_crop(x, 9, seed(1)))))
+    np.testing.assert_array_equal(cropped, augment.random_crop(codes, 9, seed(1)))
+    mixed = next(iter(ds.map(lambda x, y: augment.mixup(x, y, 0.4, seed(2)))))
+    for inside, direct in zip(mixed, augment.mixup(codes, targets, 0.4, seed(2)), strict=True):
+        np.testing.assert_array_equal(inside, direct)
+
+
 def test_policies_are_the_papers():
     """LB LD SM SS of Park et al. 2019, table 1."""
     assert POLICIES["LD"] == SpecAugment(80, 27, 2, 100, 1.0, 2)

@@ -1,6 +1,7 @@
 """The command line: exit codes, help without heavy imports, score, config, synth."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -161,6 +162,29 @@ def test_synth_lengths_and_artists(music):
         for path in sorted(music.glob("q1/*/*/meta/track_meta.json"))
     ]
     assert not artists[0] & artists[1]
+
+
+def test_synth_spares_real_music(tmp_path, capsys):
+    """A folder that `synth` did not write is never replaced; its own is, with --overwrite."""
+    real = tmp_path / "q2" / "train" / "train_label"
+    real.parent.mkdir(parents=True)
+    real.write_text("real")
+    for flags in ([], ["--overwrite"]):
+        assert main(["synth", str(tmp_path), "--tracks", "20", *flags]) == 2
+        assert real.read_text() == "real"
+    assert "--overwrite replaces only made-up music" in capsys.readouterr().err
+    for flags in ([], ["--overwrite"]):
+        assert main(["synth", str(tmp_path / "own"), "--tracks", "20", *flags]) == 0
+
+
+def test_terminal_without_hangul():
+    """Labels that the terminal cannot show are escaped."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tfmusic", "predict", "없다", "x"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
 
 
 def test_synth_needs_some_tracks(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Building records: same bytes always, nothing half-written, everything counted."""
 
+import csv
 import fcntl
 import json
 import os
@@ -74,17 +75,57 @@ def test_other_storage_types_and_scales(music, tmp_path):
     np.testing.assert_allclose(track.cells, expected, atol=4e-3)
 
 
-def test_existing_folder_is_kept_unless_told(music, tmp_path, capsys):
-    """Without --overwrite an existing folder is an error and stays; with it, it is replaced."""
+def test_existing_records_are_kept_unless_told(music, records, tmp_path, capsys):
+    """Without --overwrite an existing folder is an error and stays; with it, records are replaced."""
     out = tmp_path / "q2"
-    out.mkdir()
-    (out / "mine").write_text("precious")
+    shutil.copytree(records, out)
+    (out / "mine").write_text("old")
     assert build(music, out) == 2
     assert "exists already. Pass --overwrite" in capsys.readouterr().err
-    assert (out / "mine").read_text() == "precious"
+    assert (out / "mine").read_text() == "old"
     assert build(music, out, "--overwrite", "--workers", "1") == 0
-    assert not (out / "mine").exists()
+    assert contents(out) == contents(records)
     assert leftovers(tmp_path) == []
+
+
+def test_overwrite_spares_what_is_not_records(damaged, tmp_path, capsys):
+    """--overwrite never replaces a folder that is no records folder, such as the raw data."""
+    before = sorted(path for path in damaged.rglob("*"))
+    assert build(damaged, damaged / "q2", "--overwrite") == 2
+    assert "--overwrite replaces only records (it would hold manifest.json)" in capsys.readouterr().err
+    assert sorted(path for path in damaged.rglob("*")) == before
+
+
+def test_written_deal_has_no_leak(records):
+    """In tracks.csv no artist, album or track stands in two folds."""
+    fold_of = {}
+    with (records / "tracks.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        album = [("album", row["album"])] if row["album"] else []
+        for key in [("track", row["track_id"]), *(("artist", a) for a in json.loads(row["artists"])), *album]:
+            assert fold_of.setdefault(key, row["split"]) == row["split"], key
+    assert len(fold_of) > len(rows) + 5
+    assert {row["split"] for row in rows} == {f"fold{k}" for k in range(5)}
+
+
+def test_records_for_a_given_contract(music, records, tmp_path, capsys):
+    """`--contract` takes labels and scale range from elsewhere; a label that is not among them is named."""
+    other = tmp_path / "other"
+    assert main(["synth", str(other), "--tracks", "20", "--seed", "5"]) == 0
+    assert build(other, tmp_path / "free", "--workers", "1") == 0
+    theirs, free = Manifest.read(records).contract, Manifest.read(tmp_path / "free").contract
+    assert theirs.difference(free) is not None
+    capsys.readouterr()
+    code = build(other, tmp_path / "bound", "--contract", str(records), "--workers", "1")
+    if set(free.labels) <= set(theirs.labels):
+        assert code == 0
+        assert theirs.difference(Manifest.read(tmp_path / "bound").contract) is None
+    else:
+        assert code == 2
+        assert "labels must be some of the task's" in capsys.readouterr().err
+    assert build(music, tmp_path / "again", "--contract", str(records), "--workers", "1") == 0
+    assert contents(tmp_path / "again") == contents(records)
 
 
 def make_nan(path):
@@ -102,6 +143,12 @@ FAULTS = {
     "empty": (lambda path: path.write_bytes(b""), "must be a whole .npy file"),
     "no frames": (lambda path: np.save(path, np.ones((1, 128, 0), "f4")), "at least one frame"),
     "bins": (lambda path: np.save(path, np.ones((1, 96, 9), "f4")), "shape must be [1, 128, n_frames]"),
+    "infinite": (lambda path: np.save(path, np.full((1, 128, 9), np.inf, "f4")), "infinite cells"),
+    "negative": (lambda path: np.save(path, np.full((1, 128, 9), -1, "f4")), "negative cells"),
+    "axes": (lambda path: np.save(path, np.ones(128, "f4")), "Received: [128]"),
+    "complex": (lambda path: np.save(path, np.ones((1, 128, 9), complex)), "dtype complex128"),
+    "pickle": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "never unpickled"),
+    "zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "it does not begin as one"),
     "integers": (lambda path: np.save(path, np.ones((1, 128, 9), int)), "dtype int64"),
 }
 
@@ -125,14 +172,14 @@ def test_faulty_track_stops_the_build(damaged, tmp_path, capsys, fault, workers)
 def test_faulty_tracks_are_skipped_counted_and_listed(damaged, tmp_path, capsys):
     """`data.on_error=skip`: every fault is listed with its reason, the other tracks are all there."""
     for n, (spoil, _) in enumerate(FAULTS.values()):
-        spoil(mel_path(damaged, 2 * n))
+        spoil(mel_path(damaged, n))
     out = tmp_path / "out" / "q2"
     assert build(damaged, out, "data.on_error=skip", "data.folds=3", "--workers", "1") == 0
     shown, manifest = capsys.readouterr().out, Manifest.read(out)
     assert f"{len(FAULTS)} tracks skipped" in shown
     assert len(manifest.skipped) == len(FAULTS)
     for n, (_, message) in enumerate(FAULTS.values()):
-        track_id = mel_path(damaged, 2 * n).stem
+        track_id = mel_path(damaged, n).stem
         reason = next(entry["reason"] for entry in manifest.skipped if entry["track_id"] == track_id)
         assert message in reason
         assert str(damaged) not in reason
@@ -154,7 +201,10 @@ def test_missing_data_folder(tmp_path, capsys):
 def start_build(music, out, workers="2"):
     command = [sys.executable, "-m", "tfmusic", "build-records", "q2", "--data", str(music), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--workers", workers, "--num-shards", "40"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, "--workers", workers, "--num-shards", "40"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -193,7 +243,7 @@ def test_interrupted_build_exits_130_and_resumes(music, undisturbed, tmp_path, c
     out = tmp_path / "q2"
     with start_build(music, out) as process:
         wait_for_shards(out, 3)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers
         error = process.stderr.read().decode()
     assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "interrupted"
@@ -263,6 +313,32 @@ def test_killed_worker_is_explained_and_nothing_is_lost(music, undisturbed, tmp_
     assert build(music, out, "--num-shards", "40", "--workers", "1") == 0
     assert "went on from" in capsys.readouterr().out
     assert contents(out) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.15, 0.3, 0.45])
+def test_interrupt_while_workers_start(music, tmp_path, delay_s):
+    """Ctrl-C at any moment of the start: no trace of any process."""
+    with start_build(music, tmp_path / "q2") as process:
+        time.sleep(delay_s)
+        os.killpg(process.pid, signal.SIGINT)
+        error = process.stderr.read().decode()
+    # Before the command line itself is up, Python's own trace is what Ctrl-C gives.
+    assert process.returncode in (130, -signal.SIGINT, 0, 1)
+    assert "spawn_main" not in error
+    assert "concurrent" not in error
+
+
+@pytest.mark.slow
+def test_file_size_limit(music, tmp_path):
+    """A limit of the system on file sizes, which every user can set: one line, exit code 2, nothing left."""
+    out = tmp_path / "folder" / "q2"
+    command = f"ulimit -f 100; exec {sys.executable} -m tfmusic build-records q2 --data {music} --out {out} --workers 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith("File too large")
+    assert "Traceback" not in done.stderr
+    assert list(out.parent.iterdir()) == []
 
 
 def test_dry_run_writes_nothing(music, tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_codes_in_logits_out(name, frames, n_outputs):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("pooling", ["average", "max", "attention"])
+@pytest.mark.parametrize("pooling", [None, "average", "max", "attention"])
 def test_save_and_load_keep_the_output(name, pooling, tmp_path):
     """A saved and loaded model gives the same logits."""
     model = small(name, pooling=pooling, dropout=0.5)
@@ -109,6 +109,18 @@ def test_normalisation_is_that_of_the_statistics():
     above = np.asarray(values(np.broadcast_to((np.round(MEAN) + 10).astype(np.uint8), (1, 100, 64))))
     np.testing.assert_allclose(above[0, 0, 0], 10 / np.sqrt(VARIANCE[0]), rtol=1e-4)
     assert above[0, 0, 5] == 10
+
+
+def test_pooling_changes_the_head():
+    """Each pooling is another function of the same features, in the recurrent network too."""
+    codes = np.random.default_rng(0).integers(0, 256, (2, 300, 64), np.uint8)
+    for name in ("crnn", "resnet18"):
+        outputs = []
+        for pooling in (None, "average", "max"):
+            keras.utils.set_random_seed(0)
+            outputs.append(np.asarray(small(name, frames=300, pooling=pooling)(codes)))
+        assert not np.allclose(outputs[1], outputs[2])
+        assert np.allclose(outputs[0], outputs[1]) == (name == "resnet18")
 
 
 def test_unknown_pooling():

@@ -64,6 +64,17 @@ def test_same_seed_and_epoch_same_batches(manifest):
     assert not np.array_equal(first[0][0], other_seed[0][0])
 
 
+def test_masked_cells_hold_the_training_folds_mean(manifest):
+    """What SpecAugment hides is filled with the rounded mean of the training folds, bin by bin."""
+    hide_all = SpecAugment(freq_mask_bins=120, n_freq_masks=8, time_mask_frames=300, n_time_masks=8)
+    plain, masked = batches(manifest), batches(manifest, policy=hide_all)
+    mean = np.concatenate([t.cells for s in SPLITS for t in iterate_tracks(manifest, s)]).mean(0)
+    changed = [(m, m != p) for (p, _), (m, _) in zip(plain, masked, strict=True)]
+    assert np.mean([part.mean() for _, part in changed]) > 0.5
+    for codes, part in changed:
+        np.testing.assert_array_equal(codes[part], np.broadcast_to(np.round(mean), codes.shape)[part])
+
+
 def test_class_weights_follow_the_label(manifest):
     """With class weights every example carries the weight of its labels."""
     weights = np.arange(1.0, 1.0 + len(manifest.contract.labels))

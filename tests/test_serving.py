@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ from tfmusic.models import build_model
 from tfmusic.rundir import RunDir
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.track_model import TrackModel, signatures
+from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +81,28 @@ def test_graph_scales_as_the_converter_does(name, dtype):
         np.testing.assert_allclose(ours, cells, rtol=1e-3 if dtype == "float16" else 1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("crnn", "last"), ("crnn", "attention"), ("cnn2d", "max"), ("resnet34", "attention")]
+)
+def test_every_model_is_exported_whole(name, pooling, tmp_path):
+    """Recurrent, convolutional and attention-pooled models answer from disk as they do in memory."""
+    mean, variance = np.full(128, 120.0), np.full(128, 900.0)
+    model = build_model(
+        name, frames=64, n_bins=128, n_outputs=3, width=4, mean=mean, variance=variance, pooling=pooling
+    )
+    _, contract = small_model("multi")
+    contract = replace(contract, frames=64)
+    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
+    tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, 128))
+    answer = load_answer_fn(tmp_path)(mel)
+    windows, _ = cut(Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel), frames=64, hop_frames=15)
+    expected = Calibration().track_scores(
+        np.asarray(model(windows, training=False)), kind="multi", aggregator="mean", top_k=3
+    )
+    np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
 def test_graph_refuses_what_is_no_power(bad):
     """NaN, infinite and negative cells are an error in the graph too."""
@@ -118,7 +141,7 @@ def test_evaluate_writes_report_and_predictions(trained, records):
 
 def test_evaluate_predict_and_saved_model_agree(trained, exported, music, tmp_path):
     """The same scores to 1e-5 for the same tracks, three ways."""
-    main(["evaluate", str(trained)])
+    assert main(["evaluate", str(trained)]) == 0
     evaluated = pd.read_csv(RunDir(trained).evaluation / "predictions.csv", dtype={"track_id": str})
     mels = music / "q2/train/train_data/mel_spectrogram"
     files = [str(mels / f"{track_id}.npy") for track_id in evaluated["track_id"]]
@@ -223,7 +246,7 @@ def test_records_of_another_contract_are_refused(trained, music, tmp_path, capsy
     """`evaluate` does not score records that the model was not made for."""
     out = tmp_path / "records"
     assert main(["build-records", "q2", "--data", str(music), "--out", str(out), "record.scale=log10_1p10"]) == 0
-    assert main(["evaluate", str(trained), "--records", str(out)]) == 2
+    assert main(["evaluate", str(trained), "--records", str(out), "--split", "fold0"]) == 2
     assert "must keep the contract of the model" in (error := capsys.readouterr().err)
     assert "scale: " in error
 

@@ -16,7 +16,7 @@ from tfmusic.cli import main
 from tfmusic.config import TrainingSection
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
-from tfmusic.training.fit import choose_folds
+from tfmusic.training.job import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
 from tfmusic.training.state import averaged_weights
 
@@ -63,8 +63,8 @@ fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
         process.kill()
     assert not RunDir(out).calibration.is_file()
     assert main(["evaluate", str(out)]) == 2
-    assert "training has not ended. Finish it with tfmusic fit q2 --resume" in capsys.readouterr().err
-    assert fit_small("q2", records, out, "training.epochs=3", flags=("--resume",)) == 0
+    assert f"Finish it with tfmusic fit q2 --resume --run-dir {out}" in capsys.readouterr().err
+    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
     for mine, theirs in zip(weights_of(out), weights_of(trained), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     histories = [
@@ -113,9 +113,9 @@ def test_training_on_all_folds(records, tmp_path, capsys):
     assert json.loads(RunDir(run).calibration.read_text())["segment_shift"] == 0.0
     assert not RunDir(run).tensorboard.exists()
     assert main(["evaluate", str(run)]) == 2
-    assert "trained on every fold; pass --split" in capsys.readouterr().err
+    assert "trained on every fold, so pass --split" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--split", "fold1"]) == 0
-    assert "TRAINED on some of these tracks" in capsys.readouterr().out
+    assert "TRAINED on 3 of these tracks" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -171,9 +171,88 @@ def test_existing_run_and_resume_errors(records, trained, tmp_path, capsys):
 def test_damaged_state_is_named(records, trained, tmp_path, capsys):
     """A state file that is no state gives one line."""
     shutil.copytree(trained, tmp_path / "run")
-    RunDir(tmp_path / "run").state.write_bytes(b"not a state")
-    assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2
-    assert "must be the saved state of a training" in capsys.readouterr().err
+    state = RunDir(tmp_path / "run").state
+    raw = bytearray(state.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    for damaged in (b"not a state", bytes(raw), bytes(raw[:1000])):
+        state.write_bytes(damaged)
+        assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2
+        assert "must be the saved state of a training" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_resume_wants_the_same_deal(music, trained, tmp_path, capsys):
+    """Records dealt with another seed would train on what validated: refused by resume, config and evaluate."""
+    shutil.copytree(trained, tmp_path / "run")
+    other = tmp_path / "records"
+    assert main(["build-records", "q2", "--data", str(music), "--out", str(other), "data.seed=1"]) == 0
+    assert fit_small("q2", other, tmp_path / "new") == 2
+    assert "data.seed must be 0 as the config says. Received: 1" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--records", str(other)]) == 2
+    assert "not trained on" in capsys.readouterr().err
+    every = [word for k in range(5) for word in ("--split", f"fold{k}")]
+    assert main(["evaluate", str(trained), "--records", str(other), *every]) == 0
+    trained_on = json.loads((RunDir(trained).evaluation / "report.json").read_text())["tracks_trained_on"]
+    assert trained_on == 15
+    assert f"TRAINED on {trained_on} of these tracks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_going_on_after_the_end(records, trained, tmp_path, capsys):
+    """A finished run goes on for more epochs; until it ends again, its old calibration and report are gone."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", "training.epochs=4"]) == 0
+    assert not RunDir(run).evaluation.exists()
+    assert len(RunDir(run).metrics.read_text().splitlines()) == 4
+    assert "epochs: 4" in RunDir(run).config.read_text()
+    assert "model.width" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_early_stopping_and_the_best_epoch(records, tmp_path):
+    """Without progress training ends after the patience; `best` is the model of the best epoch, `last` of the last."""
+    run = tmp_path / "run"
+    switches = ("training.epochs=30", "training.early_stopping_epochs=2", "training.learning_rate=1e-7")
+    assert fit_small("q2", records, run, *switches) == 0
+    lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
+    values = [line["validation"] for line in lines]
+    assert len(lines) == int(np.argmax(values)) + 3 < 30
+    assert main(["evaluate", str(run)]) == 0
+    report = json.loads((RunDir(run).evaluation / "report.json").read_text(encoding="utf-8"))
+    assert report["value"] == pytest.approx(max(values), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "switch", ["training.precision=mixed_bfloat16", "training.precision=mixed_float16", "training.jit=true"]
+)
+def test_precision_and_jit_switches(records, tmp_path, switch):
+    """Mixed precision and XLA train, evaluate and export to float32 answers."""
+    run = tmp_path / "run"
+    assert fit_small("q2", records, run, "training.epochs=1", "training.ema_momentum=0.5", switch) == 0
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["export", str(run)]) == 0
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_overwrite_checks_before_it_deletes(records, trained, tmp_path, capsys):
+    """A run is not lost to a config that cannot train, and only runs are replaced."""
+    shutil.copytree(trained, tmp_path / "run")
+    assert fit_small("q2", records, tmp_path / "run", "model.name=resnet81", flags=("--overwrite",)) == 2
+    assert RunDir(tmp_path / "run").checkpoint("best").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").write_text("x")
+    assert fit_small("q2", records, tmp_path / "other", flags=("--overwrite",)) == 2
+    assert "--overwrite replaces only run folders" in capsys.readouterr().err
+    assert (tmp_path / "other" / "precious").is_file()
+
+
+def test_dry_run_checks_everything(records, tmp_path, capsys):
+    """`--dry-run` finds what training would find."""
+    assert fit_small("q2", records, tmp_path / "run", "model.name=resnet81", flags=("--dry-run",)) == 2
+    assert "model.name must be one of" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(records, tmp_path, capsys):
@@ -214,14 +293,36 @@ def test_weight_decay_spares_vectors(name):
     np.testing.assert_array_equal(bias, 1)
 
 
-def test_averaged_weights_are_put_back():
-    """Inside, the model has the moving average; after, its own weights again, also after an error."""
-    model = tiny_model()
-    model.compile(make_optimizer(TrainingSection(ema_momentum=0.5, schedule="constant"), model, 10), "mse")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_averaged_weights_are_put_back(precision):
+    """Across fit(): inside, the model has the average by hand; after, its own weights, also after an error."""
+    keras.config.set_dtype_policy(precision)
+    try:
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    section = TrainingSection(
+        optimizer="sgd", ema_momentum=0.5, schedule="constant", learning_rate=0.1, weight_decay=0.0, momentum=0.0
+    )
+    model.compile(make_optimizer(section, model, 10), "mse", jit_compile=False)
     model.set_weights([np.ones((4, 2)), np.ones(2)])
-    for _ in range(3):
-        model.train_on_batch(np.ones((2, 4)), np.zeros((2, 2)))
+    history = []
+    for _ in range(5):
+        model.fit(np.ones((2, 4)), np.zeros((2, 2)), verbose=0)
+        history.append(model.get_weights()[1])
     raw = model.get_weights()
+    average = history[0]
+    for weights in history[1:]:
+        average = 0.5 * average + 0.5 * weights
+    with averaged_weights(model):
+        inside = model.get_weights()[1]
+    if precision == "float32":
+        np.testing.assert_allclose(inside, average, rtol=1e-6)
+    else:  # loss scaling skips the first steps: the average lies between the start and the last weights
+        assert (raw[1] < inside).all()
+        assert (inside <= 1).all()
+    assert not np.allclose(inside, raw[1], rtol=1e-2)
     with pytest.raises(RuntimeError, match="inside"), averaged_weights(model):
         assert not np.array_equal(model.get_weights()[0], raw[0])
         raise RuntimeError("inside")

@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
 def entry_point() -> NoReturn:
     """Runs the command line of this process; a termination signal ends it as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no Hangul gets escapes, not a trace
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:]))
 
 

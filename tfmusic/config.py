@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 PositiveOrZero = Annotated[float, Field(ge=0.0)]
@@ -21,7 +22,7 @@ PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -30,7 +31,7 @@ class DataSection(Section):
     loader: Literal["airush"] = "airush"
     question: Literal["q1", "q2", "q3"]
     folds: Annotated[int, Field(ge=2, le=100)] = 5
-    seed: CountOrZero = 0
+    seed: Seed = 0
     on_error: Literal["stop", "skip"] = "stop"
 
 
@@ -53,7 +54,7 @@ class RecordSection(Section):
     scale: Literal["db", "log10_1p10", "log10_1p10000"] = "db"
     num_shards: Count = 4
     shard_mib: Count = 128
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _every_frame_is_stored(self) -> "RecordSection":
@@ -91,11 +92,11 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """Which network, how wide, and how its features are pooled; `width: default` is the paper's."""
+    """Which network, how wide, and how its features are pooled; `default` is the paper's way."""
 
     name: str = "resnet18"
     width: Count | Literal["default"] = "default"
-    pooling: Literal["average", "max", "attention"] = "average"
+    pooling: Literal["default", "average", "max", "attention"] = "default"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
 
 
@@ -105,7 +106,7 @@ class TrainingSection(Section):
     fold: CountOrZero | Literal["none"] = 0
     epochs: Count = 60
     batch_size: Count = 32
-    seed: CountOrZero = 0
+    seed: Seed = 0
     loss: Literal["cross_entropy", "binary_cross_entropy", "focal"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"

@@ -20,7 +20,7 @@ MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; more is a mistake or a
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with the scalars of YAML 1.2, no aliases and no duplicate keys."""
+    """A safe loader with the scalars of YAML 1.2, no aliases, tags or duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the shape PyYAML wants
 
@@ -29,6 +29,9 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"tag {event.tag} is not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -186,8 +189,8 @@ def _message(error: ValidationError, lines: Mapping[str, int], origin: str) -> s
     if first["type"] == "missing":
         return f"{origin}: key {key_path!r} is missing{tail}"
     reason = first["msg"].removeprefix("Value error, ")
-    if key_path not in _leaf_keys():
-        return f"{origin}{line}: {reason}{tail}"
+    if first["type"] == "value_error" and key_path not in _leaf_keys():
+        return f"{origin}{line}: {reason}{tail}"  # keys that do not fit together; the reason names them
     return f"{origin}{line}: {key_path}: {reason}. Received: {_received(first)}{tail}"
 
 

@@ -88,7 +88,8 @@ def _rich_progress() -> Any:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    return Progress(*columns, console=RichConsole(stderr=True), transient=True)
+    # Lines for standard output are moved above the bar only where both share the terminal.
+    return Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
 
 
 class _RichProgress:

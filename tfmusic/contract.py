@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from tfmusic.errors import RunError
+from tfmusic.folders import write_text
 
 CONTRACT_VERSION = 1
 
@@ -50,7 +51,7 @@ class Contract:
 
     def save(self, path: Path) -> None:
         """Writes the contract as JSON."""
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,12 +1,12 @@
 """The folder of one training: which file stands where."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfmusic.errors import RunError, UsageError
+from tfmusic.folders import write_text
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,13 @@ def new_run_dir(root: Path, task: str, name: str) -> RunDir:
 
 
 def latest_run_dir(root: Path, task: str) -> RunDir:
-    """Returns the run of a task that was worked on last; raises UsageError where there is none."""
-    states = [RunDir(path) for path in (root / task).glob("*") if RunDir(path).state.is_file()]
-    if not states:
+    """Returns the run of a task that was begun or resumed last; raises UsageError where there is none."""
+    runs = [RunDir(path) for path in (root / task).glob("*") if RunDir(path).config.is_file()]
+    if not runs:
         raise UsageError(f"{root / task}: no run to resume. Pass --run-dir, or leave out --resume")
-    return max(states, key=lambda run: run.state.stat().st_mtime_ns)
+    return max(runs, key=lambda run: run.config.stat().st_mtime_ns)
 
 
 def write_json(value: Any, path: Path) -> None:
     """Writes JSON under its name in one step, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(tmp, path)  # noqa: PTH105 - said as what it is
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmusic.errors import UsageError
-
 if TYPE_CHECKING:
     from tfmusic.config import Config
 
@@ -46,9 +44,3 @@ def default_records(task: str) -> Path:
     from tfmusic.converter.build import RECORDS_VERSION
 
     return Path("records") / task / RECORDS_VERSION
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raises UsageError if a target exists and must not be replaced."""
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already. Pass --overwrite to replace it, or another name")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tfmusic.commands import arguments
 
 if TYPE_CHECKING:
     from tfmusic.config import Config
+    from tfmusic.contract import Contract
     from tfmusic.converter.build import BuildSummary
     from tfmusic.converter.plan import BuildOptions
     from tfmusic.datasets.track import Dataset
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, help="records folder to write (default records/TASK/VERSION)")
     parser.add_argument("--num-shards", type=arguments.positive, help="shards a split, at least")
+    parser.add_argument("--contract", type=Path, help="run, export or records whose labels and scale range to take")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
@@ -32,18 +35,23 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
     from tfmusic.converter.build import build_records
     from tfmusic.datasets import LOADERS
+    from tfmusic.folders import check_target
+    from tfmusic.records.manifest import MANIFEST_NAME
 
     out = args.out or arguments.default_records(config.task)
-    arguments.refuse_existing(out, overwrite=args.overwrite)
+    check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     dataset = LOADERS[config.data.loader](args.data, task=config.task, question=config.data.question)
+    contract = _given_contract(args.contract)
+    if contract is not None:
+        dataset = replace(dataset, labels=contract.labels)
     console.say(_describe(dataset))
     if args.dry_run:
         return console.say(f"dry run: would write {out}")
-    summary = build_records(dataset, out, _options(config, args), overwrite=args.overwrite)
+    summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
     return _show(summary, config)
 
 
-def _options(config: "Config", args: argparse.Namespace) -> "BuildOptions":
+def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
     from tfmusic.converter.plan import BuildOptions
 
     return BuildOptions(
@@ -52,6 +60,7 @@ def _options(config: "Config", args: argparse.Namespace) -> "BuildOptions":
         hop_frames=config.record.hop_frames,
         dtype=config.record.dtype,
         scale=config.record.scale,
+        scale_range=None if contract is None else (contract.scale["low"], contract.scale["high"]),
         num_shards=args.num_shards or config.record.num_shards,
         shard_bytes=config.record.shard_mib << 20,
         n_folds=config.data.folds,
@@ -60,6 +69,16 @@ def _options(config: "Config", args: argparse.Namespace) -> "BuildOptions":
         on_error=config.data.on_error,
         workers=args.workers,
     )
+
+
+def _given_contract(path: Path | None) -> "Contract | None":
+    """Returns the contract of a run, an export or a records folder."""
+    from tfmusic.contract import Contract
+    from tfmusic.records.manifest import Manifest
+
+    if path is None:
+        return None
+    return Contract.load(path / "contract.json") if (path / "contract.json").is_file() else Manifest.read(path).contract
 
 
 def _describe(dataset: "Dataset") -> str:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfmusic.errors import RecordsError, RunError, UsageError
 from tfmusic.quiet import start_tensorflow
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
     from tfmusic.console import console
+    from tfmusic.folders import write_text
     from tfmusic.records.manifest import Manifest
     from tfmusic.reports.evaluation import format_report
     from tfmusic.reports.predictions import predictions_table
@@ -37,12 +38,19 @@ def run(args: argparse.Namespace) -> None:
         raise RunError(f"{folder.path}: must be a run folder with a trained model")
     used = folder.read_json(folder.records)
     manifest = Manifest.read(args.records or Path(used["folder"]))
-    splits = args.split or used["validation"]
+    same = manifest.tracks_sha256 == used["tracks_sha256"]
+    splits = args.split or (used["validation"] if same else [])
     if not splits:
-        raise UsageError(f"{folder.path}: trained on every fold; pass --split and records that hold other tracks")
+        why = "trained on every fold" if same else f"not trained on {manifest.folder}"
+        raise UsageError(
+            f"{folder.path}: {why}, so pass --split with what to score; found {', '.join(manifest.splits)}."
+            " Records of held-out tracks are built with build-records --contract RUN"
+        )
     manifest.verify(splits)
     evaluation = _evaluate(folder, manifest, splits)
-    report = evaluation.report() | {"splits": list(splits), "note": _note(splits, used, manifest.tracks_sha256)}
+    trained_on = len(set(evaluation.track_ids) & set(used["training_tracks"]))
+    note = _note(trained_on, calibrated_on=same and set(splits) <= set(used["validation"]))
+    report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": trained_on, "note": note}
     console.say(format_report(report))
     console.say(report["note"])
     out = args.out or folder.evaluation
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     predicted, targets = evaluation.answers()
     scores = evaluation.scores[evaluation.aggregator]
     table = predictions_table(evaluation.track_ids, predicted, scores, evaluation.contract.labels, targets)
-    table.to_csv(out / "predictions.csv", index=False)
+    write_text(out / "predictions.csv", table.to_csv(index=False))
     console.say(f"report: {out}")
 
 
@@ -83,10 +91,10 @@ def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> 
     )
 
 
-def _note(splits: Sequence[str], used: dict[str, Any], tracks_sha256: str) -> str:
+def _note(trained_on: int, *, calibrated_on: bool) -> str:
     """Returns what a reader must know before believing the number."""
-    if tracks_sha256 != used["tracks_sha256"]:
-        return "note: these records are not the ones of the training; make sure that no track is in both"
-    if set(splits) & set(used["training"]):
-        return "note: the model was TRAINED on some of these tracks: this is no estimate for new music"
-    return "note: early stopping and calibration used these validation tracks: new music will score a little lower"
+    if trained_on:
+        return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
+    if calibrated_on:
+        return "note: early stopping and calibration used these validation tracks: new music will score a little lower"
+    return "note: no track of these, by its id, was trained on"

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from tfmusic.commands import arguments
 from tfmusic.errors import RunError
 from tfmusic.quiet import start_tensorflow
 
@@ -18,12 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Exports the best model of the run."""
     from tfmusic.console import console
+    from tfmusic.folders import check_target
     from tfmusic.rundir import RunDir, is_run
 
     if not is_run(args.run_dir):
         raise RunError(f"{args.run_dir}: must be a run folder with a trained model")
     out = args.out or args.run_dir / "export"
-    arguments.refuse_existing(out, overwrite=args.overwrite)
+    check_target(out, overwrite=args.overwrite, marker="saved_model.pb", what="exported models")
     start_tensorflow()
     from tfmusic.serving.export import export_run
 

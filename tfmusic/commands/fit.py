@@ -1,7 +1,6 @@
 """`tfmusic fit q2`: train a model on records."""
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         return arguments.print_config(config)
     from tfmusic.console import console
+    from tfmusic.folders import check_target
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
 
@@ -38,20 +38,18 @@ def run(args: argparse.Namespace) -> None:
         folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task)
         if not folder.state.is_file():
             raise RunError(f"{folder.path}: nothing to resume: no finished epoch. Leave out --resume")
-        config = _same_config(config, folder, args.overrides)
+        config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task, config.model.name)
-        arguments.refuse_existing(folder.path, overwrite=args.overwrite)
+        check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
     start_tensorflow()
-    from tfmusic.training.fit import choose_folds, fit, model_contract
+    from tfmusic.training.fit import fit
+    from tfmusic.training.job import check
 
-    model_contract(config, manifest)
-    folds = choose_folds(manifest, config.training.fold)
+    _, folds = check(config, manifest)
     if args.dry_run:
         trained, validated = ", ".join(folds.training), ", ".join(folds.validation) or "none"
         return console.say(f"dry run: would train on {trained}, validate on {validated}, write {folder.path}")
-    if folder.path.exists() and not args.resume:
-        shutil.rmtree(folder.path)
     try:
         progress = fit(config, manifest, folder, resume=args.resume)
     except KeyboardInterrupt:
@@ -63,11 +61,16 @@ def run(args: argparse.Namespace) -> None:
     return console.say(f"run: {folder.path}")
 
 
-def _same_config(config: "Config", folder: "RunDir", overrides: list[str]) -> "Config":
-    """Returns the config that the run began with; overrides must not change it, but may raise its epochs."""
+def _resumed_config(config: "Config", folder: "RunDir", overrides: list[str]) -> "Config":
+    """Returns the config that the run began with; overrides must agree with it, but may change its epochs."""
     from tfmusic.configfile import load_config
 
-    begun = load_config(folder.config, [text for text in overrides if text.startswith("training.epochs=")])
-    if config.model_dump(exclude={"training": {"epochs"}}) != begun.model_dump(exclude={"training": {"epochs"}}):
-        raise RunError(f"{folder.path}: must be resumed with the config it began with, {folder.config}")
-    return begun
+    begun, asked = load_config(folder.config), load_config(folder.config, overrides)
+    but_epochs = {"training": {"epochs"}}
+    same = begun.model_dump(exclude=but_epochs) == asked.model_dump(exclude=but_epochs)
+    if not same or begun.task != config.task:
+        raise RunError(
+            f"{folder.path}: must be resumed with the config it began with, {folder.config};"
+            " training.epochs alone may change"
+        )
+    return asked

@@ -58,13 +58,13 @@ def _tracks(path: Path) -> "list[Track]":
 
 
 def _write(predictions: "Predictions", path: Path) -> None:
+    from tfmusic.folders import write_text
     from tfmusic.reports.predictions import predictions_table
     from tfmusic.rundir import write_json
 
     if path.suffix == ".json":
         return write_json(predictions.answers(), path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = predictions_table(
         predictions.track_ids, predictions.answers(), predictions.scores, predictions.contract.labels
     )
-    return table.to_csv(path, index=False)
+    return write_text(path, table.to_csv(index=False))

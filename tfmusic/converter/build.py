@@ -19,8 +19,9 @@ from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
+from tfmusic.folders import check_target
 from tfmusic.records import tfds
-from tfmusic.records.manifest import TRACKS_NAME, Manifest, Shard, Split, Statistics, file_sha256
+from tfmusic.records.manifest import MANIFEST_NAME, TRACKS_NAME, Manifest, Shard, Split, Statistics, file_sha256
 
 RECORDS_VERSION = "1.0.0"
 
@@ -41,8 +42,7 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
         UsageError: the folder exists and `overwrite` is false, or another build is writing it.
         DataError: a track cannot be stored and `on_error` is `stop`, or a split would be empty.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already. Pass --overwrite to replace it, or another --out")
+    check_target(out, overwrite=overwrite, marker=MANIFEST_NAME, what="records")
     begin = time.monotonic()
     partial = out.parent / f".{out.name}.partial"
     with _locked(partial):
@@ -50,7 +50,7 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
             plan = make_plan(dataset, options, partial)
             done = _finished_shards(partial, plan)
             results = write_all(plan.specs, done, options.workers)
-            manifest = _finish(plan, results, partial, out)
+            manifest = _finish(plan, options, results, partial, out)
         except (DataError, OSError):
             # Nothing half-written stays after an error; after Ctrl-C, a kill or a crash finished shards do.
             shutil.rmtree(partial, ignore_errors=True)
@@ -101,13 +101,13 @@ def _read_result(path: Path) -> ShardResult | None:
     )
 
 
-def _finish(plan: Plan, results: list[ShardResult], partial: Path, out: Path) -> Manifest:
+def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], partial: Path, out: Path) -> Manifest:
     """Writes the small files, the manifest last, and puts the folder in its place."""
     skipped = dict(plan.unreadable)
     for result in results:
         skipped |= result.skipped
     _write_tracks(plan, skipped, partial / TRACKS_NAME)
-    manifest = _manifest(plan, results, skipped, partial)
+    manifest = _manifest(plan, options, results, skipped, partial)
     shape = (manifest.segment_frames, manifest.contract.n_bins)
     tfds.write(
         partial,
@@ -125,7 +125,9 @@ def _finish(plan: Plan, results: list[ShardResult], partial: Path, out: Path) ->
     return manifest
 
 
-def _manifest(plan: Plan, results: list[ShardResult], skipped: Mapping[int, str], partial: Path) -> Manifest:
+def _manifest(
+    plan: Plan, options: BuildOptions, results: list[ShardResult], skipped: Mapping[int, str], partial: Path
+) -> Manifest:
     splits = {}
     for name in dict.fromkeys(spec.split for spec in plan.specs):
         parts = [result for spec, result in zip(plan.specs, results, strict=True) if spec.split == name]
@@ -150,6 +152,7 @@ def _manifest(plan: Plan, results: list[ShardResult], skipped: Mapping[int, str]
         total_cells=n_frames * plan.contract.n_bins,
         source_bytes=plan.source_bytes,
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
+        settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed},
     )
 
 

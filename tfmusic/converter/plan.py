@@ -31,6 +31,7 @@ class BuildOptions:
     hop_frames: int
     dtype: str
     scale: Any
+    scale_range: tuple[float, float] | None
     num_shards: int
     shard_bytes: int
     n_folds: int
@@ -78,7 +79,11 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     n_bins = int(options.feature["n_bins"])
     n_frames, unreadable, source_bytes = _scan(dataset.tracks, n_bins, options.on_error)
     splits = deal_folds(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
-    scale = _measure_scale(dataset.tracks, unreadable, options, n_bins)
+    scale = (
+        Scale(options.scale, *options.scale_range)
+        if options.scale_range
+        else _measure_scale(dataset.tracks, unreadable, options, n_bins)
+    )
     contract = Contract(
         task=dataset.task,
         kind=dataset.kind,

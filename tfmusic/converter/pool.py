@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from tfmusic.console import Progress, console
@@ -45,7 +46,8 @@ def _run_here(specs: list[ShardSpec], progress: Progress, workers: int) -> Itera
 def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(specs)), mp_context=context, initializer=_start_worker)
-    futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
+    with _interrupts_ignored():  # the workers inherit it, from before their first instruction
+        futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
     try:
         for future in as_completed(futures):
             try:
@@ -60,9 +62,21 @@ def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Leaves Ctrl-C to the parent alone, which lets running shards end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, which lets running shards end; ends with the parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends the worker with its parent, however that ends."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfmusic.console import console
 from tfmusic.contract import Kind
 from tfmusic.datasets import airush_metadata as meta
 from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
@@ -55,6 +56,8 @@ def load(folder: Path, *, task: str, question: str) -> Dataset:
     check_unique(ids, str(label_path))
     labels = [_labels(row[ask.column], ask, f"{label_path}: track {i}") for i, row in zip(ids, rows, strict=True)]
     metadata = _Metadata.load(train / "train_data" / "meta")
+    if metadata.tracks and metadata.tracks.keys().isdisjoint(ids):
+        console.warn(f"{train / 'train_data' / 'meta'}: track_meta.json has none of the labelled tracks")
     mels = _existing(train / "train_data" / "mel_spectrogram")
     tracks = tuple(
         metadata.track(track_id, mels / f"{track_id}.npy", labels=names, label_row=row)
@@ -95,14 +98,14 @@ class _Metadata:
     """The rows of the meta folder by key; empty tables where a file is missing."""
 
     tracks: Mapping[str, dict[str, Any]]
-    albums: Mapping[int, dict[str, Any]]
-    artists: Mapping[int, dict[str, Any]]
+    albums: Mapping[str, dict[str, Any]]
+    artists: Mapping[str, dict[str, Any]]
     lyrics: Mapping[str, str]
 
     @classmethod
     def load(cls, folder: Path) -> "_Metadata":
         return cls(
-            tracks={str(key): row for key, row in _by(folder / "track_meta.json", "track_index").items()},
+            tracks=_by(folder / "track_meta.json", "track_index"),
             albums=_by(folder / "album_meta.json", "album_index"),
             artists=_by(folder / "artist_meta.json", "artist_index"),
             lyrics=_lyrics(folder / "lyric_meta.json"),
@@ -111,9 +114,9 @@ class _Metadata:
     def track(self, track_id: str, path: Path, *, labels: tuple[str, ...], label_row: dict[str, Any]) -> Track:
         # q3 keeps the metadata beside the label; its genre column is the label and must not become metadata.
         row = self.tracks.get(track_id) or {key: value for key, value in label_row.items() if key != "genre"}
-        artists = row.get("artist_index_list") or []
-        metadata = meta.decode_track(row) | meta.decode_album(self.albums.get(row.get("album_index") or -1, {}))
-        metadata |= meta.decode_artist(self.artists.get(artists[0], {}) if artists else {})
+        album, artists = meta.as_index(row.get("album_index")), meta.artist_indices(row)
+        metadata = meta.decode_track(row) | meta.decode_album(self.albums.get(str(album), {}))
+        metadata |= meta.decode_artist(self.artists.get(str(artists[0]), {}) if artists else {})
         if track_id in self.lyrics:
             metadata["lyric"] = self.lyrics[track_id]
         return Track(
@@ -126,10 +129,17 @@ class _Metadata:
         )
 
 
-def _by(path: Path, key: str) -> dict[Any, dict[str, Any]]:
+def _by(path: Path, key: str) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    return {row[key]: row for row in meta.read_columns(path) if isinstance(row.get(key), str | int)}
+    keyed = {_text(row.get(key)): row for row in meta.read_columns(path)}
+    return {name: row for name, row in keyed.items() if name}
+
+
+def _text(value: Any) -> str:
+    """Returns an id as text; 7, 7.0 and "7" are the same one."""
+    index = meta.as_index(value)
+    return str(index) if index is not None else value if isinstance(value, str) else ""
 
 
 def _lyrics(path: Path) -> dict[str, str]:
@@ -141,7 +151,7 @@ def _lyrics(path: Path) -> dict[str, str]:
     except DataError:
         return {}
     texts = {
-        str(row.get("track_index")): [value for value in row.values() if isinstance(value, str) and value.strip()]
+        _text(row.get("track_index")): [value for value in row.values() if isinstance(value, str) and value.strip()]
         for row in rows
     }
     return {track_id: "\n".join(values) for track_id, values in texts.items() if values}

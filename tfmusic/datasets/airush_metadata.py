@@ -1,6 +1,7 @@
 """Decoders of the AI Rush metadata columns; pure functions, each tolerant of the missing values seen in the files."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from tfmusic.errors import DataError
 
 VARIOUS_ARTISTS = frozenset({"Various Artists", "V.A.", "V.A", "VA", "베리어스 아티스트"})
 _DATE = re.compile(r"(\d{4})(?:-?(\d{2}))?(?:-?(\d{2}))?")
-_HOURS_PER_DAY, _SECONDS_PER_DAY = 24, 86400
+_SECONDS_PER_DAY = 86400
 
 
 def read_columns(path: Path, required: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -86,10 +87,20 @@ def decode_flag(value: Any) -> bool | None:
     return {"Y": True, "N": False, 1.0: True, 0.0: False}.get(value) if isinstance(value, str | int | float) else None
 
 
+def as_index(value: Any) -> int | None:
+    """Returns a whole number, also where a tool has written it as 7.0, or None."""
+    return int(value) if _is_number(value) and value == int(value) else None
+
+
+def artist_indices(row: Mapping[str, Any]) -> list[int]:
+    """Returns the artist indices of a row, those that are whole numbers."""
+    return [index for value in _as_list(row.get("artist_index_list")) if (index := as_index(value)) is not None]
+
+
 def artist_keys(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the grouping keys of the artists of a row; 'Various Artists' is nobody and so no key."""
-    names, indices = _as_list(row.get("artist_name_list")), _as_list(row.get("artist_index_list"))
-    if len(indices) == len(names):
+    names, indices = _as_list(row.get("artist_name_list")), artist_indices(row)
+    if indices and len(indices) == len(names):
         pairs = zip(indices, names, strict=True)
         return tuple(f"#{index}" for index, name in pairs if name not in VARIOUS_ARTISTS)
     return tuple(str(name) for name in names if decode_text(name) and name not in VARIOUS_ARTISTS)
@@ -97,8 +108,9 @@ def artist_keys(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def album_key(row: Mapping[str, Any]) -> str | None:
     """Returns the grouping key of the album of a row, or None."""
-    if _is_number(row.get("album_index")):
-        return f"#{int(row['album_index'])}"
+    index = as_index(row.get("album_index"))
+    if index is not None:
+        return f"#{index}"
     return decode_text(row.get("album_title")) or decode_text(row.get("album_name"))
 
 
@@ -143,4 +155,4 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

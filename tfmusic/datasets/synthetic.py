@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tfmusic.folders import write_text
+
 STATIONS = ("외로울때", "파티할때", "집중할때", "휴식할때")
 GENRES = ("가요곡/엔카", "R&B", "레게", "J-ROCK")
 _WHEN = ("비오는날", "맑은날", "추운날", "더운날", "흐린날", "새벽", "아침", "오후", "저녁", "한밤")
@@ -24,6 +26,7 @@ TAGS = tuple(f"{when} {what}" for what in _WHAT for when in _WHEN)
 N_BINS = 128
 SHORTEST_FRAMES, LONGEST_FRAMES = 62, 9375  # 2 s and 5 minutes at 32 ms a frame
 MIN_TRACKS = 20
+MARKER = "synthetic.json"  # says that a folder holds made-up music and may be replaced
 TRACKS_PER_ARTIST = 3
 TEST_SHARE = 0.2
 _MAX_TAGS = 5
@@ -53,6 +56,7 @@ def write(folder: Path, *, n_tracks: int, seed: int, on_track: Callable[[], None
         seed: decides everything.
         on_track: called after each track.
     """
+    write_text(folder / MARKER, json.dumps({"n_tracks": n_tracks, "seed": seed}) + "\n")
     rng = np.random.default_rng(seed)
     songs = _songs(n_tracks, rng)
     for question in _LABEL_COLUMNS:

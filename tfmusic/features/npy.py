@@ -1,10 +1,13 @@
 """Spectrogram files: `.npy`, linear power, [1, n_bins, n_frames] or [n_bins, n_frames]; never unpickled."""
 
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from tfmusic.errors import DataError
+
+_MAGIC = b"\x93NUMPY"
 
 
 def open_mel(path: Path, n_bins: int) -> np.ndarray:
@@ -65,14 +68,15 @@ def upper_halves(mel: np.ndarray) -> np.ndarray:
 
 def _map(path: Path) -> np.ndarray:
     try:
-        mel = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise ValueError("it does not begin as one")
+        mel: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
+    except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError, TokenError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: must be a whole .npy file of plain numbers (never unpickled): {why}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not isinstance(mel, np.ndarray):  # an .npz archive
-        raise DataError(f"{path}: must be one .npy array. Received: an archive of several")
     return mel

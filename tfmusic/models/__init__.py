@@ -1,7 +1,7 @@
 """Functional Keras models on segments: stored codes in, logits out; built-in layers and `keras` imports only.
 
-A builder takes `(input_shape, n_outputs, **options)`; `build_model` adds the first layers, which turn stored codes
-into normalised values, and is what the rest of tfmusic calls.
+A builder takes the image `x` [batch, frames, n_bins, 1], `n_outputs` and options, and returns logits; `build_model`
+adds the first layers, which turn stored codes into that image, and is what the rest of tfmusic calls.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def build_model(
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
     width: int | None = None,
-    pooling: str = "average",
+    pooling: str | None = None,
     dropout: float = 0.0,
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
@@ -45,15 +45,14 @@ def build_model(
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.
         width: channels of the first block; None takes the paper's.
-        pooling: `average`, `max` or `attention` over what the trunk leaves of time and bins.
+        pooling: `average`, `max` or `attention` over what the trunk leaves of time and bins; None takes the paper's.
         dropout: share of features dropped before the last layer.
 
     Raises:
         KeyError: no builder of that name.
     """
     inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
-    options: dict[str, Any] = {"pooling": pooling, "dropout": dropout}
-    if width is not None:
-        options["width"] = width
-    logits = BUILDERS[name](values, n_outputs, **options)
+    options = {"width": width, "pooling": pooling}
+    chosen = {key: value for key, value in options.items() if value is not None}
+    logits = BUILDERS[name](values, n_outputs, dropout=dropout, **chosen)
     return keras.Model(inputs, logits, name=name)

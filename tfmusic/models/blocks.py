@@ -18,7 +18,7 @@ def normalised_input(
     if mean is None or variance is None:
         values = layers.Rescaling(1.0, name="values")(inputs)
     else:
-        spread = np.where(variance > 1e-6, variance, 1.0)
+        spread = np.where(variance > 1e-8 * variance.max(), variance, 1.0)
         # float32 even under mixed precision: 8 bits of code minus their mean need more than bfloat16's 8 bits.
         values = layers.Normalization(
             axis=-1, mean=mean.tolist(), variance=spread.tolist(), dtype="float32", name="normalise"

@@ -5,6 +5,7 @@ from typing import Any
 from keras import layers
 
 from tfmusic.models.blocks import max_pool
+from tfmusic.models.heads import classify
 
 _CHANNELS = (1, 2, 2, 2)  # times width
 _POOLS = ((2, 2), (3, 3), (4, 4), (4, 4))  # frames, bins
@@ -16,10 +17,10 @@ def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "last", dro
 
     Input [batch, frames, n_bins, 1]; at the paper's 1366 frames of 96 bins and 50 outputs it has 395,186 parameters
     (moving averages included) and 15 steps reach the recurrent layers. Receptive field: the whole input.
-    Time is padded on both sides to the next multiple of 96 frames (1366 + 2 x 37 = 1440). The last recurrent state
-    is the track's vector, so `pooling` has no part in it. Bins that four pools do not use up join the channels.
+    Time is padded on both sides to the next multiple of 96 frames (1366 + 2 x 37 = 1440). `pooling: last`, the
+    paper's, takes the last recurrent state; the others pool over all. Bins that four pools do not use up join the
+    channels.
     """
-    del pooling
     frames = int(x.shape[1])
     missing = -frames % _TIME_STRIDE
     x = layers.ZeroPadding2D(((missing // 2, missing - missing // 2), (0, 0)), name="pad_time")(x)
@@ -35,6 +36,5 @@ def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "last", dro
     x = layers.Reshape((int(x.shape[1]), int(x.shape[2]) * int(x.shape[3])), name="steps")(x)
     # reset_after=False is the GRU of the paper's time, and its parameter count.
     x = layers.GRU(width // 2, return_sequences=True, reset_after=False, name="gru1")(x)
-    x = layers.GRU(width // 2, reset_after=False, name="gru2")(x)
-    x = layers.Dropout(dropout, name="head_dropout")(x)
-    return layers.Dense(n_outputs, dtype="float32", name="logits")(x)
+    x = layers.GRU(width // 2, return_sequences=pooling != "last", reset_after=False, name="gru2")(x)
+    return classify(x, n_outputs, pooling=pooling, dropout=dropout)

@@ -8,10 +8,12 @@ from keras import layers
 def classify(features: Any, n_outputs: int, *, pooling: str, dropout: float) -> Any:
     """Returns logits [batch, n_outputs], float32, of features [batch, time, bins, channels] or [batch, time, channels].
 
+    `pooling: last` is for features [batch, channels] that a recurrent layer has already pooled.
+
     Raises:
         ValueError: no pooling of that name.
     """
-    x = pool(features, pooling)
+    x = features if pooling == "last" else pool(features, pooling)
     if dropout:
         x = layers.Dropout(dropout, name="head_dropout")(x)
     return layers.Dense(n_outputs, dtype="float32", name="logits")(x)

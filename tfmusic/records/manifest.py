@@ -1,5 +1,6 @@
 """The manifest of a records folder: contract, splits, shards with checksums, statistics, skipped tracks."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,11 @@ class Manifest:
     def segment_frames(self) -> int:
         """Length of a stored segment, frames."""
         return self.contract.frames
+
+    def track_ids(self, splits: Sequence[str]) -> list[str]:
+        """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
+        with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
+            return [row["track_id"] for row in csv.DictReader(file) if row["split"] in splits and not row["skipped"]]
 
     def shard_paths(self, split: str) -> list[Path]:
         """Returns the files of a split; raises RecordsError for a split that does not exist."""

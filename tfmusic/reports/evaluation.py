@@ -99,11 +99,8 @@ class Evaluation:
     def answers(self) -> tuple[list[Any], list[Any]]:
         """Returns predicted and true label names (lists of them for several tags) of every track."""
         predicted = metrics.decide(self.scores[self.aggregator], self.contract.kind)
-        return self._names(predicted), self._names(self.targets)
-
-    def _names(self, chosen: np.ndarray) -> list[Any]:
-        names = [[self.contract.labels[i] for i in np.flatnonzero(row)] for row in chosen]
-        return [row[0] for row in names] if self.contract.kind == "single" else names
+        labels, kind = self.contract.labels, self.contract.kind
+        return metrics.names(predicted, labels, kind), metrics.names(self.targets, labels, kind)
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ Calibration has two steps, both on validation tracks only, both for tasks with s
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from tfmusic.errors import RunError
+from tfmusic.folders import write_text
 from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
 
 
@@ -41,18 +42,26 @@ class Calibration:
     track_shift: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AGGREGATORS, 0.0))
 
     @classmethod
-    def fit(cls, logits: Sequence[np.ndarray], targets: np.ndarray, *, top_k: int) -> Self:
+    def fit(
+        cls,
+        logits: Sequence[np.ndarray],
+        targets: np.ndarray,
+        *,
+        top_k: int,
+        aggregators: Iterable[str] = tuple(AGGREGATORS),
+    ) -> Self:
         """Returns the calibration of a task with several tags.
 
         Args:
             logits: [n_segments, n_tags] of every validation track.
             targets: bool [n_tracks, n_tags].
             top_k: parameter of the aggregator top_k_mean.
+            aggregators: those that will be asked for; the others keep a shift of 0.
         """
         repeated = np.repeat(targets, [len(track) for track in logits], axis=0)
         segment_shift = _shift(to_scores(np.concatenate(logits), "multi"), repeated)
-        track_shift = {}
-        for name in AGGREGATORS:
+        track_shift = dict.fromkeys(AGGREGATORS, 0.0)
+        for name in aggregators:
             scores = [aggregate(track - segment_shift, kind="multi", aggregator=name, top_k=top_k) for track in logits]
             track_shift[name] = _shift(np.stack(scores), targets)
         return cls(segment_shift, track_shift)
@@ -69,7 +78,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Writes the calibration as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,7 +1,7 @@
 """The metrics of the tasks; all agree with scikit-learn to 1e-12."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ def decide(scores: np.ndarray, kind: str) -> np.ndarray:
     if kind == "single":
         return one_hot(scores.argmax(1), scores.shape[1])
     return np.asarray(scores >= 0.5)
+
+
+def names(chosen: np.ndarray, labels: Sequence[str], kind: str) -> list[Any]:
+    """Returns what `decide` chose as label names: one a track, or a list of them that may be empty."""
+    lists = [[labels[i] for i in np.flatnonzero(row).tolist()] for row in chosen]
+    return [row[0] for row in lists] if kind == "single" else lists
 
 
 def headline(scores: np.ndarray, targets: np.ndarray, kind: str) -> float:

@@ -17,9 +17,9 @@ from tfmusic.features.scale import Encoder, Scale
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir, is_run
+from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.collect import collect_logits
-from tfmusic.scoring.metrics import decide
 
 PREDICT_BATCH = 64
 
@@ -45,11 +45,14 @@ def load_run(run: RunDir) -> LoadedRun:
     if not path.is_file():
         raise RunError(f"{path}: no such file: the run has not finished an epoch")
     if not run.calibration.is_file():
-        raise RunError(f"{run.path}: training has not ended. Finish it with tfmusic fit {contract.task} --resume")
+        how = f"tfmusic fit {contract.task} --resume --run-dir {run.path}"
+        raise RunError(f"{run.path}: training has not ended. Finish it with {how}")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise RunError(f"{path}: must be a Keras model of tfmusic: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Keras raises errors of any kind on a damaged archive
+        raise RunError(
+            f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     model.compile(jit_compile=False)  # XLA on a CPU costs more than it gives for single passes
     evaluation = load_config(run.config).evaluation
     return LoadedRun(model, contract, Calibration.load(run.calibration), evaluation.aggregator, evaluation.top_k)
@@ -65,9 +68,8 @@ class Predictions:
 
     def answers(self) -> list[Any]:
         """Returns a label name, or a list of tag names that may be empty, for every track."""
-        chosen = decide(self.scores, self.contract.kind)
-        names = [[self.contract.labels[i] for i in np.flatnonzero(row)] for row in chosen]
-        return [row[0] for row in names] if self.contract.kind == "single" else names
+        kind = self.contract.kind
+        return metrics.names(metrics.decide(self.scores, kind), self.contract.labels, kind)
 
 
 def predict_tracks(model_path: Path, tracks: Iterable[Track], on_track: Callable[[], None]) -> Predictions:
@@ -87,8 +89,8 @@ def predict_tracks(model_path: Path, tracks: Iterable[Track], on_track: Callable
 
 
 def load_contract(model_path: Path) -> Contract:
-    """Returns the contract of a run or export; raises RunError where the folder is neither."""
-    if is_run(model_path) or (model_path / "saved_model.pb").is_file():
+    """Returns the contract of an export; raises RunError where the folder is none."""
+    if (model_path / "saved_model.pb").is_file():
         return Contract.load(model_path / "contract.json")
     raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
 

@@ -1,8 +1,9 @@
-"""The training of one model: prepare, epochs, calibration."""
+"""The training of one model: epochs, checkpoints, calibration, and what its folder holds."""
 
 import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -13,26 +14,18 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
 from tfmusic.console import console
-from tfmusic.contract import Contract
-from tfmusic.errors import ConfigError, RecordsError
-from tfmusic.inputs import augment, pipeline
+from tfmusic.errors import RunError
+from tfmusic.folders import write_text
+from tfmusic.inputs import pipeline
 from tfmusic.inputs.tracks import TrackLogits, score_splits
-from tfmusic.models import BUILDERS, build_model
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir, write_json
-from tfmusic.scoring.calibrate import Calibration, best_threshold
+from tfmusic.scoring.aggregate import AGGREGATORS
+from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.metrics import headline, headline_name
 from tfmusic.training.callbacks import MetricsLog, StepWatch
-from tfmusic.training.optimizer import make_loss, make_optimizer
+from tfmusic.training.job import Job
 from tfmusic.training.state import averaged_weights, load_state, save_state
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Which splits train and which validate; no validation where every fold trains."""
-
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
 
 
 @dataclass
@@ -45,64 +38,32 @@ class Progress:
     seconds: float = 0.0
 
 
-def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
-    """Returns the splits of a fold: it validates, all others train; `none` trains on all.
-
-    Raises:
-        RecordsError: the records lack that fold.
-    """
-    names = tuple(name for name in manifest.splits if name.startswith("fold"))
-    if fold == "none":
-        return Folds(names, ())
-    manifest.split(f"fold{fold}")
-    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
-
-
-def model_contract(config: Config, manifest: Manifest) -> Contract:
-    """Returns the contract of the model to be trained.
-
-    Raises:
-        RecordsError: the records were built for another task, feature, scale or segment than the config says.
-    """
-    stored = manifest.contract
-    wanted = {
-        "task": (config.task, stored.task),
-        "feature": (config.feature.model_dump(), dict(stored.feature)),
-        "record.scale": (config.record.scale, stored.scale["name"]),
-        "record.dtype": (config.record.dtype, stored.dtype),
-        "record.segment_frames": (config.record.segment_frames, stored.frames),
-        "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
-    }
-    for key, (asked, found) in wanted.items():
-        if asked != found:
-            raise RecordsError(
-                f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
-                f" build the records again or change {key}"
-            )
-    return Contract(
-        task=stored.task,
-        kind=stored.kind,
-        labels=stored.labels,
-        feature=stored.feature,
-        scale=stored.scale,
-        dtype=stored.dtype,
-        frames=config.input.frames,
-        hop_frames=config.input.hop_frames,
-    )
-
-
 def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Progress:
     """Trains a model into a run folder and returns how it went.
 
+    An existing run folder is replaced, unless it is to be resumed, once all checks are passed.
+
     Raises:
         ConfigError, RecordsError: config and records do not go together.
-        RunError: the loss became NaN, or the state to resume is not of this model.
+        RunError: the loss became NaN, or the state to resume is not of this model or these records.
     """
-    job = _Job.prepare(config, manifest, run)
+    job = Job.prepare(config, manifest, run)
+    if resume:
+        _check_same_tracks(job, run)
     progress = Progress(**load_state(run.state, job.training_model)) if resume else Progress()
-    if not resume:
-        _write_folder(config, job, run)
+    _clear_folder(run, resume=resume)
+    _write_folder(config, job, run)
     console.log_path = run.log
+    try:
+        _train(job, progress)
+    finally:
+        console.log_path = None
+    return progress
+
+
+def _train(job: Job, progress: Progress) -> None:
+    """Trains the epochs that are left, then calibrates the best model."""
+    config, run = job.config, job.run
     console.say(job.describe())
     log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
     total = config.training.epochs * job.steps_per_epoch
@@ -114,118 +75,9 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Pro
             console.say(_epoch_line(numbers, config.training.epochs, progress, job))
             save_state(run.state, job.training_model, vars(progress))
     _calibrate(job, run)
-    return progress
 
 
-@dataclass(frozen=True)
-class _Job:
-    """All that stays the same over the epochs of a training."""
-
-    config: Config
-    manifest: Manifest
-    run: RunDir
-    folds: Folds
-    contract: Contract
-    model: keras.Model
-    training_model: keras.Model
-    fill: np.ndarray
-    input: pipeline.TrainingInput
-    steps_per_epoch: int
-
-    @classmethod
-    def prepare(cls, config: Config, manifest: Manifest, run: RunDir) -> "_Job":
-        contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
-        _check_names(config, contract)
-        manifest.verify([*folds.training, *folds.validation])
-        keras.utils.set_random_seed(config.training.seed)
-        keras.config.set_dtype_policy(config.training.precision)
-        mean, variance = pipeline.mean_codes(manifest, folds.training)
-        n_segments = sum(manifest.split(name).segments for name in folds.training)
-        options = _training_input(config, manifest, folds, n_segments)
-        model = build_model(
-            config.model.name,
-            frames=contract.frames,
-            n_bins=contract.n_bins,
-            n_outputs=len(contract.labels),
-            dtype=contract.dtype,
-            **_normalisation(config.input.normalize, mean, variance),
-            width=None if config.model.width == "default" else config.model.width,
-            pooling=config.model.pooling,
-            dropout=config.model.dropout,
-        )
-        # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
-        training_model = keras.Model(model.inputs, model.outputs[0])
-        steps = n_segments // options.batch_size
-        training_model.compile(
-            make_optimizer(config.training, training_model, steps),
-            make_loss(config.training, contract.kind),
-            jit_compile=config.training.jit,
-        )
-        return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps)
-
-    def describe(self) -> str:
-        """Returns what will be trained on what, in two lines."""
-        counts = {
-            part: sum(self.manifest.split(name).tracks for name in names)
-            for part, names in (("training", self.folds.training), ("validation", self.folds.validation))
-        }
-        return (
-            f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
-            f" {self.contract.frames} frames ({self.contract.frames / self.contract.frames_per_s:.1f} s) of"
-            f" {self.contract.n_bins} bins\n{counts['training']:,} training tracks, {counts['validation']:,}"
-            f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
-        )
-
-
-def _check_names(config: Config, contract: Contract) -> None:
-    if config.model.name not in BUILDERS:
-        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
-    make_loss(config.training, contract.kind)
-    if config.training.class_weights == "balanced" and contract.kind == "multi":
-        raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
-
-
-def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:
-    if how == "none":
-        return {"mean": None, "variance": None}
-    if how == "global":  # the variance of all cells is the mean variance and the variance of the means
-        total = variance.mean() + mean.var()
-        return {"mean": np.full_like(mean, mean.mean()), "variance": np.full_like(mean, total)}
-    return {"mean": mean, "variance": variance}
-
-
-def _training_input(config: Config, manifest: Manifest, folds: Folds, n_segments: int) -> pipeline.TrainingInput:
-    section = config.augment
-    policy = (
-        augment.SpecAugment(
-            section.time_warp_frames,
-            section.freq_mask_bins,
-            section.n_freq_masks,
-            section.time_mask_frames,
-            section.time_mask_fraction,
-            section.n_time_masks,
-        )
-        if section.policy == "custom"
-        else augment.POLICIES[section.policy]
-    )
-    return pipeline.TrainingInput(
-        frames=config.input.frames,
-        batch_size=min(config.training.batch_size, n_segments),
-        shuffle_segments=min(config.input.shuffle_segments, n_segments),
-        policy=policy,
-        mixup_alpha=section.mixup_alpha,
-        class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,
-        seed=config.training.seed,
-    )
-
-
-def _class_weights(manifest: Manifest, folds: Folds) -> np.ndarray:
-    """Returns the weight of every class: total / (classes x count), so that the mean weight is 1."""
-    counts = pipeline.count_labels(manifest, folds.training)
-    return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
-
-
-def _train_epoch(job: _Job, progress: Progress, watch: StepWatch) -> dict[str, Any]:
+def _train_epoch(job: Job, progress: Progress, watch: StepWatch) -> dict[str, Any]:
     """Trains one epoch, validates, keeps the checkpoints, and returns the numbers of the epoch."""
     begin = time.monotonic()
     ds = pipeline.for_training(job.manifest, job.folds.training, job.fill, job.input, epoch=progress.epoch)
@@ -245,23 +97,26 @@ def _train_epoch(job: _Job, progress: Progress, watch: StepWatch) -> dict[str, A
     return numbers
 
 
-def _validate(job: _Job) -> float:
-    """Returns the track-level metric on the validation fold; several tags at their best single threshold."""
+def _validate(job: Job) -> float:
+    """Returns the track-level metric on the validation fold, calibrated as the finished model will be."""
+    options, kind = job.config.evaluation, job.contract.kind
     scored = _score_validation(job, job.training_model.predict_on_batch)
-    calibration = Calibration()
+    calibration = _fit_calibration(job, scored, (options.aggregator,))
+    scores = [
+        calibration.track_scores(logits, kind=kind, aggregator=options.aggregator, top_k=options.top_k)
+        for logits in scored.logits
+    ]
+    return headline(np.stack(scores), scored.targets, kind)
+
+
+def _fit_calibration(job: Job, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:
     options = job.config.evaluation
-    scores = np.stack(
-        [
-            calibration.track_scores(logits, kind=job.contract.kind, aggregator=options.aggregator, top_k=options.top_k)
-            for logits in scored.logits
-        ]
-    )
-    if job.contract.kind == "multi" and options.calibrate:
-        return best_threshold(scores, scored.targets)[1]
-    return headline(scores, scored.targets, job.contract.kind)
+    if job.contract.kind == "single" or not options.calibrate:
+        return Calibration()
+    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators)
 
 
-def _score_validation(job: _Job, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
+def _score_validation(job: Job, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
     return score_splits(
         job.manifest,
         job.folds.validation,
@@ -272,7 +127,7 @@ def _score_validation(job: _Job, predict_fn: Callable[[np.ndarray], Any]) -> Tra
     )
 
 
-def _keep_checkpoints(job: _Job, progress: Progress, metric: float | None) -> None:
+def _keep_checkpoints(job: Job, progress: Progress, metric: float | None) -> None:
     _save_model(job.model, job.run, "last")
     if metric is None or metric > progress.best_metric:
         _save_model(job.model, job.run, "best")
@@ -293,18 +148,18 @@ def _is_stuck(progress: Progress, config: Config) -> bool:
     return bool(patience) and progress.epoch - progress.best_epoch >= patience
 
 
-def _calibrate(job: _Job, run: RunDir) -> None:
+def _calibrate(job: Job, run: RunDir) -> None:
     """Fits the calibration of the best checkpoint on the validation tracks and stores it."""
     calibration = Calibration()
-    if job.contract.kind == "multi" and job.config.evaluation.calibrate and job.folds.validation:
+    if job.folds.validation:
         best = keras.saving.load_model(run.checkpoint("best"), compile=False, safe_mode=True)
         best.compile(jit_compile=False)
         scored = _score_validation(job, best.predict_on_batch)
-        calibration = Calibration.fit(scored.logits, scored.targets, top_k=job.config.evaluation.top_k)
+        calibration = _fit_calibration(job, scored, AGGREGATORS)
     calibration.save(run.calibration)
 
 
-def _epoch_line(numbers: dict[str, Any], epochs: int, progress: Progress, job: _Job) -> str:
+def _epoch_line(numbers: dict[str, Any], epochs: int, progress: Progress, job: Job) -> str:
     line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
     if "validation" in numbers:
         line += f"  validation {numbers['metric']} {numbers['validation']:.4f}"
@@ -313,18 +168,38 @@ def _epoch_line(numbers: dict[str, Any], epochs: int, progress: Progress, job: _
     return f"{line}  lr {numbers['learning_rate']:.2e}  {numbers['seconds']:.1f} s, {rate:,.0f} segments/s"
 
 
-def _write_folder(config: Config, job: _Job, run: RunDir) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(to_yaml(config), encoding="utf-8")
+def _write_folder(config: Config, job: Job, run: RunDir) -> None:
+    write_text(run.config, to_yaml(config))
     job.contract.save(run.contract)
     records = {
-        "folder": str(job.manifest.folder),
+        "folder": str(job.manifest.folder.resolve()),
         "training": job.folds.training,
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
+        "training_tracks": job.manifest.track_ids(job.folds.training),
     }
     write_json(records, run.records)
     write_json(environment(), run.environment)
+
+
+def _check_same_tracks(job: Job, run: RunDir) -> None:
+    """Refuses to go on with records that were dealt anew: what validated before would now train."""
+    if run.read_json(run.records).get("tracks_sha256") != job.manifest.tracks_sha256:
+        raise RunError(
+            f"{run.path}: must be resumed with the records it began with. Received: {job.manifest.folder}, which"
+            " holds other tracks or deals them otherwise"
+        )
+
+
+def _clear_folder(run: RunDir, *, resume: bool) -> None:
+    """Removes what a new start, or going on, makes false: the model is about to change."""
+    if not resume:
+        shutil.rmtree(run.path, ignore_errors=True)
+        return
+    run.calibration.unlink(missing_ok=True)
+    shutil.rmtree(run.evaluation, ignore_errors=True)
+    for leftover in run.path.rglob("*.tmp*"):
+        leftover.unlink()
 
 
 def environment() -> dict[str, Any]:

@@ -30,7 +30,14 @@ def make_optimizer(options: TrainingSection, model: keras.Model, steps_per_epoch
     if options.weight_decay:
         vectors = [weight for weight in model.trainable_variables if len(weight.shape) <= 1]
         optimizer.exclude_from_weight_decay(var_list=vectors)
+    # Keras would put the average into the weights at the end of every fit(), and an epoch is a fit() here: training
+    # has to go on from the weights themselves. `state.averaged_weights` lends the average to validation.
+    optimizer.finalize_variable_values = lambda variables: None
     optimizer.build(model.trainable_variables)
+    if options.ema_momentum:
+        # Keras lets averages begin at 0, and where float16's loss scaling skips the first step they stay too small.
+        for weight, average in zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
+            average.assign(weight)
     return optimizer
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,10 @@ def load_state(path: Path, model: keras.Model) -> dict[str, Any]:
     """
     variables = _variables(model)
     try:
-        with np.load(path, allow_pickle=False) as state:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
             progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
             values = [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: must be the saved state of a training: {error}") from error
     shapes, wanted = [value.shape for value in values], [tuple(variable.shape) for variable in variables]
     if shapes != wanted:
@@ -53,13 +54,13 @@ def load_state(path: Path, model: keras.Model) -> dict[str, Any]:
 @contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Puts the moving average of the weights into the model for a while, where the optimizer keeps one."""
-    averages = getattr(model.optimizer, "_model_variables_moving_average", None)
-    if not getattr(model.optimizer, "use_ema", False) or not averages:
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of mixed_float16's loss scaling
+    if not optimizer.use_ema:
         yield
         return
     weights = model.trainable_variables
     raw = [np.asarray(weight) for weight in weights]
-    for weight, average in zip(weights, averages, strict=True):
+    for weight, average in zip(weights, optimizer._model_variables_moving_average, strict=True):
         weight.assign(average)
     try:
         yield

@@ -1,0 +1,199 @@
+"""What stays the same over the epochs of a training: folds, contract, model, batches."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfmusic.config import Config
+from tfmusic.contract import Contract
+from tfmusic.errors import ConfigError, RecordsError
+from tfmusic.inputs import augment, pipeline
+from tfmusic.models import BUILDERS, build_model
+from tfmusic.records.manifest import Manifest
+from tfmusic.rundir import RunDir
+from tfmusic.training.optimizer import make_loss, make_optimizer
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which splits train and which validate; no validation where every fold trains."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
+    """Returns the splits of a fold: it validates, all others train; `none` trains on all.
+
+    Raises:
+        RecordsError: the records lack that fold.
+    """
+    names = tuple(name for name in manifest.splits if name.startswith("fold"))
+    if fold == "none":
+        return Folds(names, ())
+    manifest.split(f"fold{fold}")
+    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
+
+
+def model_contract(config: Config, manifest: Manifest) -> Contract:
+    """Returns the contract of the model to be trained.
+
+    Raises:
+        RecordsError: the records were built for another task, feature, scale or segment than the config says.
+    """
+    stored = manifest.contract
+    wanted = {
+        "task": (config.task, stored.task),
+        "feature": (config.feature.model_dump(), dict(stored.feature)),
+        "record.scale": (config.record.scale, stored.scale["name"]),
+        "record.dtype": (config.record.dtype, stored.dtype),
+        "record.segment_frames": (config.record.segment_frames, stored.frames),
+        "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
+        "data.folds": (config.data.folds, manifest.settings.get("folds")),
+        "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
+    }
+    for key, (asked, found) in wanted.items():
+        if asked != found:
+            raise RecordsError(
+                f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
+                f" build the records again or change {key}"
+            )
+    return Contract(
+        task=stored.task,
+        kind=stored.kind,
+        labels=stored.labels,
+        feature=stored.feature,
+        scale=stored.scale,
+        dtype=stored.dtype,
+        frames=config.input.frames,
+        hop_frames=config.input.hop_frames,
+    )
+
+
+def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.training.precision)
+    try:
+        return build_model(
+            config.model.name,
+            frames=contract.frames,
+            n_bins=contract.n_bins,
+            n_outputs=len(contract.labels),
+            dtype=contract.dtype,
+            **_normalisation(config.input.normalize, mean, variance),
+            width=None if config.model.width == "default" else config.model.width,
+            pooling=None if config.model.pooling == "default" else config.model.pooling,
+            dropout=config.model.dropout,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
+    """Returns contract and folds of a training to come.
+
+    Raises:
+        ConfigError: no such model, or a loss or weights that are not for this kind of labels.
+        RecordsError: the records are not those that the config describes.
+    """
+    contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
+    if config.model.name not in BUILDERS:
+        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
+    make_loss(config.training, contract.kind)
+    if config.training.class_weights == "balanced" and contract.kind == "multi":
+        raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
+    return contract, folds
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that stays the same over the epochs of a training."""
+
+    config: Config
+    manifest: Manifest
+    run: RunDir
+    folds: Folds
+    contract: Contract
+    model: keras.Model
+    training_model: keras.Model
+    fill: np.ndarray
+    input: pipeline.TrainingInput
+    steps_per_epoch: int
+
+    @classmethod
+    def prepare(cls, config: Config, manifest: Manifest, run: RunDir) -> "Job":
+        """Returns the job after all checks; shards are compared with their checksums.
+
+        Raises:
+            ConfigError, RecordsError: config and records do not go together, or a shard is damaged.
+        """
+        contract, folds = check(config, manifest)
+        manifest.verify([*folds.training, *folds.validation])
+        keras.utils.set_random_seed(config.training.seed)
+        mean, variance = pipeline.mean_codes(manifest, folds.training)
+        n_segments = sum(manifest.split(name).segments for name in folds.training)
+        options = _training_input(config, manifest, folds, n_segments)
+        model = _build(config, contract, mean, variance)
+        # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
+        training_model = keras.Model(model.inputs, model.outputs[0])
+        steps = n_segments // options.batch_size
+        training_model.compile(
+            make_optimizer(config.training, training_model, steps),
+            make_loss(config.training, contract.kind),
+            jit_compile=config.training.jit,
+        )
+        return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps)
+
+    def describe(self) -> str:
+        """Returns what will be trained on what, in two lines."""
+        counts = {
+            part: sum(self.manifest.split(name).tracks for name in names)
+            for part, names in (("training", self.folds.training), ("validation", self.folds.validation))
+        }
+        return (
+            f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
+            f" {self.contract.frames} frames ({self.contract.frames / self.contract.frames_per_s:.1f} s) of"
+            f" {self.contract.n_bins} bins\n{counts['training']:,} training tracks, {counts['validation']:,}"
+            f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
+        )
+
+
+def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:
+    if how == "none":
+        return {"mean": None, "variance": None}
+    if how == "global":  # the variance of all cells is the mean variance and the variance of the means
+        total = variance.mean() + mean.var()
+        return {"mean": np.full_like(mean, mean.mean()), "variance": np.full_like(mean, total)}
+    return {"mean": mean, "variance": variance}
+
+
+def _training_input(config: Config, manifest: Manifest, folds: Folds, n_segments: int) -> pipeline.TrainingInput:
+    section = config.augment
+    policy = (
+        augment.SpecAugment(
+            section.time_warp_frames,
+            section.freq_mask_bins,
+            section.n_freq_masks,
+            section.time_mask_frames,
+            section.time_mask_fraction,
+            section.n_time_masks,
+        )
+        if section.policy == "custom"
+        else augment.POLICIES[section.policy]
+    )
+    return pipeline.TrainingInput(
+        frames=config.input.frames,
+        batch_size=min(config.training.batch_size, n_segments),
+        shuffle_segments=min(config.input.shuffle_segments, n_segments),
+        policy=policy,
+        mixup_alpha=section.mixup_alpha,
+        class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,
+        seed=config.training.seed,
+    )
+
+
+def _class_weights(manifest: Manifest, folds: Folds) -> np.ndarray:
+    """Returns the weight of every class: total / (classes x count), so that the mean weight is 1."""
+    counts = pipeline.count_labels(manifest, folds.training)
+    return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
