@@ -124,7 +124,8 @@ def test_records_for_a_given_contract(music, records, tmp_path, capsys):
     else:
         assert code == 2
         assert "labels must be some of the task's" in capsys.readouterr().err
-    assert build(music, tmp_path / "again", "--contract", str(records), "--workers", "1") == 0
+    given = ("--contract", str(records), "--workers", "1", "record.scale=log10_1p10", "record.dtype=float32")
+    assert build(music, tmp_path / "again", *given) == 0
     assert contents(tmp_path / "again") == contents(records)
 
 

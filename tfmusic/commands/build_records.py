@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, help="records folder to write (default records/TASK/VERSION)")
     parser.add_argument("--num-shards", type=arguments.positive, help="shards a split, at least")
-    parser.add_argument("--contract", type=Path, help="run, export or records whose labels and scale range to take")
+    parser.add_argument(
+        "--contract", type=Path, help="run, export or records whose labels, feature, scale and dtype to take"
+    )
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
@@ -54,13 +56,18 @@ def run(args: argparse.Namespace) -> None:
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
     from tfmusic.converter.plan import BuildOptions
 
+    feature, dtype, scale = config.feature.model_dump(), config.record.dtype, config.record.scale
+    scale_range = None
+    if contract is not None:
+        feature, dtype, scale = dict(contract.feature), contract.dtype, contract.scale["name"]
+        scale_range = (contract.scale["low"], contract.scale["high"])
     return BuildOptions(
-        feature=config.feature.model_dump(),
+        feature=feature,
         segment_frames=config.record.segment_frames,
         hop_frames=config.record.hop_frames,
-        dtype=config.record.dtype,
-        scale=config.record.scale,
-        scale_range=None if contract is None else (contract.scale["low"], contract.scale["high"]),
+        dtype=dtype,
+        scale=scale,
+        scale_range=scale_range,
         num_shards=args.num_shards or config.record.num_shards,
         shard_bytes=config.record.shard_mib << 20,
         n_folds=config.data.folds,
