@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
     from tfmusic.converter.plan import BuildOptions
 
-    feature, dtype, scale = config.feature.model_dump(), config.record.dtype, config.record.scale
+    feature, dtype, scale = config.feature.model_dump(), str(config.record.dtype), str(config.record.scale)
     scale_range = None
     if contract is not None:
         feature, dtype, scale = dict(contract.feature), contract.dtype, contract.scale["name"]
