@@ -8,7 +8,7 @@ import pytest
 
 from tfmusic.features.segments import cut
 from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingInput, count_labels, for_evaluation, for_training, mean_codes
+from tfmusic.inputs.pipeline import TrainingInput, count_labels, for_evaluation, for_training, cell_statistics
 from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
@@ -27,7 +27,7 @@ def manifest(records):
 
 
 def batches(manifest, *, epoch=0, **changes):
-    fill, _ = mean_codes(manifest, SPLITS)
+    fill, _ = cell_statistics(manifest, SPLITS)
     ds = for_training(manifest, SPLITS, fill, replace(PLAIN, **changes), epoch=epoch)
     return [tuple(part.numpy() for part in batch) for batch in ds]
 

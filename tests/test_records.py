@@ -213,7 +213,11 @@ def test_records_folder_is_found_from_above(records, tmp_path):
     assert Manifest.read(records.parent).folder == records
     with pytest.raises(RecordsError, match="Received: no records here"):
         Manifest.read(tmp_path)
+    shutil.copytree(records, tmp_path / ".a.partial")
+    with pytest.raises(RecordsError, match="no records here"):
+        Manifest.read(tmp_path)
     shutil.copytree(records, tmp_path / "a")
+    assert Manifest.read(tmp_path).folder == tmp_path / "a"
     shutil.copytree(records, tmp_path / "b")
     with pytest.raises(RecordsError, match="several"):
         Manifest.read(tmp_path)

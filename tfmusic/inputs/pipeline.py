@@ -95,7 +95,7 @@ def for_evaluation(
         yield EvaluationBatch(np.stack(waiting + [waiting[-1]] * n_missing), np.array(rows + [-1] * n_missing))
 
 
-def mean_codes(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and variance of the stored cells of some splits, float64 [n_bins]."""
     return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
 

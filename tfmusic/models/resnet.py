@@ -13,7 +13,7 @@ def build_resnet18(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "a
 
     Input [batch, frames, n_bins, 1]. With 1000 outputs 11,683,240 trainable parameters: torchvision's 11,689,512 less
     the two input channels that a spectrogram lacks. Receptive field: 435 frames. `width` scales all channels;
-    16 gives a network of .7 million that trains at some 500 segments of 5 s a second on 2 CPU cores.
+    16 gives a network of .7 million that trains at some 400 segments of 5 s a second on 2 CPU cores.
     """
     return _build(x, n_outputs, (2, 2, 2, 2), width=width, pooling=pooling, dropout=dropout)
 

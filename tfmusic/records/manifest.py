@@ -191,7 +191,9 @@ def _split(entry: dict[str, Any]) -> Split:
 def _find(folder: Path) -> Path:
     if (folder / MANIFEST_NAME).is_file():
         return folder / MANIFEST_NAME
-    found = sorted([*folder.glob(f"*/{MANIFEST_NAME}"), *folder.glob(f"*/*/{MANIFEST_NAME}")])
+    below = [*folder.glob(f"*/{MANIFEST_NAME}"), *folder.glob(f"*/*/{MANIFEST_NAME}")]
+    # A build that is about to end has its manifest in a hidden folder.
+    found = sorted(path for path in below if not path.parent.name.startswith("."))
     if len(found) == 1:
         return found[0]
     what = "no records here" if not found else "several: " + ", ".join(str(path.parent) for path in found)

@@ -29,7 +29,7 @@ from tfmusic.training.state import averaged_weights, load_state, save_state
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training has come; stored with its state."""
 
     epoch: int = 0
@@ -38,7 +38,7 @@ class Progress:
     seconds: float = 0.0
 
 
-def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Progress:
+def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> TrainingProgress:
     """Trains a model into a run folder and returns how it went.
 
     An existing run folder is replaced, unless it is to be resumed, once all checks are passed.
@@ -50,7 +50,7 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Pro
     job = Job.prepare(config, manifest, run)
     if resume:
         _check_same_tracks(job, run)
-    progress = Progress(**load_state(run.state, job.training_model)) if resume else Progress()
+    progress = TrainingProgress(**load_state(run.state, job.training_model)) if resume else TrainingProgress()
     _clear_folder(run, resume=resume)
     _write_folder(config, job, run)
     console.log_path = run.log
@@ -61,7 +61,7 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Pro
     return progress
 
 
-def _train(job: Job, progress: Progress) -> None:
+def _train(job: Job, progress: TrainingProgress) -> None:
     """Trains the epochs that are left, then calibrates the best model."""
     config, run = job.config, job.run
     console.say(job.describe())
@@ -77,7 +77,7 @@ def _train(job: Job, progress: Progress) -> None:
     _calibrate(job, run)
 
 
-def _train_epoch(job: Job, progress: Progress, watch: StepWatch) -> dict[str, Any]:
+def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict[str, Any]:
     """Trains one epoch, validates, keeps the checkpoints, and returns the numbers of the epoch."""
     begin = time.monotonic()
     ds = pipeline.for_training(job.manifest, job.folds.training, job.fill, job.input, epoch=progress.epoch)
@@ -127,7 +127,7 @@ def _score_validation(job: Job, predict_fn: Callable[[np.ndarray], Any]) -> Trac
     )
 
 
-def _keep_checkpoints(job: Job, progress: Progress, metric: float | None) -> None:
+def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:
     _save_model(job.model, job.run, "last")
     if metric is None or metric > progress.best_metric:
         _save_model(job.model, job.run, "best")
@@ -143,7 +143,7 @@ def _save_model(model: keras.Model, run: RunDir, which: str) -> None:
     tmp.replace(path)
 
 
-def _is_stuck(progress: Progress, config: Config) -> bool:
+def _is_stuck(progress: TrainingProgress, config: Config) -> bool:
     patience = config.training.early_stopping_epochs
     return bool(patience) and progress.epoch - progress.best_epoch >= patience
 
@@ -159,7 +159,7 @@ def _calibrate(job: Job, run: RunDir) -> None:
     calibration.save(run.calibration)
 
 
-def _epoch_line(numbers: dict[str, Any], epochs: int, progress: Progress, job: Job) -> str:
+def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress, job: Job) -> str:
     line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
     if "validation" in numbers:
         line += f"  validation {numbers['metric']} {numbers['validation']:.4f}"

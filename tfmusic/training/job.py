@@ -131,7 +131,7 @@ class Job:
         contract, folds = check(config, manifest)
         manifest.verify([*folds.training, *folds.validation])
         keras.utils.set_random_seed(config.training.seed)
-        mean, variance = pipeline.mean_codes(manifest, folds.training)
+        mean, variance = pipeline.cell_statistics(manifest, folds.training)
         n_segments = sum(manifest.split(name).segments for name in folds.training)
         options = _training_input(config, manifest, folds, n_segments)
         model = _build(config, contract, mean, variance)
