@@ -8,7 +8,7 @@ import pytest
 
 from tfmusic.features.segments import cut
 from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingInput, count_labels, for_evaluation, for_training, cell_statistics
+from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, count_labels, for_evaluation, for_training
 from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
