@@ -84,11 +84,11 @@ def test_examples_do_not_see_each_other(name):
 def test_training_lowers_the_loss(name, precision):
     """Some steps on one fixed batch lower its loss, in full and in mixed precision."""
     keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy(precision)
+    keras.mixed_precision.set_global_policy(precision)
     try:
         model = small(name)
     finally:
-        keras.config.set_dtype_policy("float32")
+        keras.mixed_precision.set_global_policy("float32")
     model.compile(
         keras.optimizers.Adam(3e-3), keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False
     )

@@ -234,7 +234,7 @@ def test_precision_and_jit_switches(records, tmp_path, switch):
     assert fit_small("q2", records, run, "training.epochs=1", "training.ema_momentum=0.5", switch) == 0
     assert main(["evaluate", str(run)]) == 0
     assert main(["export", str(run)]) == 0
-    assert keras.config.dtype_policy().name == "float32"
+    assert keras.mixed_precision.global_policy().name == "float32"
 
 
 def test_overwrite_checks_before_it_deletes(records, trained, tmp_path, capsys):
@@ -296,12 +296,12 @@ def test_weight_decay_spares_vectors(name):
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_averaged_weights_are_put_back(precision):
     """Across fit(): inside, the model has the average by hand; after, its own weights, also after an error."""
-    keras.config.set_dtype_policy(precision)
+    keras.mixed_precision.set_global_policy(precision)
     try:
         inputs = keras.Input((4,))
         model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     finally:
-        keras.config.set_dtype_policy("float32")
+        keras.mixed_precision.set_global_policy("float32")
     section = TrainingSection(
         optimizer="sgd", ema_momentum=0.5, schedule="constant", learning_rate=0.1, weight_decay=0.0, momentum=0.0
     )

@@ -34,7 +34,8 @@ class TrackModel(tf.Module):
         super().__init__()
         self._model, self._contract, self._calibration = (lambda x: model(x, training=False)), contract, calibration
         # The variables alone are tracked: the saved graph then needs no Keras to load.
-        self._weights = [getattr(variable, "value", variable) for variable in model.variables]
+        variables = model.variables  # tf.Variables in Keras 2, around them in Keras 3
+        self._weights = [item if isinstance(item, tf.Variable) else item.value for item in variables]
         self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(contract.kind, top_k)[aggregator]
         self._track_shift = calibration.track_shift[aggregator]
         scale = Scale.from_dict(contract.scale)

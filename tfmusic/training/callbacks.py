@@ -37,7 +37,7 @@ class MetricsLog:
         self.path, self.writer = path, None
         lines = path.read_text(encoding="utf-8").splitlines()[:keep_epochs] if path.is_file() else []
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if tensorboard is not None and keras.config.backend() == "tensorflow":
+        if tensorboard is not None and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             self.writer = tf.summary.create_file_writer(str(tensorboard))

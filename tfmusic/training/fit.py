@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmusic import __version__
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
 from tfmusic.console import console
@@ -204,10 +205,10 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
 
 def environment() -> dict[str, Any]:
     """Returns versions of Python and packages, backend and kind of machine."""
-    packages = ("tfmusic", "tensorflow", "keras", "numpy", "pandas", "google-crc32c")
+    packages = ("tensorflow", "keras", "numpy", "pandas", "google-crc32c")
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "backend": keras.config.backend(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "backend": keras.backend.backend(),
+        "packages": {"tfmusic": __version__} | {name: metadata.version(name) for name in packages},
     }

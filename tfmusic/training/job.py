@@ -72,8 +72,8 @@ def model_contract(config: Config, manifest: Manifest) -> Contract:
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config.training.precision)
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(config.training.precision)
     try:
         return build_model(
             config.model.name,
@@ -87,7 +87,7 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
             dropout=config.model.dropout,
         )
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.mixed_precision.set_global_policy(before)
 
 
 def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
