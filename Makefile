@@ -34,6 +34,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml .ci/constraints.txt
+	@echo "installing TensorFlow and friends into $(VENV): some minutes, some 2 GB"
 	$(INSTALL) --editable .
 	@touch $@
 

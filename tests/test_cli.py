@@ -95,6 +95,14 @@ def test_overrides_may_stand_anywhere(capsys):
         assert "unrecognized arguments" in capsys.readouterr().err
 
 
+def test_output_that_nobody_reads():
+    """`| head` ends the command without a word."""
+    command = f"{sys.executable} -m tfmusic config show q3 | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "task: q3\n"
+    assert done.stderr == ""
+
+
 def test_config_show_and_validate(capsys, tmp_path):
     """`config show` prints every key with overrides applied; `validate` finds faults."""
     assert main(["config", "show", "q2", "training.epochs=3"]) == 0
@@ -116,7 +124,9 @@ def test_score(tmp_path, capsys):
     predictions = write(tmp_path / "p", [["a", "b"], []])
     answers = write(tmp_path / "a", [["a"], ["c"]])
     assert main(["score", "q2", predictions, answers]) == 0
-    assert "q2: micro_f1 0.5000 on 2 tracks" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "q2: micro_f1 0.5000 on 2 tracks (the best single answer for all tracks: 0.6667)" in out
+    assert f"predictions {predictions}, answers {answers}" in out
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_overrides(tmp_path):
         ("training.epoch=3", "unknown key 'training.epoch'.*Did you mean 'training.epochs'"),
         ("epochs=3", "unknown key 'epochs'.*Did you mean 'training.epochs'"),
         ("training.epochs", "must be key.path=value"),
-        ("training.epochs=x", "training.epochs: .*'x'"),
-        ("training=3", "x.yaml: training: .*valid dictionary"),
+        ("training.epochs=x", "^override 'training.epochs=x': training.epochs: .*'x'"),
+        ("training=3", "^override 'training=3': training: .*valid dictionary"),
     ],
 )
 def test_bad_overrides(tmp_path, override, message):

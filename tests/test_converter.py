@@ -63,6 +63,13 @@ def test_summary_names_what_was_built(music, tmp_path, capsys):
     assert names == ["q2-fold0.tfrecord-00000-of-00002", "q2-fold0.tfrecord-00001-of-00002"]
 
 
+def test_unknown_artists_are_warned_of(damaged, tmp_path, capsys):
+    """Without metadata the promise about artists cannot be kept, and the build says so."""
+    shutil.rmtree(damaged / "q2/train/train_data/meta")
+    assert build(damaged, tmp_path / "out", "--workers", "1") == 0
+    assert "tracks of one artist may stand in several folds" in capsys.readouterr().err
+
+
 def test_other_storage_types_and_scales(music, tmp_path):
     """float16 and float32 cells, and the logarithms of AI Rush, come back as scaled values."""
     out = tmp_path / "q2"

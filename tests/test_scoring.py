@@ -37,6 +37,16 @@ def test_multi_label_metrics_agree_with_scikit_learn(rng):
         np.testing.assert_allclose(metrics.per_label(predicted, targets)[name], values, atol=1e-12)
 
 
+def test_weighted_metrics_agree_with_scikit_learn(rng):
+    """Rows may weigh differently, as the windows of long and short tracks do."""
+    weights = rng.random(60)
+    scores, targets = rng.random((60, 4)), metrics.one_hot(rng.integers(0, 4, 60), 4)
+    expected = reference.accuracy_score(targets.argmax(1), scores.argmax(1), sample_weight=weights)
+    assert abs(metrics.headline(scores, targets, "single", weights) - expected) < 1e-12
+    expected = reference.f1_score(targets, scores >= 0.5, average="micro", sample_weight=weights)
+    assert abs(metrics.headline(scores, targets, "multi", weights) - expected) < 1e-12
+
+
 def test_f1_of_nothing_is_zero():
     """No tag predicted and none true."""
     nothing = np.zeros((3, 4), bool)

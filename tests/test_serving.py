@@ -103,13 +103,13 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-def test_graph_refuses_what_is_no_power(bad):
-    """NaN, infinite and negative cells are an error in the graph too."""
+@pytest.mark.parametrize(("bad", "n_frames"), [(np.nan, 50), (np.inf, 50), (-1.0, 50), (1.0, 0)])
+def test_graph_refuses_what_is_no_power(bad, n_frames):
+    """NaN, infinite and negative cells, and no frames at all, are an error in the graph too."""
     model, contract = small_model("single")
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="mel must be finite power"):
-        module(tf.constant(np.full((128, 50), bad, np.float32)))
+        module(tf.constant(np.full((128, n_frames), bad, np.float32)))
 
 
 def test_signatures_take_the_files_shape():
@@ -217,6 +217,15 @@ def test_bad_input_to_predict(trained, exported, tmp_path, capsys, model):
     assert not (tmp_path / "o.json").exists()
 
 
+def test_test_part_of_another_question_is_warned_of(trained, music, tmp_path, capsys):
+    """A q2 model answers q1's tracks in its own tags, and says so."""
+    out = ["--out", str(tmp_path / "o.json")]
+    assert main(["predict", str(trained), str(music / "q1" / "test"), *out]) == 0
+    assert "is the test part of q1, the model answers q2" in capsys.readouterr().err
+    assert main(["predict", str(trained), str(music / "q2" / "test"), *out]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_folders_that_are_no_model(tmp_path, trained, music, capsys):
     """A folder that is no run or export, an input that is not there, an output of no known kind."""
     mel = str(next((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
@@ -230,7 +239,9 @@ def test_folders_that_are_no_model(tmp_path, trained, music, capsys):
     assert "--out must end in .json or .csv" in capsys.readouterr().err
     for command in ("evaluate", "export"):
         assert main([command, str(tmp_path)]) == 2
-        assert "must be a run folder" in capsys.readouterr().err
+        assert "must be a run folder with a trained model: it lacks" in capsys.readouterr().err
+        assert main([command, str(tmp_path / "none")]) == 2
+        assert "none: no such folder; it must be a run folder" in capsys.readouterr().err
 
 
 def test_damaged_model_is_named(trained, tmp_path, music, capsys):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from tfmusic.cli import main
 from tfmusic.config import TrainingSection
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
+from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.job import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
 from tfmusic.training.state import averaged_weights
@@ -173,7 +175,9 @@ def test_damaged_state_is_named(records, trained, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     state = RunDir(tmp_path / "run").state
     raw = bytearray(state.read_bytes())
-    raw[len(raw) // 2] ^= 1
+    with zipfile.ZipFile(state) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    raw[largest.header_offset + largest.file_size // 2] ^= 1
     for damaged in (b"not a state", bytes(raw), bytes(raw[:1000])):
         state.write_bytes(damaged)
         assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2
@@ -195,6 +199,38 @@ def test_resume_wants_the_same_deal(music, trained, tmp_path, capsys):
     trained_on = json.loads((RunDir(trained).evaluation / "report.json").read_text())["tracks_trained_on"]
     assert trained_on == 15
     assert f"TRAINED on {trained_on} of these tracks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_interrupted_training(records, tmp_path, monkeypatch, capsys):
+    """Ctrl-C before an epoch has ended leaves nothing; later it says how to go on."""
+    run, step_end, steps = tmp_path / "run", StepWatch.on_train_batch_end, []
+
+    def interrupt_at(n):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(batch)
+            if len(steps) == n:
+                raise KeyboardInterrupt
+            step_end(self, batch, logs)
+
+        steps.clear()
+        monkeypatch.setattr(StepWatch, "on_train_batch_end", on_train_batch_end)
+
+    interrupt_at(2)
+    assert fit_small("q2", records, run) == 130
+    assert "no epoch had ended: nothing is kept" in capsys.readouterr().out
+    assert not run.exists()
+    interrupt_at(10)  # eight steps an epoch
+    assert fit_small("q2", records, run) == 130
+    assert f"go on with --resume --run-dir {run}" in capsys.readouterr().out
+    monkeypatch.setattr(StepWatch, "on_train_batch_end", step_end)
+    command = ["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", "training.epochs=2"]
+    assert main(command) == 0
+    capsys.readouterr()
+    before = RunDir(run).checkpoint("last").read_bytes()
+    assert main(command) == 0
+    assert "finished already, 2 epochs" in capsys.readouterr().out
+    assert RunDir(run).checkpoint("last").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         return code or 0
     except TfmusicError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -60,7 +64,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(arguments)
     is_override = [hasattr(args, "overrides") and "=" in word and not word.startswith("-") for word in rest]
     if not all(is_override):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = " (a key of the config is written without --)" if any("=" in word for word in rest) else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args

@@ -76,16 +76,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing, is not plain YAML, or a key or value is not valid.
     """
-    tree, lines = _read(path)
+    tree, places = _read(path)
     for override in overrides:
-        _apply(tree, override, origin=path.name)
-    return _validate(tree, lines, origin=str(path))
+        places[_apply(tree, override, origin=path.name)] = f"override {override!r}"
+    return _validate(tree, places, origin=str(path))
 
 
 def config_from_text(text: str, origin: str) -> Config:
     """Returns the validated config of a YAML text; `origin` names it in errors."""
-    tree, lines = _parse(text, origin)
-    return _validate(tree, lines, origin)
+    tree, places = _parse(text, origin)
+    return _validate(tree, places, origin)
 
 
 def to_yaml(config: Config) -> str:
@@ -121,7 +121,7 @@ def _known() -> str:
     return ", ".join(sorted(found)) or "none"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -134,7 +134,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}: must be UTF-8 text: {error}") from error
 
 
-def _parse(text: str, origin: str) -> tuple[dict[str, Any], dict[str, int]]:
+def _parse(text: str, origin: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the values, and for every key path the place where it stands."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         tree = yaml.load(text, Loader=_Loader)
@@ -145,7 +146,7 @@ def _parse(text: str, origin: str) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{origin}: not a valid config: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{origin}: a config must be a mapping of sections. Received: {type(tree).__name__}")
-    return tree, dict(_line_of_each_key(node, ()))
+    return tree, {key_path: f"{origin}:{line}" for key_path, line in _line_of_each_key(node, ())}
 
 
 def _line_of_each_key(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[str, int]]:
@@ -156,7 +157,8 @@ def _line_of_each_key(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator
             yield from _line_of_each_key(value_node, here)
 
 
-def _apply(tree: dict[str, Any], override: str, origin: str) -> None:
+def _apply(tree: dict[str, Any], override: str, origin: str) -> str:
+    """Sets the key of an override and returns its path."""
     key_path, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key_path):
         raise ConfigError(f"an override must be key.path=value. Received: {override!r}")
@@ -169,29 +171,30 @@ def _apply(tree: dict[str, Any], override: str, origin: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{origin}: {parent} must be a mapping of keys for override {override!r}")
     tree[leaf] = value
+    return key_path
 
 
-def _validate(tree: Mapping[str, Any], lines: Mapping[str, int], origin: str) -> Config:
+def _validate(tree: Mapping[str, Any], places: Mapping[str, str], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_message(error, lines, origin)) from error
+        raise ConfigError(_message(error, places, origin)) from error
 
 
-def _message(error: ValidationError, lines: Mapping[str, int], origin: str) -> str:
+def _message(error: ValidationError, places: Mapping[str, str], origin: str) -> str:
     first, more = error.errors()[0], error.error_count() - 1
     # A union such as `int | none` reports each of its branches behind the key: keep the key alone.
     key_path = _longest_known(tuple(str(part) for part in first["loc"]), first["type"])
-    line = f":{lines[key_path]}" if key_path in lines else ""
+    place = places.get(key_path, origin)
     tail = f" (and {more} more)" if more and first["type"] != "extra_forbidden" else ""
     if first["type"] == "extra_forbidden":
-        return f"{origin}{line}: unknown key {key_path!r}.{_nearest(key_path)}"
+        return f"{place}: unknown key {key_path!r}.{_nearest(key_path)}"
     if first["type"] == "missing":
         return f"{origin}: key {key_path!r} is missing{tail}"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and key_path not in _leaf_keys():
-        return f"{origin}{line}: {reason}{tail}"  # keys that do not fit together; the reason names them
-    return f"{origin}{line}: {key_path}: {reason}. Received: {_received(first)}{tail}"
+        return f"{place}: {reason}{tail}"  # keys that do not fit together; the reason names them
+    return f"{place}: {key_path}: {reason}. Received: {_received(first)}{tail}"
 
 
 def _received(first: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-SECONDS_BETWEEN_PLAIN_LINES = 10.0
+SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
 class Progress(Protocol):
@@ -34,9 +34,9 @@ class Console:
         """Prints a warning to standard error."""
         print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
-    def table(self, rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
+    def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> None:
         """Prints an aligned table: numbers to the right, text to the left."""
-        self.say(format_table(rows, header))
+        self.say(format_table(rows, header, digits=digits))
 
     @contextmanager
     def progress(self, title: str, total: int, unit: str) -> Iterator[Progress]:
@@ -53,17 +53,17 @@ class Console:
 console = Console()
 
 
-def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Returns an aligned table as text; floats keep four digits."""
-    cells = [[_cell(value) for value in row] for row in rows]
+def format_table(rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> str:
+    """Returns an aligned table as text; floats keep some digits."""
+    cells = [[_cell(value, digits) for value in row] for row in rows]
     is_number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
     widths = [max(_width(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
     lines = [list(header), ["-" * width for width in widths], *cells]
     return "\n".join("  ".join(map(_pad, line, widths, is_number)).rstrip() for line in lines)
 
 
-def _cell(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _cell(value: object, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _width(text: str) -> int:

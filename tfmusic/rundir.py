@@ -77,6 +77,15 @@ class RunDir:
             raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
 
 
+def open_run(path: Path) -> RunDir:
+    """Returns a run folder that has a trained model; raises RunError that says what is missing."""
+    if not path.is_dir():
+        raise RunError(f"{path}: no such folder; it must be a run folder, which tfmusic fit writes")
+    if not is_run(path):
+        raise RunError(f"{path}: must be a run folder with a trained model: it lacks checkpoints/best.keras")
+    return RunDir(path)
+
+
 def is_run(path: Path) -> bool:
     """Returns whether a path is the folder of a training that has a model."""
     run = RunDir(path)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds CONFIG and `key.path=value` overrides."""
     parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="override keys of the config")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, stop")
 

@@ -41,12 +41,14 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.records.manifest import MANIFEST_NAME
 
     out = args.out or arguments.default_records(config.task)
-    check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     dataset = LOADERS[config.data.loader](args.data, task=config.task, question=config.data.question)
+    check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     contract = _given_contract(args.contract)
     if contract is not None:
         dataset = replace(dataset, labels=contract.labels)
     console.say(_describe(dataset))
+    if not any(track.artists or track.album for track in dataset.tracks):
+        console.warn("no track has an artist or album: tracks of one artist may stand in several folds")
     if args.dry_run:
         return console.say(f"dry run: would write {out}")
     summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
@@ -105,7 +107,7 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         for name, split in stats.items()
     ]  # fmt: skip
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-    console.table(rows, ("split", "tracks", "segments", "hours", "shards", "MB"))
+    console.table(rows, ("split", "tracks", "segments", "hours", "shards", "MB"), digits=2)
     clipped = 100 * manifest.clipped_cells / max(manifest.total_cells, 1)
     scale = manifest.contract.scale
     console.say(

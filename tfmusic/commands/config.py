@@ -9,7 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("action", choices=("show", "validate"), help="print it complete, or only check it")
     parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="override keys of the config")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmusic.errors import RecordsError, RunError, UsageError
+from tfmusic.errors import RecordsError, UsageError
 from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.records.manifest import Manifest
     from tfmusic.reports.evaluation import format_report
     from tfmusic.reports.predictions import predictions_table
-    from tfmusic.rundir import RunDir, is_run, write_json
+    from tfmusic.rundir import open_run, write_json
 
-    folder = RunDir(args.run_dir)
-    if not is_run(folder.path):
-        raise RunError(f"{folder.path}: must be a run folder with a trained model")
+    folder = open_run(args.run_dir)
     used = folder.read_json(folder.records)
     manifest = Manifest.read(args.records or Path(used["folder"]))
     same = manifest.tracks_sha256 == used["tracks_sha256"]
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     manifest.verify(splits)
     evaluation = _evaluate(folder, manifest, splits)
     trained_on = len(set(evaluation.track_ids) & set(used["training_tracks"]))
-    note = _note(trained_on, calibrated_on=same and set(splits) <= set(used["validation"]))
+    note = _note(trained_on, chosen_on=same and set(splits) <= set(used["validation"]))
     report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": trained_on, "note": note}
     console.say(format_report(report))
     console.say(report["note"])
@@ -91,10 +89,12 @@ def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> 
     )
 
 
-def _note(trained_on: int, *, calibrated_on: bool) -> str:
+def _note(trained_on: int, *, chosen_on: bool) -> str:
     """Returns what a reader must know before believing the number."""
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
-    if calibrated_on:
-        return "note: early stopping and calibration used these validation tracks: new music will score a little lower"
+    if chosen_on:
+        return (
+            "note: best epoch and threshold were chosen on these validation tracks: new music will score a little lower"
+        )
     return "note: no track of these, by its id, was trained on"

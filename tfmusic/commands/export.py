@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from tfmusic.errors import RunError
 from tfmusic.quiet import start_tensorflow
 
 
@@ -18,15 +17,14 @@ def run(args: argparse.Namespace) -> None:
     """Exports the best model of the run."""
     from tfmusic.console import console
     from tfmusic.folders import check_target
-    from tfmusic.rundir import RunDir, is_run
+    from tfmusic.rundir import open_run
 
-    if not is_run(args.run_dir):
-        raise RunError(f"{args.run_dir}: must be a run folder with a trained model")
+    run_dir = open_run(args.run_dir)
     out = args.out or args.run_dir / "export"
     check_target(out, overwrite=args.overwrite, marker="saved_model.pb", what="exported models")
     start_tensorflow()
     from tfmusic.serving.export import export_run
 
-    export_run(RunDir(args.run_dir), out)
+    export_run(run_dir, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")

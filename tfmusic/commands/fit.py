@@ -1,6 +1,7 @@
 """`tfmusic fit q2`: train a model on records."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,16 @@ def run(args: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         if folder.state.is_file():
             console.say(f"finished epochs are kept: go on with --resume --run-dir {folder.path}")
+        else:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            console.say("no epoch had ended: nothing is kept")
         raise
+    if progress.was_finished:
+        return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
     best = (progress.best_metric, progress.best_epoch) if folds.validation else ("none", progress.best_epoch)
-    console.table([(progress.epoch, round(progress.seconds), *best)], ("epochs", "seconds", "validation", "best epoch"))
+    console.table(
+        [(progress.epoch, round(progress.seconds), *best)], ("epochs", "seconds", "best validation", "in epoch")
+    )
     return console.say(f"run: {folder.path}")
 
 

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("model", type=Path, help="run folder or exported folder")
     parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush test folder, folder of .npy, or .npy files")
-    parser.add_argument("--out", type=Path, help="file to write: .json (list of answers) or .csv (with scores)")
+    parser.add_argument(
+        "--out", type=Path, help=".json: list of answers in the order of the inputs; .csv: with names and scores"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,12 +34,27 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     from tfmusic.serving.predict import predict_tracks
 
+    _warn_of_other_question(args.model, args.inputs)
     with console.progress("predict", len(tracks), "tracks") as progress:
         predictions = predict_tracks(args.model, tracks, progress.advance)
     if args.out is None:
         return console.say(json.dumps(predictions.answers(), ensure_ascii=False))
     _write(predictions, args.out)
     return console.say(f"{len(tracks):,} answers: {args.out}")
+
+
+def _warn_of_other_question(model: Path, inputs: list[Path]) -> None:
+    from tfmusic.console import console
+    from tfmusic.contract import Contract
+    from tfmusic.datasets import airush
+
+    if not (model / "contract.json").is_file():
+        return
+    task = Contract.load(model / "contract.json").task
+    for path in inputs:
+        question = airush.find_test(path)
+        if task in airush.QUESTIONS and question not in (None, task):
+            console.warn(f"{path} is the test part of {question}, the model answers {task}")
 
 
 def _tracks(path: Path) -> "list[Track]":
@@ -51,7 +68,7 @@ def _tracks(path: Path) -> "list[Track]":
     question = airush.find_test(path)
     if question is not None:
         return list(airush.load_test(path, question=question))
-    files = sorted(path.glob("*.npy"))
+    files = sorted(path.glob("*.npy"), key=lambda file: (len(file.stem), file.stem))  # 9 before 10
     if not files:
         raise DataError(f"{path}: must hold test_data/meta/qN_test.json (AI Rush) or .npy files")
     return [Track(file.stem, file) for file in files]

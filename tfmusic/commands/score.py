@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
         f"{args.task}: {headline_name(kind)} {value:.4f} on {len(answers):,} tracks"
         f" (the best single answer for all tracks: {constant:.4f})"
     )
+    console.say(f"predictions {args.predictions}, answers {args.answers}")
 
 
 def _read(path: Path, kind: str) -> list[Any]:

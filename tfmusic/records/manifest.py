@@ -196,5 +196,9 @@ def _find(folder: Path) -> Path:
     found = sorted(path for path in below if not path.parent.name.startswith("."))
     if len(found) == 1:
         return found[0]
-    what = "no records here" if not found else "several: " + ", ".join(str(path.parent) for path in found)
+    what = (
+        "no records here; tfmusic build-records writes them"
+        if not found
+        else "several: " + ", ".join(str(path.parent) for path in found)
+    )
     raise RecordsError(f"{folder}: must be a records folder, or hold exactly one. Received: {what}")

@@ -25,6 +25,7 @@ class Evaluation:
         scores: [n_tracks, n_labels] by aggregator.
         segment_scores: [n_segments, n_labels] of all tracks.
         segment_targets: bool [n_segments, n_labels].
+        segment_weights: [n_segments], those of a track sum to 1, so that long tracks count no more than short ones.
     """
 
     contract: Contract
@@ -34,6 +35,7 @@ class Evaluation:
     scores: dict[str, np.ndarray]
     segment_scores: np.ndarray
     segment_targets: np.ndarray
+    segment_weights: np.ndarray
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class Evaluation:
             scores,
             calibration.segment_scores(np.concatenate(logits), kind=kind),
             np.repeat(targets, [len(track) for track in logits], axis=0),
+            np.concatenate([np.full(len(track), 1 / len(track)) for track in logits]),
         )
 
     @property
@@ -74,7 +77,7 @@ class Evaluation:
         """Returns everything as JSON-ready values."""
         kind, labels = self.contract.kind, self.contract.labels
         predicted = metrics.decide(self.scores[self.aggregator], kind)
-        segment = metrics.headline(self.segment_scores, self.segment_targets, kind)
+        segment = metrics.headline(self.segment_scores, self.segment_targets, kind, self.segment_weights)
         per_label = metrics.per_label(predicted, self.targets)
         report: dict[str, Any] = {
             "task": self.contract.task,
@@ -106,9 +109,9 @@ class Evaluation:
 def format_report(report: dict[str, Any]) -> str:
     """Returns the report as text for a terminal."""
     lines = [
-        f"{report['task']}: {report['metric']} {report['value']:.4f} on {report['tracks']:,} tracks"
-        f" ({report['segments']:,} segments), aggregator {report['aggregator']}",
-        f"single segments {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
+        f"{report['task']}: {report['metric']} {report['value']:.4f} on {report['tracks']:,} tracks of"
+        f" {', '.join(report['splits'])} ({report['segments']:,} windows scored), aggregator {report['aggregator']}",
+        f"single windows {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
         f" the best single answer for all tracks {report['constant_answer_value']:.4f}",
         "",
         format_table(list(report["aggregators"].items()), ("aggregator", report["metric"])),

@@ -12,10 +12,11 @@ def accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
     return float(np.mean(predicted == targets))
 
 
-def micro_f1(predicted: np.ndarray, targets: np.ndarray) -> float:
+def micro_f1(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Returns the global micro-F1 over all tracks and tags, 0 where nothing is positive; bool [n_tracks, n_tags]."""
-    hits = int(np.sum(predicted & targets))
-    marked = int(predicted.sum()) + int(targets.sum())
+    rows = np.ones(len(targets)) if weights is None else weights
+    hits = float(rows @ (predicted & targets).sum(1))
+    marked = float(rows @ (predicted.sum(1) + targets.sum(1)))
     return 2 * hits / marked if marked else 0.0
 
 
@@ -51,17 +52,18 @@ def names(chosen: np.ndarray, labels: Sequence[str], kind: str) -> list[Any]:
     return [row[0] for row in lists] if kind == "single" else lists
 
 
-def headline(scores: np.ndarray, targets: np.ndarray, kind: str) -> float:
+def headline(scores: np.ndarray, targets: np.ndarray, kind: str, weights: np.ndarray | None = None) -> float:
     """Returns the metric of the task: accuracy for one label a track, global micro-F1 for several.
 
     Args:
         scores: track scores [n_tracks, n_labels].
         targets: bool [n_tracks, n_labels].
         kind: `single` or `multi`.
+        weights: weight of every row, or None for 1.
     """
     if kind == "single":
-        return accuracy(scores.argmax(1), targets.argmax(1))
-    return micro_f1(decide(scores, kind), targets)
+        return float(np.average(scores.argmax(1) == targets.argmax(1), weights=weights))
+    return micro_f1(decide(scores, kind), targets, weights)
 
 
 def headline_name(kind: str) -> str:

@@ -67,8 +67,9 @@ class TrackModel(tf.Module):
 
     def _encode(self, mel: tf.Tensor) -> tf.Tensor:
         """Returns the stored cells [n_frames, n_bins] of linear power [n_bins, n_frames]."""
-        usable = tf.reduce_all(tf.math.is_finite(mel) & (mel >= 0))
-        with tf.control_dependencies([tf.debugging.Assert(usable, ["mel must be finite power, 0 or more"])]):
+        usable = tf.reduce_all(tf.math.is_finite(mel) & (mel >= 0)) & (tf.shape(mel)[1] > 0)
+        rule = "mel must be finite power, 0 or more, and at least one frame long"
+        with tf.control_dependencies([tf.debugging.Assert(usable, [rule])]):
             mel = tf.transpose(mel)
         if self._contract.dtype == "uint8":
             upper_half = tf.bitwise.right_shift(tf.bitcast(mel, tf.uint32), tf.constant(16, tf.uint32))

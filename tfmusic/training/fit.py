@@ -37,6 +37,7 @@ class TrainingProgress:
     best_metric: float = -1.0
     best_epoch: int = 0
     seconds: float = 0.0
+    was_finished: bool = False
 
 
 def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> TrainingProgress:
@@ -52,6 +53,9 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
     if resume:
         _check_same_tracks(job, run)
     progress = TrainingProgress(**load_state(run.state, job.training_model)) if resume else TrainingProgress()
+    if progress.epoch >= config.training.epochs and run.calibration.is_file():
+        progress.was_finished = True
+        return progress
     _clear_folder(run, resume=resume)
     _write_folder(config, job, run)
     console.log_path = run.log
@@ -73,8 +77,8 @@ def _train(job: Job, progress: TrainingProgress) -> None:
         while progress.epoch < config.training.epochs and not _is_stuck(progress, config):
             numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch))
             log.write(numbers)
-            console.say(_epoch_line(numbers, config.training.epochs, progress, job))
             save_state(run.state, job.training_model, vars(progress))
+            console.say(_epoch_line(numbers, config.training.epochs, progress))  # shown when it cannot be lost
     _calibrate(job, run)
 
 
@@ -160,13 +164,12 @@ def _calibrate(job: Job, run: RunDir) -> None:
     calibration.save(run.calibration)
 
 
-def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress, job: Job) -> str:
+def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
+    """Returns the line of an epoch, at most 80 columns."""
     line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
     if "validation" in numbers:
-        line += f"  validation {numbers['metric']} {numbers['validation']:.4f}"
-        line += f"  best {progress.best_metric:.4f} (epoch {progress.best_epoch})"
-    rate = job.steps_per_epoch * job.input.batch_size / numbers["seconds"]
-    return f"{line}  lr {numbers['learning_rate']:.2e}  {numbers['seconds']:.1f} s, {rate:,.0f} segments/s"
+        line += f"  val {numbers['metric']} {numbers['validation']:.4f}  best {progress.best_epoch}"
+    return f"{line}  lr {numbers['learning_rate']:.1e}  {numbers['seconds']:.1f} s"
 
 
 def _write_folder(config: Config, job: Job, run: RunDir) -> None:
