@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
-	$(BIN)/python -m tfmusic synth demo/data --overwrite
+	$(BIN)/python -m tfmusic synth demo/data --tracks 400 --overwrite
 	$(BIN)/python -m tfmusic build-records demo --data demo/data --out demo/records --overwrite
 	$(BIN)/python -m tfmusic fit demo --records demo/records --run-dir demo/run --overwrite
 	$(BIN)/python -m tfmusic evaluate demo/run
