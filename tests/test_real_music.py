@@ -30,6 +30,6 @@ def test_build_fit_predict_score(real, tmp_path, task, capsys):
     assert len(json.loads(out.read_text(encoding="utf-8"))) == {"q1": 116, "q2": 114, "q3": 40}[task]
     capsys.readouterr()
     assert main(["score", task, str(out), str(real / "answers" / f"{task}.json")]) == 0
-    words = capsys.readouterr().out.split()
+    words = capsys.readouterr().out.splitlines()[0].split()
     value, constant = float(words[2]), float(words[-1].rstrip(")"))
     assert value > constant
