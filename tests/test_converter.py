@@ -310,10 +310,13 @@ def test_killed_worker_is_explained_and_nothing_is_lost(music, undisturbed, tmp_
     """A worker that the system kills gives one line; the next build goes on."""
     out = tmp_path / "q2"
     with start_build(music, out) as process:
-        wait_for_shards(out, 3)
-        for worker in psutil.Process(process.pid).children():
-            if "spawn_main" in " ".join(worker.cmdline()):
-                worker.kill()
+        workers = []
+        while len(workers) < 2:  # found beforehand, so that the kill comes at once
+            children = psutil.Process(process.pid).children()
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        wait_for_shards(out, 1)
+        for worker in workers:
+            worker.kill()
         error = process.stderr.read().decode()
     assert process.returncode == 2
     assert "a worker process was killed from outside" in error
