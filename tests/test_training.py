@@ -247,7 +247,7 @@ def test_going_on_after_the_end(records, trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_early_stopping_and_the_best_epoch(records, tmp_path):
+def test_early_stopping_and_the_best_epoch(records, tmp_path, capsys):
     """Without progress training ends after the patience; `best` is the model of the best epoch, `last` of the last."""
     run = tmp_path / "run"
     switches = ("training.epochs=30", "training.early_stopping_epochs=2", "training.learning_rate=1e-7")
@@ -255,6 +255,10 @@ def test_early_stopping_and_the_best_epoch(records, tmp_path):
     lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
     values = [line["validation"] for line in lines]
     assert len(lines) == int(np.argmax(values)) + 3 < 30
+    command = ["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert f"finished already, {len(lines)} epochs" in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
     report = json.loads((RunDir(run).evaluation / "report.json").read_text(encoding="utf-8"))
     assert report["value"] == pytest.approx(max(values), abs=1e-6)
@@ -283,6 +287,20 @@ def test_overwrite_checks_before_it_deletes(records, trained, tmp_path, capsys):
     assert fit_small("q2", records, tmp_path / "other", flags=("--overwrite",)) == 2
     assert "--overwrite replaces only run folders" in capsys.readouterr().err
     assert (tmp_path / "other" / "precious").is_file()
+
+
+def test_interrupted_overwrite_spares_the_old_run(records, trained, tmp_path, monkeypatch):
+    """Ctrl-C before the old run is replaced, here while shards are checked, leaves it whole."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    shutil.rmtree(run / "backup")  # a user may have made room
+
+    def interrupt(self, splits):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Manifest, "verify", interrupt)
+    assert fit_small("q2", records, run, flags=("--overwrite",)) == 130
+    assert RunDir(run).checkpoint("best").is_file()
 
 
 def test_dry_run_checks_everything(records, tmp_path, capsys):

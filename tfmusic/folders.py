@@ -1,6 +1,7 @@
 """Writing without losing: files appear whole, folders of ours alone are replaced."""
 
 import os
+import shutil
 from pathlib import Path
 
 from tfmusic.errors import UsageError
@@ -18,6 +19,16 @@ def write_text(path: Path, text: str) -> None:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def put_in_place(finished: Path, target: Path) -> None:
+    """Renames a finished folder to its name; an older one of that name goes only when the new one stands."""
+    old = target.parent / f".{target.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    finished.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None:

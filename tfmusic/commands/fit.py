@@ -1,7 +1,6 @@
 """`tfmusic fit q2`: train a model on records."""
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,15 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         trained, validated = ", ".join(folds.training), ", ".join(folds.validation) or "none"
         return console.say(f"dry run: would train on {trained}, validate on {validated}, write {folder.path}")
-    try:
-        progress = fit(config, manifest, folder, resume=args.resume)
-    except KeyboardInterrupt:
-        if folder.state.is_file():
-            console.say(f"finished epochs are kept: go on with --resume --run-dir {folder.path}")
-        else:
-            shutil.rmtree(folder.path, ignore_errors=True)
-            console.say("no epoch had ended: nothing is kept")
-        raise
+    progress = fit(config, manifest, folder, resume=args.resume)
     if progress.was_finished:
         return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
     best = (progress.best_metric, progress.best_epoch) if folds.validation else ("none", progress.best_epoch)

@@ -19,7 +19,7 @@ from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
-from tfmusic.folders import check_target
+from tfmusic.folders import check_target, put_in_place
 from tfmusic.records import tfds
 from tfmusic.records.manifest import MANIFEST_NAME, TRACKS_NAME, Manifest, Shard, Split, Statistics, file_sha256
 
@@ -121,7 +121,8 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
     for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256"]:
         leftover.unlink()
     manifest.write()
-    _put_in_place(partial, out)
+    (partial / "lock").unlink()
+    put_in_place(partial, out)
     return manifest
 
 
@@ -162,28 +163,6 @@ def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
         for row, track in enumerate(plan.tracks):
-            lists = (json.dumps(names, ensure_ascii=False) for names in (track.labels, track.artists))
-            labels, artists = lists
-            table.writerow(
-                (
-                    row,
-                    track.track_id,
-                    plan.splits[row],
-                    labels,
-                    plan.n_frames[row],
-                    artists,
-                    track.album or "",
-                    skipped.get(row, ""),
-                )
-            )
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Renames the finished folder to its name; an older one goes only when the new one stands."""
-    (partial / "lock").unlink()
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+            labels, artists = (json.dumps(names, ensure_ascii=False) for names in (track.labels, track.artists))
+            known = (row, track.track_id, plan.splits[row], labels, plan.n_frames[row], artists)
+            table.writerow((*known, track.album or "", skipped.get(row, "")))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfmusic.folders import put_in_place
 from tfmusic.rundir import RunDir
 from tfmusic.serving.predict import load_run
 from tfmusic.serving.track_model import TrackModel, signatures
@@ -31,7 +32,6 @@ def export_run(run: RunDir, out: Path) -> None:
         report = run.evaluation / "report.json"
         if report.is_file():
             shutil.copy(report, partial / "report.json")
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -53,7 +53,7 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
     if resume:
         _check_same_tracks(job, run)
     progress = TrainingProgress(**load_state(run.state, job.training_model)) if resume else TrainingProgress()
-    if progress.epoch >= config.training.epochs and run.calibration.is_file():
+    if _has_ended(progress, config) and run.calibration.is_file():
         progress.was_finished = True
         return progress
     _clear_folder(run, resume=resume)
@@ -61,6 +61,9 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
     console.log_path = run.log
     try:
         _train(job, progress)
+    except KeyboardInterrupt:
+        _say_what_is_kept(run)
+        raise
     finally:
         console.log_path = None
     return progress
@@ -74,7 +77,7 @@ def _train(job: Job, progress: TrainingProgress) -> None:
     total = config.training.epochs * job.steps_per_epoch
     with console.progress("fit", total, "steps") as bar:
         bar.advance(progress.epoch * job.steps_per_epoch)
-        while progress.epoch < config.training.epochs and not _is_stuck(progress, config):
+        while not _has_ended(progress, config):
             numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch))
             log.write(numbers)
             save_state(run.state, job.training_model, vars(progress))
@@ -148,9 +151,21 @@ def _save_model(model: keras.Model, run: RunDir, which: str) -> None:
     tmp.replace(path)
 
 
-def _is_stuck(progress: TrainingProgress, config: Config) -> bool:
+def _has_ended(progress: TrainingProgress, config: Config) -> bool:
+    """Returns whether all epochs are done, or none of the last few was the best."""
     patience = config.training.early_stopping_epochs
-    return bool(patience) and progress.epoch - progress.best_epoch >= patience
+    is_stuck = bool(patience) and progress.epoch - progress.best_epoch >= patience
+    return is_stuck or progress.epoch >= config.training.epochs
+
+
+def _say_what_is_kept(run: RunDir) -> None:
+    """Says how to go on; a folder without a finished epoch is of no use and goes."""
+    if run.state.is_file():
+        console.say(f"finished epochs are kept: go on with --resume --run-dir {run.path}")
+        return
+    console.log_path = None
+    shutil.rmtree(run.path, ignore_errors=True)
+    console.say("no epoch had ended: nothing is kept")
 
 
 def _calibrate(job: Job, run: RunDir) -> None:
