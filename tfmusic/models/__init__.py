@@ -10,14 +10,27 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmusic.models import cnn2d, crnn, resnet
+from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
 from tfmusic.models.blocks import normalised_input
+from tfmusic.models.heads import Outputs
 
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "cnn1d": cnn1d.build,
     "cnn2d": cnn2d.build,
-    "crnn": crnn.build,
+    "vgg13": vgg.build_vgg13,
+    "vgg16": vgg.build_vgg16,
+    "vgg19": vgg.build_vgg19,
     "resnet18": resnet.build_resnet18,
     "resnet34": resnet.build_resnet34,
+    "resnet50": bottleneck.build_resnet50,
+    "resnet101": bottleneck.build_resnet101,
+    "crnn": crnn.build,
+    "resnet_gru": resnet_gru.build,
+    "convgru1d": convgru1d.build,
+    "shortchunk": shortchunk.build_shortchunk,
+    "shortchunk_res": shortchunk.build_shortchunk_res,
+    "musicnn": musicnn.build,
+    "mlp": mlp.build,
 }
 
 
@@ -26,7 +39,7 @@ def build_model(
     *,
     frames: int,
     n_bins: int,
-    n_outputs: int,
+    n_outputs: Outputs,
     dtype: str = "uint8",
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
@@ -36,11 +49,13 @@ def build_model(
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
 
+    A model for several tasks has a dict of such outputs.
+
     Args:
         name: a key of `BUILDERS`.
         frames: length of the input, frames.
         n_bins: height of the input, bins.
-        n_outputs: number of labels.
+        n_outputs: number of labels, or that of every task by name.
         dtype: storage type of the codes.
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.

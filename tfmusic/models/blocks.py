@@ -26,7 +26,9 @@ def normalised_input(
     return inputs, layers.Reshape((*shape, 1), name="image")(values)
 
 
-def conv_bn(x: Any, channels: int, kernel: int, *, stride: int = 1, gamma: str = "ones", name: str) -> Any:
+def conv_bn(
+    x: Any, channels: int, kernel: int, *, stride: int | tuple[int, int] = 1, gamma: str = "ones", name: str
+) -> Any:
     """Returns a convolution without bias and its batch normalisation; padding is symmetric at every stride."""
     if kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
@@ -36,7 +38,31 @@ def conv_bn(x: Any, channels: int, kernel: int, *, stride: int = 1, gamma: str =
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
 
 
+def basic_block(x: Any, channels: int, stride: int | tuple[int, int], *, name: str) -> Any:
+    """Returns the residual block of two 3x3 convolutions (He et al. 2015)."""
+    shortcut = x
+    if stride not in (1, (1, 1)) or int(x.shape[-1]) != channels:
+        shortcut = conv_bn(x, channels, 1, stride=stride, name=f"{name}_shortcut")
+    y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
+    # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677): deep stacks then start at sane logits.
+    y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
+    return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))
+
+
 def max_pool(x: Any, size: tuple[int, int], *, name: str) -> Any:
     """Returns the maximum over blocks of (frames, bins), cut down to what is left where that is less."""
     fitting = tuple(min(pool, int(left)) for pool, left in zip(size, x.shape[1:3], strict=True))
     return layers.MaxPooling2D(fitting, name=name)(x)
+
+
+def bins_as_channels(x: Any) -> Any:
+    """Returns the steps [batch, frames, n_bins x channels] of an image [batch, frames, n_bins, channels]."""
+    return layers.Reshape((int(x.shape[1]), int(x.shape[2]) * int(x.shape[3])), name="steps")(x)
+
+
+def conv_block_1d(x: Any, channels: int, kernel: int, pool: int, *, name: str) -> Any:
+    """Returns a convolution over time with batch normalisation, ReLU and max-pooling of steps [batch, time, any]."""
+    x = layers.Conv1D(channels, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    x = layers.ReLU(name=f"{name}_relu")(x)
+    return layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)

@@ -5,13 +5,13 @@ from typing import Any
 from keras import layers
 
 from tfmusic.models.blocks import max_pool
-from tfmusic.models.heads import pool
+from tfmusic.models.heads import Outputs, logits, pool
 
 # (frames, bins) of the five pools; the baseline writes them as (bins, frames).
 _POOLS = ((2, 2), (4, 2), (4, 2), (4, 4), (8, 4))
 
 
-def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "average", dropout: float = 0.5) -> Any:
+def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "average", dropout: float = 0.5) -> Any:
     """Returns the logits of five convolutions, each with batch normalisation, ReLU and pooling, and two dense layers.
 
     Input [batch, frames, n_bins, 1]; at the baseline's 1200 x 128 and 4 outputs it has 6,536,836 trainable
@@ -26,6 +26,4 @@ def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "average", 
         x = max_pool(x, size, name=f"{name}_pool")
     x = pool(x, pooling)
     x = layers.Dense(4 * width, activation="relu", name="hidden")(x)
-    if dropout:
-        x = layers.Dropout(dropout, name="head_dropout")(x)
-    return layers.Dense(n_outputs, dtype="float32", name="logits")(x)
+    return logits(x, n_outputs, dropout=dropout)

@@ -4,15 +4,15 @@ from typing import Any
 
 from keras import layers
 
-from tfmusic.models.blocks import max_pool
-from tfmusic.models.heads import classify
+from tfmusic.models.blocks import bins_as_channels, max_pool
+from tfmusic.models.heads import Outputs, classify
 
 _CHANNELS = (1, 2, 2, 2)  # times width
 _POOLS = ((2, 2), (3, 3), (4, 4), (4, 4))  # frames, bins
 _TIME_STRIDE = 2 * 3 * 4 * 4
 
 
-def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "last", dropout: float = 0.3) -> Any:
+def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "last", dropout: float = 0.3) -> Any:
     """Returns the logits of four convolutions and two recurrent layers over what they leave of time.
 
     Input [batch, frames, n_bins, 1]; at the paper's 1366 frames of 96 bins and 50 outputs it has 395,186 parameters
@@ -33,7 +33,7 @@ def build(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "last", dro
         x = layers.ELU(name=f"{name}_elu")(x)
         x = max_pool(x, size, name=f"{name}_pool")
         x = layers.Dropout(0.1, name=f"{name}_dropout")(x)
-    x = layers.Reshape((int(x.shape[1]), int(x.shape[2]) * int(x.shape[3])), name="steps")(x)
+    x = bins_as_channels(x)
     # reset_after=False is the GRU of the paper's time, and its parameter count.
     x = layers.GRU(width // 2, return_sequences=True, reset_after=False, name="gru1")(x)
     x = layers.GRU(width // 2, return_sequences=pooling != "last", reset_after=False, name="gru2")(x)

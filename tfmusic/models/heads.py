@@ -1,22 +1,30 @@
-"""From features to logits: one pooling over all positions, dropout, one dense layer."""
+"""From features to logits: one pooling over all positions, dropout, one dense layer a task."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import layers
 
+Outputs = int | Mapping[str, int]  # number of labels, or that of every task of a model with several heads
 
-def classify(features: Any, n_outputs: int, *, pooling: str, dropout: float) -> Any:
-    """Returns logits [batch, n_outputs], float32, of features [batch, time, bins, channels] or [batch, time, channels].
+
+def classify(features: Any, n_outputs: Outputs, *, pooling: str, dropout: float) -> Any:
+    """Returns the logits of features [batch, time, bins, channels] or [batch, time, channels].
 
     `pooling: last` is for features [batch, channels] that a recurrent layer has already pooled.
 
     Raises:
         ValueError: no pooling of that name.
     """
-    x = features if pooling == "last" else pool(features, pooling)
-    if dropout:
-        x = layers.Dropout(dropout, name="head_dropout")(x)
-    return layers.Dense(n_outputs, dtype="float32", name="logits")(x)
+    return logits(features if pooling == "last" else pool(features, pooling), n_outputs, dropout=dropout)
+
+
+def logits(embedding: Any, n_outputs: Outputs, *, dropout: float) -> Any:
+    """Returns logits [batch, n_outputs], float32, of vectors [batch, channels]; a dict of them for several tasks."""
+    x = layers.Dropout(dropout, name="head_dropout")(embedding) if dropout else embedding
+    if isinstance(n_outputs, int):
+        return layers.Dense(n_outputs, dtype="float32", name="logits")(x)
+    return {task: layers.Dense(count, dtype="float32", name=f"logits_{task}")(x) for task, count in n_outputs.items()}
 
 
 def pool(features: Any, pooling: str) -> Any:

@@ -4,11 +4,13 @@ from typing import Any
 
 from keras import layers
 
-from tfmusic.models.blocks import conv_bn
-from tfmusic.models.heads import classify
+from tfmusic.models.blocks import basic_block, conv_bn
+from tfmusic.models.heads import Outputs, classify
 
 
-def build_resnet18(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "average", dropout: float = 0.0) -> Any:
+def build_resnet18(
+    x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "average", dropout: float = 0.0
+) -> Any:
     """Returns the logits of ResNet-18.
 
     Input [batch, frames, n_bins, 1]. With 1000 outputs 11,683,240 trainable parameters: torchvision's 11,689,512 less
@@ -18,7 +20,9 @@ def build_resnet18(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "a
     return _build(x, n_outputs, (2, 2, 2, 2), width=width, pooling=pooling, dropout=dropout)
 
 
-def build_resnet34(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "average", dropout: float = 0.0) -> Any:
+def build_resnet34(
+    x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "average", dropout: float = 0.0
+) -> Any:
     """Returns the logits of ResNet-34.
 
     Input [batch, frames, n_bins, 1]. With 1000 outputs 21,791,400 trainable parameters: torchvision's 21,797,672 less
@@ -27,22 +31,12 @@ def build_resnet34(x: Any, n_outputs: int, *, width: int = 64, pooling: str = "a
     return _build(x, n_outputs, (3, 4, 6, 3), width=width, pooling=pooling, dropout=dropout)
 
 
-def _build(x: Any, n_outputs: int, depths: tuple[int, ...], *, width: int, pooling: str, dropout: float) -> Any:
+def _build(x: Any, n_outputs: Outputs, depths: tuple[int, ...], *, width: int, pooling: str, dropout: float) -> Any:
     x = layers.ReLU(name="stem_relu")(conv_bn(x, width, 7, stride=2, name="stem"))
     # ReLU comes before: padding with zeros is padding with the smallest value, as the pool wants.
     x = layers.MaxPooling2D(3, 2, name="stem_pool")(layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
     for stage, depth in enumerate(depths):
         for block in range(depth):
             stride = 2 if stage > 0 and block == 0 else 1
-            x = _basic_block(x, width * 2**stage, stride, name=f"stage{stage + 1}_block{block + 1}")
+            x = basic_block(x, width * 2**stage, stride, name=f"stage{stage + 1}_block{block + 1}")
     return classify(x, n_outputs, pooling=pooling, dropout=dropout)
-
-
-def _basic_block(x: Any, channels: int, stride: int, *, name: str) -> Any:
-    shortcut = x
-    if stride != 1 or int(x.shape[-1]) != channels:
-        shortcut = conv_bn(x, channels, 1, stride=stride, name=f"{name}_shortcut")
-    y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
-    # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677): deep stacks then start at sane logits.
-    y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
-    return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))

@@ -1,0 +1,69 @@
+"""The musically motivated network of Pons & Serra 2019 (musicnn, arXiv 1909.06654)."""
+
+from typing import Any
+
+from keras import layers
+
+from tfmusic.models.heads import Outputs, logits, pool
+
+N_BINS, FRAMES = 96, 187  # the authors' input: 3 s at 16 kHz, n_fft 512, hop 256, log10(10000 m + 1)
+_HEIGHTS = (0.4, 0.7)  # of the timbral filters, as a share of the bins
+_LENGTHS = (128, 64, 32)  # of the temporal filters, frames
+
+
+def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "max_mean", dropout: float = 0.5) -> Any:
+    """Returns the logits of timbral and temporal filters, three residual layers over time and two dense layers.
+
+    Input [batch, frames, n_bins, 1]; at the authors' 187 x 96 and 50 outputs 787,159 trainable parameters, as
+    their MSD and MTT checkpoints hold, which `tfmusic.pretrained` reads. Receptive field: 146 frames.
+    `width` is that of the three layers; the front end has 3.2 times as many timbral filters and .8 times as many
+    temporal ones. `pooling: max_mean`, the authors', joins maximum and mean.
+    """
+    x = layers.BatchNormalization(name="input_bn")(x)
+    timbral = [_timbral(x, int(3.1875 * width), share, name=f"timbral{i}") for i, share in enumerate(_HEIGHTS, 1)]
+    temporal = [
+        _temporal(x, int(0.796875 * width), length, name=f"temporal{i}") for i, length in enumerate(_LENGTHS, 1)
+    ]
+    front = layers.Concatenate(name="front")([*timbral, *temporal])
+    steps = [front]
+    x = _conv_bn_1d(front, width, name="mid1")
+    steps.append(x)
+    for i in (2, 3):
+        x = layers.Add(name=f"mid{i}_add")([_conv_bn_1d(x, width, name=f"mid{i}"), x])
+        steps.append(x)
+    x = layers.Concatenate(name="features")(steps)
+    x = layers.BatchNormalization(name="pool_bn")(_pool(x, pooling))
+    if dropout:
+        x = layers.Dropout(dropout, name="pool_dropout")(x)
+    x = layers.Dense(int(3.125 * width), activation="relu", name="hidden")(x)
+    return logits(layers.BatchNormalization(name="hidden_bn")(x), n_outputs, dropout=dropout)
+
+
+def _timbral(x: Any, channels: int, share: float, *, name: str) -> Any:
+    """Returns [batch, frames, channels]: filters of 7 frames, tall in bins, wherever in pitch they fit best."""
+    x = layers.ZeroPadding2D((3, 0), name=f"{name}_pad")(x)
+    return _conv_bn_max(x, channels, (7, max(int(share * int(x.shape[2])), 1)), padding="valid", name=name)
+
+
+def _temporal(x: Any, channels: int, length: int, *, name: str) -> Any:
+    """Returns [batch, frames, channels]: filters long in time and one bin high, in the bin where they fit best."""
+    return _conv_bn_max(x, channels, (length, 1), padding="same", name=name)
+
+
+def _conv_bn_max(x: Any, channels: int, kernel: tuple[int, int], *, padding: str, name: str) -> Any:
+    x = layers.Conv2D(channels, kernel, padding=padding, activation="relu", name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = layers.MaxPooling2D((1, int(x.shape[2])), name=f"{name}_max")(x)
+    return layers.Reshape((int(x.shape[1]), channels), name=f"{name}_steps")(x)
+
+
+def _conv_bn_1d(x: Any, channels: int, *, name: str) -> Any:
+    x = layers.Conv1D(channels, 7, padding="same", activation="relu", name=f"{name}_conv")(x)
+    return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+
+def _pool(x: Any, pooling: str) -> Any:
+    if pooling != "max_mean":
+        return pool(x, pooling)
+    both = [layers.GlobalMaxPooling1D(name="pool_max")(x), layers.GlobalAveragePooling1D(name="pool_mean")(x)]
+    return layers.Concatenate(name="pool")(both)
