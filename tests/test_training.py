@@ -65,7 +65,7 @@ fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
         process.kill()
     assert not RunDir(out).calibration.is_file()
     assert main(["evaluate", str(out)]) == 2
-    assert f"Finish it with tfmusic fit q2 --resume --run-dir {out}" in capsys.readouterr().err
+    assert f"Finish it with tfmusic fit {out}/config.yaml --resume --run-dir {out}" in capsys.readouterr().err
     assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
     for mine, theirs in zip(weights_of(out), weights_of(trained), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -137,8 +137,8 @@ def test_nan_stops_with_the_step(records, tmp_path, capsys):
         (["record.scale=log10_1p10"], "record.scale must be log10_1p10 as the config says. Received: db"),
         (["feature.n_fft=512"], "feature must be"),
         (["task=q1"], "task must be q1 as the config says. Received: q2"),
-        (["model.name=resnet99"], "model.name must be one of cnn2d, crnn"),
-        (["training.loss=cross_entropy"], "training.loss must be binary_cross_entropy or focal"),
+        (["model.name=resnet99"], "model.name must be one of cnn1d, cnn2d"),
+        (["training.loss=cross_entropy"], "training.loss must be auto or binary_cross_entropy or focal"),
         (["training.class_weights=balanced"], "class_weights: balanced is for one label a track"),
     ],
 )
@@ -327,11 +327,11 @@ def test_folds(records):
 
 def test_schedule_warms_up_and_ends_at_zero():
     """Linear to the peak over the warm-up, then a cosine down to 0 at the last step."""
-    schedule = make_schedule(TrainingSection(epochs=10, warmup_epochs=2.0, learning_rate=0.1), 10)
+    schedule = make_schedule(TrainingSection(learning_rate=0.1), 100, 20)
     rates = [float(schedule(step)) for step in range(101)]
     np.testing.assert_allclose(rates[:21], np.linspace(0, 0.1, 21), atol=1e-6)
     np.testing.assert_allclose(rates[20:], 0.05 * (1 + np.cos(np.pi * np.linspace(0, 1, 81))), atol=1e-6)
-    assert make_schedule(TrainingSection(schedule="constant"), 10) == 1e-3
+    assert make_schedule(TrainingSection(schedule="constant"), 100, 20) == 1e-3
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -340,7 +340,7 @@ def test_weight_decay_spares_vectors(name):
     model = tiny_model()
     model.set_weights([np.ones((4, 2)), np.ones(2)])
     section = TrainingSection(optimizer=name, weight_decay=0.1, schedule="constant", learning_rate=0.1)
-    optimizer = make_optimizer(section, model, 10)
+    optimizer = make_optimizer(section, model, 10, 0)
     optimizer.apply([np.zeros((4, 2), np.float32), np.zeros(2, np.float32)], model.trainable_variables)
     kernel, bias = model.get_weights()
     np.testing.assert_allclose(kernel, 0.99, atol=1e-6)
@@ -359,7 +359,7 @@ def test_averaged_weights_are_put_back(precision):
     section = TrainingSection(
         optimizer="sgd", ema_momentum=0.5, schedule="constant", learning_rate=0.1, weight_decay=0.0, momentum=0.0
     )
-    model.compile(make_optimizer(section, model, 10), "mse", jit_compile=False)
+    model.compile(make_optimizer(section, model, 10, 0), "mse", jit_compile=False)
     model.set_weights([np.ones((4, 2)), np.ones(2)])
     history = []
     for _ in range(5):

@@ -15,6 +15,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 PositiveOrZero = Annotated[float, Field(ge=0.0)]
 
+Question = Literal["q1", "q2", "q3"]
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 
@@ -29,7 +31,7 @@ class DataSection(Section):
     """Where the labels come from and how tracks are dealt into folds."""
 
     loader: Literal["airush"] = "airush"
-    question: Literal["q1", "q2", "q3"]
+    question: Question | list[Question]
     folds: Annotated[int, Field(ge=2, le=100)] = 5
     seed: Seed = 0
     on_error: Literal["stop", "skip"] = "stop"
@@ -92,22 +94,48 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """Which network, how wide, and how its features are pooled; `default` is the paper's way."""
+    """Which network, how wide, and how its features are pooled; `default` is the paper's way.
+
+    `weights` and `init_from` say where its trunk comes from: pretrained weights, or the trunk of another run.
+    """
 
     name: str = "resnet18"
     width: Count | Literal["default"] = "default"
     pooling: Literal["default", "average", "max", "attention"] = "default"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    weights: Annotated[str, Field(min_length=1)] = "none"
+    init_from: Annotated[str, Field(min_length=1)] = "none"
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the trunk begins with weights that were trained before."""
+        return (self.weights, self.init_from) != ("none", "none")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelSection":
+        if "none" not in (self.weights, self.init_from):
+            raise ValueError(
+                "weights and init_from must not both be given. Received:"
+                f" weights={self.weights}, init_from={self.init_from}"
+            )
+        return self
 
 
 class TrainingSection(Section):
-    """How long, on which folds and with which optimizer."""
+    """How long, on which folds and with which optimizer.
+
+    A pretrained trunk stays frozen for the first `freeze_epochs`; after that its layers learn at `trunk_rate_factor`
+    times the learning rate. Both parts have a warm-up and a schedule of their own. `loss: auto` is cross-entropy for
+    one label a track, binary cross-entropy for several tags.
+    """
 
     fold: CountOrZero | Literal["none"] = 0
     epochs: Count = 60
+    freeze_epochs: CountOrZero = 0
+    trunk_rate_factor: Positive = 0.1
     batch_size: Count = 32
     seed: Seed = 0
-    loss: Literal["cross_entropy", "binary_cross_entropy", "focal"] = "cross_entropy"
+    loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal"] = "auto"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -133,9 +161,9 @@ class EvaluationSection(Section):
 
 
 class Config(Section):
-    """One complete description of a task, from data to answer."""
+    """One complete description of a task, from data to answer; or of several tasks that share a trunk."""
 
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
     data: DataSection
     feature: FeatureSection = FeatureSection()
     record: RecordSection = RecordSection()
@@ -144,6 +172,28 @@ class Config(Section):
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """The question of every task; one, unless several share a trunk."""
+        if isinstance(self.task, str):
+            return {self.task: str(self.data.question)}
+        return dict(zip(self.task, self.data.question, strict=True))
+
+    @property
+    def task_name(self) -> str:
+        """The task's name, or those of several joined: what folders are called."""
+        return "_".join(self.tasks)
+
+    @model_validator(mode="after")
+    def _a_question_each(self) -> "Config":
+        names, questions = ([value] if isinstance(value, str) else value for value in (self.task, self.data.question))
+        if len(set(names)) != len(names) or len(set(questions)) != len(questions) or len(names) != len(questions):
+            raise ValueError(
+                "task and data.question must be one name each, or lists of the same length without repeats."
+                f" Received: task={self.task}, data.question={self.data.question}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
@@ -157,6 +207,11 @@ class Config(Section):
             raise ValueError(
                 "input.hop_frames must be at most input.frames, or frames of a track would never be scored."
                 f" Received: input.hop_frames={self.input.hop_frames}, input.frames={self.input.frames}"
+            )
+        if self.training.freeze_epochs and not self.model.is_pretrained:
+            raise ValueError(
+                "training.freeze_epochs is for a pretrained trunk: set model.weights or model.init_from, or"
+                f" freeze_epochs=0. Received: {self.training.freeze_epochs}"
             )
         fold = self.training.fold
         if fold != "none" and fold >= self.data.folds:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,7 +11,16 @@ from tfmusic.folders import write_text
 
 CONTRACT_VERSION = 1
 
-Kind = Literal["single", "multi"]
+Kind = Literal["single", "multi", "tasks"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One task of a model that answers several: its name, kind and labels."""
+
+    task: str
+    kind: Kind
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -20,13 +29,14 @@ class Contract:
 
     Attributes:
         task: name of the task, such as q2.
-        kind: `single` (one label a track) or `multi` (several tags a track).
-        labels: names of the outputs, in the order of the logits.
+        kind: `single` (one label a track), `multi` (several tags a track), or `tasks` (several tasks, see `heads`).
+        labels: names of the outputs, in the order of the logits; `TASK:LABEL` where there are several tasks.
         feature: name and parameters of the spectrogram (sample_rate_hz, n_fft, hop_length, n_bins).
         scale: name, low and high of the scale that turns linear power into stored codes.
         dtype: storage type of a cell: uint8, float16 or float32.
         frames: length of the model's input, frames.
         hop_frames: distance between windows when a track is scored, frames.
+        heads: the tasks of a model that answers several, in the order of their logits; empty for one task.
     """
 
     task: str
@@ -38,6 +48,7 @@ class Contract:
     frames: int
     hop_frames: int
     version: int = CONTRACT_VERSION
+    heads: tuple[Head, ...] = ()
 
     @property
     def n_bins(self) -> int:
@@ -49,9 +60,31 @@ class Contract:
         """Frames in a second of music."""
         return float(self.feature["sample_rate_hz"]) / float(self.feature["hop_length"])
 
+    def parts(self) -> dict[str, "Part"]:
+        """Returns every task by name with its contract and its columns among the logits; for one task itself."""
+        if not self.heads:
+            return {self.task: Part(self, slice(0, len(self.labels)))}
+        found, begin = {}, 0
+        for head in self.heads:
+            contract = replace(self, task=head.task, kind=head.kind, labels=head.labels, heads=())
+            found[head.task] = Part(contract, slice(begin, begin + len(head.labels)))
+            begin += len(head.labels)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the contract for JSON; `heads` only where there are some, as it came later than format 1."""
+        fields = asdict(self)
+        return fields if self.heads else {name: value for name, value in fields.items() if name != "heads"}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Returns the contract that `to_dict` gave; raises TypeError, KeyError or AttributeError where it is none."""
+        heads = tuple(Head(head["task"], head["kind"], tuple(head["labels"])) for head in fields.get("heads", ()))
+        return cls(**(dict(fields) | {"labels": tuple(fields["labels"]), "heads": heads}))
+
     def save(self, path: Path) -> None:
         """Writes the contract as JSON."""
-        write_text(path, json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
+        write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -63,7 +96,7 @@ class Contract:
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             version = fields.get("version")
-            contract = cls(**(fields | {"labels": tuple(fields["labels"])}))
+            contract = cls.from_dict(fields)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RunError(f"{path}: must be the contract of a tfmusic model. Received: {error}") from error
         if version != CONTRACT_VERSION:
@@ -77,6 +110,14 @@ class Contract:
             if mine != theirs:
                 return f"{field}: {_short(mine)} against {_short(theirs)}"
         return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task of a contract: what it is on its own, and its columns among the logits."""
+
+    contract: Contract
+    columns: slice
 
 
 def _short(value: object) -> str:

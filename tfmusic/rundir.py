@@ -56,6 +56,11 @@ class RunDir:
         return self.path / "records.json"
 
     @property
+    def pretrained(self) -> Path:
+        """Which layers began with pretrained weights, and from where."""
+        return self.path / "pretrained.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tb"
@@ -64,6 +69,11 @@ class RunDir:
     def evaluation(self) -> Path:
         """Reports and predictions of `evaluate`."""
         return self.path / "evaluation"
+
+    def report_folder(self, task: str) -> Path:
+        """Returns where the report of a task is, which has a folder of its own where the model answers several."""
+        own = self.evaluation / task
+        return own if own.is_dir() else self.evaluation
 
     def checkpoint(self, which: str) -> Path:
         """Returns the path of the `best` or `last` model."""

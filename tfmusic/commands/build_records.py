@@ -36,14 +36,13 @@ def run(args: argparse.Namespace) -> None:
         return arguments.print_config(config)
     from tfmusic.console import console
     from tfmusic.converter.build import build_records
-    from tfmusic.datasets import LOADERS
     from tfmusic.folders import check_target
     from tfmusic.records.manifest import MANIFEST_NAME
 
-    out = args.out or arguments.default_records(config.task)
-    dataset = LOADERS[config.data.loader](args.data, task=config.task, question=config.data.question)
+    out = args.out or arguments.default_records(config.task_name)
+    contract = _given_contract(args.contract, config)
+    dataset = _load(config, args.data)
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
-    contract = _given_contract(args.contract)
     if contract is not None:
         dataset = replace(dataset, labels=contract.labels)
     console.say(_describe(dataset))
@@ -80,19 +79,32 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
     )
 
 
-def _given_contract(path: Path | None) -> "Contract | None":
-    """Returns the contract of a run, an export or a records folder."""
+def _load(config: "Config", folder: Path) -> "Dataset":
+    """Returns the tracks of the task, or those of several tasks as one dataset."""
+    from tfmusic.datasets import LOADERS
+    from tfmusic.datasets.multitask import join
+
+    load = LOADERS[config.data.loader]
+    datasets = [load(folder, task=task, question=question) for task, question in config.tasks.items()]
+    return datasets[0] if len(datasets) == 1 else join(datasets)
+
+
+def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
+    """Returns the contract of a run, an export or a records folder; of several tasks, that of the config's."""
     from tfmusic.contract import Contract
     from tfmusic.records.manifest import Manifest
 
     if path is None:
         return None
-    return Contract.load(path / "contract.json") if (path / "contract.json").is_file() else Manifest.read(path).contract
+    has_own = (path / "contract.json").is_file()
+    contract = Contract.load(path / "contract.json") if has_own else Manifest.read(path).contract
+    part = contract.parts().get(config.task_name)
+    return part.contract if part else contract
 
 
 def _describe(dataset: "Dataset") -> str:
     artists = {name for track in dataset.tracks for name in track.artists}
-    what = "labels" if dataset.kind == "single" else "tags"
+    what = {"single": "labels", "multi": "tags", "tasks": "labels and tags"}[dataset.kind]
     return f"{dataset.task}: {len(dataset.tracks):,} tracks, {len(dataset.labels)} {what}, {len(artists):,} artists"
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfmusic.errors import RecordsError, UsageError
 from tfmusic.quiet import start_tensorflow
@@ -21,17 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", action="append", help="split to score; may stand several times (default: validation)"
     )
+    parser.add_argument("--task", help="of a model for several tasks, the one to score (default: all)")
     parser.add_argument("--out", type=Path, help="folder of the report (default RUN/evaluation)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
-    from tfmusic.console import console
-    from tfmusic.folders import write_text
     from tfmusic.records.manifest import Manifest
-    from tfmusic.reports.evaluation import format_report
-    from tfmusic.reports.predictions import predictions_table
-    from tfmusic.rundir import open_run, write_json
+    from tfmusic.rundir import open_run
 
     folder = open_run(args.run_dir)
     used = folder.read_json(folder.records)
@@ -45,13 +42,42 @@ def run(args: argparse.Namespace) -> None:
             " Records of held-out tracks are built with build-records --contract RUN"
         )
     manifest.verify(splits)
-    evaluation = _evaluate(folder, manifest, splits)
-    trained_on = len(set(evaluation.track_ids) & set(used["training_tracks"]))
-    note = _note(trained_on, chosen_on=same and set(splits) <= set(used["validation"]))
-    report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": trained_on, "note": note}
+    trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
+    in_trunk = set(manifest.track_keys(splits)) & set(used.get("trunk_keys", ()))
+    note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
+    tasks = _tasks(folder, manifest, args.task)
+    for task in tasks:
+        evaluation = _evaluate(folder, manifest, splits, task)
+        seen = len(trained_on & set(evaluation.track_ids))
+        report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
+        out = (args.out or folder.evaluation) / (task if len(tasks) > 1 else "")
+        _write(evaluation, report, out)
+
+
+def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[str]:
+    """Returns the tasks to score: the one asked for, or all that the model answers and the records have labels of."""
+    from tfmusic.contract import Contract
+
+    answered, labelled = Contract.load(folder.contract).parts(), manifest.contract.parts()
+    both = [task for task in answered if task in labelled]
+    if not both or asked not in (None, *both):
+        raise UsageError(
+            f"{folder.path}: --task must be one that the model answers ({', '.join(answered)}) and the records have"
+            f" labels of ({', '.join(labelled)}). Received: {asked or 'none'}"
+        )
+    return [asked] if asked else both
+
+
+def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path) -> None:
+    """Prints the report of a task and writes it with the predictions."""
+    from tfmusic.console import console
+    from tfmusic.folders import write_text
+    from tfmusic.reports.evaluation import format_report
+    from tfmusic.reports.predictions import predictions_table
+    from tfmusic.rundir import write_json
+
     console.say(format_report(report))
     console.say(report["note"])
-    out = args.out or folder.evaluation
     write_json(report, out / "report.json")
     predicted, targets = evaluation.answers()
     scores = evaluation.scores[evaluation.aggregator]
@@ -60,14 +86,14 @@ def run(args: argparse.Namespace) -> None:
     console.say(f"report: {out}")
 
 
-def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> "Evaluation":
+def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str], task: str) -> "Evaluation":
     start_tensorflow()
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.serving.predict import PREDICT_BATCH, load_run
 
-    loaded = load_run(folder)
-    different = loaded.contract.difference(manifest.contract)
+    loaded, stored = load_run(folder, task), manifest.contract.parts()[task]
+    different = loaded.contract.difference(stored.contract)
     if different:
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {folder.path}: {different}")
     scored = score_splits(
@@ -77,7 +103,7 @@ def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> 
         frames=loaded.contract.frames,
         hop_frames=loaded.contract.hop_frames,
         batch_size=PREDICT_BATCH,
-    )
+    ).part(stored.columns, has_own_logits=True)
     return Evaluation.of(
         loaded.contract,
         loaded.calibration,
@@ -89,10 +115,12 @@ def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str]) -> 
     )
 
 
-def _note(trained_on: int, *, chosen_on: bool) -> str:
+def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
     """Returns what a reader must know before believing the number."""
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
+    if in_trunk:
+        return f"note: {in_trunk} of these tracks have trained the trunk that the model began with: this is too high"
     if chosen_on:
         return (
             "note: best epoch and threshold were chosen on these validation tracks: new music will score a little lower"

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--out", type=Path, help="folder to write (default RUN/export)")
+    parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
 
@@ -25,6 +26,6 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     from tfmusic.serving.export import export_run
 
-    export_run(run_dir, out)
+    export_run(run_dir, out, args.task)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")

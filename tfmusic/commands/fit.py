@@ -32,15 +32,15 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
 
-    manifest = Manifest.read(args.records or Path("records") / config.task)
+    manifest = Manifest.read(args.records or Path("records") / config.task_name)
     root = Path("runs")
     if args.resume:
-        folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task)
+        folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task_name)
         if not folder.state.is_file():
             raise RunError(f"{folder.path}: nothing to resume: no finished epoch. Leave out --resume")
         config = _resumed_config(config, folder, args.overrides)
     else:
-        folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task, config.model.name)
+        folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
         check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
     start_tensorflow()
     from tfmusic.training.fit import fit

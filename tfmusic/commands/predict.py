@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("model", type=Path, help="run folder or exported folder")
     parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush test folder, folder of .npy, or .npy files")
+    parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument(
         "--out", type=Path, help=".json: list of answers in the order of the inputs; .csv: with names and scores"
     )
@@ -34,23 +35,23 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     from tfmusic.serving.predict import predict_tracks
 
-    _warn_of_other_question(args.model, args.inputs)
+    _warn_of_other_question(args.model, args.inputs, args.task)
     with console.progress("predict", len(tracks), "tracks") as progress:
-        predictions = predict_tracks(args.model, tracks, progress.advance)
+        predictions = predict_tracks(args.model, tracks, progress.advance, task=args.task)
     if args.out is None:
         return console.say(json.dumps(predictions.answers(), ensure_ascii=False))
     _write(predictions, args.out)
     return console.say(f"{len(tracks):,} answers: {args.out}")
 
 
-def _warn_of_other_question(model: Path, inputs: list[Path]) -> None:
+def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:
     from tfmusic.console import console
     from tfmusic.contract import Contract
     from tfmusic.datasets import airush
 
     if not (model / "contract.json").is_file():
         return
-    task = Contract.load(model / "contract.json").task
+    task = task or Contract.load(model / "contract.json").task
     for path in inputs:
         question = airush.find_test(path)
         if task in airush.QUESTIONS and question not in (None, task):

@@ -66,7 +66,7 @@ class Plan:
             if row not in self.unreadable
         ]
         specs = [replace(spec, path=Path(spec.path.name)) for spec in self.specs]
-        text = json.dumps([files, asdict(self.contract), [asdict(spec) for spec in specs]], default=str)
+        text = json.dumps([files, self.contract.to_dict(), [asdict(spec) for spec in specs]], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -87,6 +87,7 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     contract = Contract(
         task=dataset.task,
         kind=dataset.kind,
+        heads=dataset.heads,
         labels=dataset.labels,
         feature=dict(options.feature),
         scale=scale.to_dict(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfmusic.contract import Kind
+from tfmusic.contract import Head, Kind
 from tfmusic.errors import DataError
 
 # A plain name: no separator, no leading dot, nothing a shell or a file system would read as more than a name.
@@ -32,7 +32,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tracks of one task with the names of all labels, sorted.
+    """Tracks of one task with the names of all labels, sorted; or of several, which `heads` then lists.
 
     Raises:
         DataError: a track has no label, or one that the task does not have.
@@ -42,6 +42,7 @@ class Dataset:
     kind: Kind
     labels: tuple[str, ...]
     tracks: tuple[Track, ...]
+    heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
         known = set(self.labels)

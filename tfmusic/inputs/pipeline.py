@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfmusic.contract import Contract
 from tfmusic.features.segments import cut
 from tfmusic.inputs import augment
 from tfmusic.records.manifest import Manifest, Statistics
@@ -107,8 +109,8 @@ def _make_batch(
     fill: np.ndarray,
     options: TrainingInput,
     epoch: int,
-) -> tuple[tf.Tensor, ...]:
-    """Returns one augmented batch: crop, then warp and masks, then mixup."""
+) -> tuple[Any, ...]:
+    """Returns one augmented batch: crop, then warp and masks, then mixup; targets by task where there are several."""
     contract = manifest.contract
     codes, targets = _parse(records, manifest)
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
@@ -117,9 +119,12 @@ def _make_batch(
     cells = tf.constant(np.round(fill) if contract.dtype == "uint8" else fill, contract.dtype)
     codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
     weights = _weights(targets, options.class_weights)
+    present = _present(targets, contract, is_mixed=bool(options.mixup_alpha))
     if options.mixup_alpha:
         codes, targets = augment.mixup(codes, targets, options.mixup_alpha, mix_seed)
     codes.set_shape([options.batch_size, options.frames, contract.n_bins])
+    if contract.heads:
+        return codes, {task: targets[:, part.columns] for task, part in contract.parts().items()}, present
     return (codes, targets) if weights is None else (codes, targets, weights)
 
 
@@ -133,6 +138,12 @@ def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor
     codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
     return codes, tf.reduce_max(one_hot, axis=1)
+
+
+def _present(targets: tf.Tensor, contract: Contract, *, is_mixed: bool) -> dict[str, tf.Tensor]:
+    """Returns 1 for examples that a task has labels for, else 0, [batch] by task; of a mixed pair both must have."""
+    present = {task: tf.reduce_max(targets[:, part.columns], axis=1) for task, part in contract.parts().items()}
+    return {task: value * tf.roll(value, 1, axis=0) if is_mixed else value for task, value in present.items()}
 
 
 def _weights(targets: tf.Tensor, class_weights: np.ndarray | None) -> tf.Tensor | None:

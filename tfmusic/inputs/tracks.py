@@ -28,6 +28,20 @@ class TrackLogits:
     logits: tuple[np.ndarray, ...]
     targets: np.ndarray
 
+    def part(self, columns: slice, *, has_own_logits: bool = False) -> "TrackLogits":
+        """Returns one task of several: its columns, and the tracks that have a label there.
+
+        `has_own_logits` says that the logits are of that task alone already.
+        """
+        targets = self.targets[:, columns]
+        kept = np.flatnonzero(targets.any(1)).tolist()
+        return TrackLogits(
+            tuple(self.rows[i] for i in kept),
+            tuple(self.track_ids[i] for i in kept),
+            tuple(self.logits[i] if has_own_logits else self.logits[i][:, columns] for i in kept),
+            targets[kept],
+        )
+
 
 def score_splits(
     manifest: Manifest,

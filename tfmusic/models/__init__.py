@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
 from tfmusic.models.blocks import normalised_input
@@ -49,7 +50,7 @@ def build_model(
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
 
-    A model for several tasks has a dict of such outputs.
+    Several tasks stand side by side in the logits; the layer `logits_TASK` has those of one.
 
     Args:
         name: a key of `BUILDERS`.
@@ -70,4 +71,6 @@ def build_model(
     options = {"width": width, "pooling": pooling}
     chosen = {key: value for key, value in options.items() if value is not None}
     logits = BUILDERS[name](values, n_outputs, dropout=dropout, **chosen)
+    if isinstance(logits, dict):
+        logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
     return keras.Model(inputs, logits, name=name)

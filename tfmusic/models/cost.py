@@ -55,7 +55,8 @@ def _tensors(value: Any) -> list[Any]:
 
 
 def _conv_cost(layer: Any) -> int:
-    return math.prod(int(n) for n in layer.output.shape[1:]) * math.prod(layer.kernel_size) * int(layer.input.shape[-1])
+    n_channels = int(layer.input.shape[-1])
+    return math.prod(int(n) for n in layer.output.shape[1:]) * math.prod(map(int, layer.kernel_size)) * n_channels
 
 
 def _dense_cost(layer: Any) -> int:
@@ -64,7 +65,8 @@ def _dense_cost(layer: Any) -> int:
 
 def _gru_cost(layer: Any) -> int:
     steps, n_in = int(layer.input.shape[1]), int(layer.input.shape[2])
-    return steps * 3 * layer.units * (n_in + layer.units)
+    units = int(layer.units)
+    return steps * 3 * units * (n_in + units)
 
 
 _COSTS: dict[Any, Callable[[Any], int]] = {

@@ -96,8 +96,15 @@ class Manifest:
 
     def track_ids(self, splits: Sequence[str]) -> list[str]:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
+        return [row["track_id"] for row in self._rows(splits)]
+
+    def track_keys(self, splits: Sequence[str]) -> list[str]:
+        """Returns what tells the tracks of some splits from those of other data: name, length and artists."""
+        return [f"{row['track_id']}|{row['n_frames']}|{row['artists']}" for row in self._rows(splits)]
+
+    def _rows(self, splits: Sequence[str]) -> list[dict[str, str]]:
         with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
-            return [row["track_id"] for row in csv.DictReader(file) if row["split"] in splits and not row["skipped"]]
+            return [row for row in csv.DictReader(file) if row["split"] in splits and not row["skipped"]]
 
     def shard_paths(self, split: str) -> list[Path]:
         """Returns the files of a split; raises RecordsError for a split that does not exist."""
@@ -112,7 +119,7 @@ class Manifest:
     def write(self) -> None:
         """Writes manifest.json with a checksum of its own text."""
         body = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "folder"}
-        body |= {"contract": asdict(self.contract), "splits": {k: asdict(v) for k, v in self.splits.items()}}
+        body |= {"contract": self.contract.to_dict(), "splits": {k: asdict(v) for k, v in self.splits.items()}}
         body["sha256"] = _digest(body)
         text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
         (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
@@ -141,7 +148,7 @@ class Manifest:
 
     @classmethod
     def _from_body(cls, folder: Path, body: dict[str, Any]) -> Self:
-        contract = Contract(**(body["contract"] | {"labels": tuple(body["contract"]["labels"])}))
+        contract = Contract.from_dict(body["contract"])
         splits = {name: _split(entry) for name, entry in body["splits"].items()}
         return cls(folder, **(body | {"contract": contract, "splits": splits, "skipped": tuple(body["skipped"])}))
 

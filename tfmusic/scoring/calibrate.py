@@ -81,14 +81,24 @@ class Calibration:
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Returns the calibration of a JSON file; raises RunError where it is none."""
+    def load(cls, path: Path, task: str | None = None) -> Self:
+        """Returns the calibration of a JSON file, that of one task where it has several.
+
+        Raises:
+            RunError: the file is missing or holds no such calibration.
+        """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = fields if task is None else fields[task]
             shifts = {name: float(fields["track_shift"][name]) for name in AGGREGATORS}
             return cls(float(fields["segment_shift"]), shifts)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: must be the calibration of a tfmusic model: {error}") from error
+
+
+def save_by_task(path: Path, calibrations: Mapping[str, Calibration]) -> None:
+    """Writes the calibrations of several tasks as one JSON file."""
+    write_text(path, json.dumps({task: asdict(item) for task, item in calibrations.items()}, indent=1) + "\n")
 
 
 def _shift(scores: np.ndarray, targets: np.ndarray) -> float:

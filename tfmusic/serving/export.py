@@ -11,13 +11,16 @@ from tfmusic.serving.predict import load_run
 from tfmusic.serving.track_model import TrackModel, signatures
 
 
-def export_run(run: RunDir, out: Path) -> None:
+def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     """Writes the export folder; it appears under its name when complete.
 
+    `task` says which task of a model with several is exported.
+
     Raises:
+        UsageError: the model answers several tasks and `task` is none of them.
         RunError: the run has no model, contract or calibration.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, task)
     module = TrackModel(
         loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
     )
@@ -29,7 +32,7 @@ def export_run(run: RunDir, out: Path) -> None:
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")
         (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")
-        report = run.evaluation / "report.json"
+        report = run.report_folder(loaded.contract.task) / "report.json"
         if report.is_file():
             shutil.copy(report, partial / "report.json")
         put_in_place(partial, out)

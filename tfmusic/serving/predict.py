@@ -11,7 +11,7 @@ import numpy as np
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.datasets.track import Track
-from tfmusic.errors import RunError
+from tfmusic.errors import RunError, UsageError
 from tfmusic.features.npy import read_mel
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.inputs.pipeline import for_evaluation
@@ -35,17 +35,19 @@ class LoadedRun:
     top_k: int
 
 
-def load_run(run: RunDir) -> LoadedRun:
-    """Returns the best model of a run folder.
+def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
+    """Returns the best model of a run folder; of a model for several tasks, what answers one of them.
 
     Raises:
+        UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
         RunError: a file is missing or damaged, or the model would run code of its own.
     """
     contract, path = Contract.load(run.contract), run.checkpoint("best")
+    task = choose_task(contract, task)
     if not path.is_file():
         raise RunError(f"{path}: no such file: the run has not finished an epoch")
     if not run.calibration.is_file():
-        how = f"tfmusic fit {contract.task} --resume --run-dir {run.path}"
+        how = f"tfmusic fit {run.config} --resume --run-dir {run.path}"
         raise RunError(f"{run.path}: training has not ended. Finish it with {how}")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -53,9 +55,25 @@ def load_run(run: RunDir) -> LoadedRun:
         raise RunError(
             f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0]}"
         ) from error
+    if contract.heads:
+        model = keras.Model(model.inputs, model.get_layer(f"logits_{task}").output)
     model.compile(jit_compile=False)  # XLA on a CPU costs more than it gives for single passes
     evaluation = load_config(run.config).evaluation
-    return LoadedRun(model, contract, Calibration.load(run.calibration), evaluation.aggregator, evaluation.top_k)
+    calibration = Calibration.load(run.calibration, task if contract.heads else None)
+    part = contract.parts()[task].contract
+    return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def choose_task(contract: Contract, task: str | None) -> str:
+    """Returns the task that a model is asked for; raises UsageError where that is not clear."""
+    tasks = list(contract.parts())
+    if task is None and len(tasks) == 1:
+        return tasks[0]
+    if task not in tasks:
+        raise UsageError(
+            f"--task must be one of {', '.join(tasks)}, which the model answers. Received: {task or 'none'}"
+        )
+    return task
 
 
 @dataclass(frozen=True)
@@ -72,19 +90,25 @@ class Predictions:
         return metrics.names(metrics.decide(self.scores, kind), self.contract.labels, kind)
 
 
-def predict_tracks(model_path: Path, tracks: Iterable[Track], on_track: Callable[[], None]) -> Predictions:
+def predict_tracks(
+    model_path: Path, tracks: Iterable[Track], on_track: Callable[[], None], *, task: str | None = None
+) -> Predictions:
     """Returns the scores of tracks from a run or an export; `on_track` is called after every track that was read.
+
+    `task` says what a run that answers several tasks is asked for.
 
     Raises:
         RunError: the folder is neither a run nor an export.
+        UsageError: `task` is missing or none of the model's.
         DataError: a track cannot be read.
     """
     tracks = tuple(tracks)
     ids = tuple(track.track_id for track in tracks)
     if is_run(model_path):
-        loaded = load_run(RunDir(model_path))
+        loaded = load_run(RunDir(model_path), task)
         return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track))
     contract = load_contract(model_path)
+    choose_task(contract, task)
     return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track))
 
 

@@ -3,7 +3,6 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -18,15 +17,13 @@ from tfmusic.console import console
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
 from tfmusic.inputs import pipeline
-from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir, write_json
-from tfmusic.scoring.aggregate import AGGREGATORS
-from tfmusic.scoring.calibrate import Calibration
-from tfmusic.scoring.metrics import headline, headline_name
 from tfmusic.training.callbacks import MetricsLog, StepWatch
 from tfmusic.training.job import Job
-from tfmusic.training.state import averaged_weights, load_state, save_state
+from tfmusic.training.stages import stage_of, stages
+from tfmusic.training.state import averaged_weights, load_state, restore, save_state
+from tfmusic.training.validation import calibrate, validate
 
 
 @dataclass
@@ -49,10 +46,8 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
         ConfigError, RecordsError: config and records do not go together.
         RunError: the loss became NaN, or the state to resume is not of this model or these records.
     """
-    job = Job.prepare(config, manifest, run)
-    if resume:
-        _check_same_tracks(job, run)
-    progress = TrainingProgress(**load_state(run.state, job.training_model)) if resume else TrainingProgress()
+    job = Job.prepare(config, manifest, run, resume=resume)
+    progress = _resume(job) if resume else TrainingProgress()
     if _has_ended(progress, config) and run.calibration.is_file():
         progress.was_finished = True
         return progress
@@ -69,20 +64,33 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
     return progress
 
 
+def _resume(job: Job) -> TrainingProgress:
+    """Returns how far the run had come; model and optimizer are as they were then."""
+    _check_same_tracks(job, job.run)
+    fields, values = load_state(job.run.state)
+    progress = TrainingProgress(**fields)
+    job.start_stage(stage_of(job.config.training, progress.epoch - 1))
+    restore(job.run.state, job.training_model, values)
+    return progress
+
+
 def _train(job: Job, progress: TrainingProgress) -> None:
     """Trains the epochs that are left, then calibrates the best model."""
     config, run = job.config, job.run
+    first_epochs = {stage.first_epoch: stage for stage in stages(config.training)}
     console.say(job.describe())
     log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
     total = config.training.epochs * job.steps_per_epoch
     with console.progress("fit", total, "steps") as bar:
         bar.advance(progress.epoch * job.steps_per_epoch)
         while not _has_ended(progress, config):
+            if progress.epoch in first_epochs:
+                job.start_stage(first_epochs[progress.epoch])
             numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch))
             log.write(numbers)
             save_state(run.state, job.training_model, vars(progress))
             console.say(_epoch_line(numbers, config.training.epochs, progress))  # shown when it cannot be lost
-    _calibrate(job, run)
+    calibrate(job)
 
 
 def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict[str, Any]:
@@ -97,42 +105,11 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict
     numbers["learning_rate"] = float(np.asarray(job.training_model.optimizer.learning_rate))
     with averaged_weights(job.training_model):
         if job.folds.validation:
-            numbers["metric"] = headline_name(job.contract.kind)
-            numbers["validation"] = _validate(job)
+            numbers |= validate(job)
         _keep_checkpoints(job, progress, numbers.get("validation"))
     numbers["seconds"] = time.monotonic() - begin
     progress.seconds += numbers["seconds"]
     return numbers
-
-
-def _validate(job: Job) -> float:
-    """Returns the track-level metric on the validation fold, calibrated as the finished model will be."""
-    options, kind = job.config.evaluation, job.contract.kind
-    scored = _score_validation(job, job.training_model.predict_on_batch)
-    calibration = _fit_calibration(job, scored, (options.aggregator,))
-    scores = [
-        calibration.track_scores(logits, kind=kind, aggregator=options.aggregator, top_k=options.top_k)
-        for logits in scored.logits
-    ]
-    return headline(np.stack(scores), scored.targets, kind)
-
-
-def _fit_calibration(job: Job, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:
-    options = job.config.evaluation
-    if job.contract.kind == "single" or not options.calibrate:
-        return Calibration()
-    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators)
-
-
-def _score_validation(job: Job, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
-    return score_splits(
-        job.manifest,
-        job.folds.validation,
-        predict_fn,
-        frames=job.contract.frames,
-        hop_frames=job.contract.hop_frames,
-        batch_size=job.config.evaluation.batch_size,
-    )
 
 
 def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:
@@ -168,17 +145,6 @@ def _say_what_is_kept(run: RunDir) -> None:
     console.say("no epoch had ended: nothing is kept")
 
 
-def _calibrate(job: Job, run: RunDir) -> None:
-    """Fits the calibration of the best checkpoint on the validation tracks and stores it."""
-    calibration = Calibration()
-    if job.folds.validation:
-        best = keras.saving.load_model(run.checkpoint("best"), compile=False, safe_mode=True)
-        best.compile(jit_compile=False)
-        scored = _score_validation(job, best.predict_on_batch)
-        calibration = _fit_calibration(job, scored, AGGREGATORS)
-    calibration.save(run.calibration)
-
-
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
     """Returns the line of an epoch, at most 80 columns."""
     line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
@@ -196,8 +162,14 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
         "training_tracks": job.manifest.track_ids(job.folds.training),
+        "training_keys": job.manifest.track_keys(job.folds.training),
+        "trunk_keys": sorted(job.pretrained.track_keys) if job.pretrained else [],
     }
     write_json(records, run.records)
+    if job.pretrained is not None:
+        layers = job.pretrained.layers
+        known = {"loaded": layers.loaded, "skipped": layers.skipped, "track_keys": records["trunk_keys"]}
+        write_json(known, run.pretrained)
     write_json(environment(), run.environment)
 
 

@@ -1,18 +1,25 @@
 """What stays the same over the epochs of a training: folds, contract, model, batches."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfmusic.config import Config
 from tfmusic.contract import Contract
-from tfmusic.errors import ConfigError, RecordsError
+from tfmusic.errors import ConfigError, RecordsError, RunError
 from tfmusic.inputs import augment, pipeline
 from tfmusic.models import BUILDERS, build_model
+from tfmusic.pretrained.sources import check_source_run, find_weights
+from tfmusic.pretrained.transplant import Transplant, transplant
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
-from tfmusic.training.optimizer import make_loss, make_optimizer
+from tfmusic.rundir import RunDir, open_run
+from tfmusic.training.optimizer import make_loss, make_optimizer, slow_down
+from tfmusic.training.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ def model_contract(config: Config, manifest: Manifest) -> Contract:
     """
     stored = manifest.contract
     wanted = {
-        "task": (config.task, stored.task),
+        "task": (config.task_name, stored.task),
         "feature": (config.feature.model_dump(), dict(stored.feature)),
         "record.scale": (config.record.scale, stored.scale["name"]),
         "record.dtype": (config.record.dtype, stored.dtype),
@@ -62,6 +69,7 @@ def model_contract(config: Config, manifest: Manifest) -> Contract:
     return Contract(
         task=stored.task,
         kind=stored.kind,
+        heads=stored.heads,
         labels=stored.labels,
         feature=stored.feature,
         scale=stored.scale,
@@ -79,7 +87,7 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
             config.model.name,
             frames=contract.frames,
             n_bins=contract.n_bins,
-            n_outputs=len(contract.labels),
+            n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
             dtype=contract.dtype,
             **_normalisation(config.input.normalize, mean, variance),
             width=None if config.model.width == "default" else config.model.width,
@@ -100,10 +108,54 @@ def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
     contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
     if config.model.name not in BUILDERS:
         raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
-    make_loss(config.training, contract.kind)
-    if config.training.class_weights == "balanced" and contract.kind == "multi":
+    _make_losses(config, contract)
+    if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds
+
+
+def _make_losses(config: Config, contract: Contract) -> Any:
+    """Returns the loss, or that of every task where there are several; raises ConfigError as `make_loss`."""
+    losses = {task: make_loss(config.training, part.contract.kind) for task, part in contract.parts().items()}
+    return losses if contract.heads else losses[contract.task]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where a trunk comes from.
+
+    Attributes:
+        layers: which layers hold its weights.
+        track_keys: the tracks that trained it, as `Manifest.track_keys` names them, where they are known.
+    """
+
+    layers: Transplant
+    track_keys: frozenset[str]
+
+
+def _load_pretrained(
+    config: Config, contract: Contract, model: keras.Model, run: RunDir, *, resume: bool
+) -> Pretrained:
+    """Returns the trunk that the config asks for, now in the model; a resumed run only reads again what it was.
+
+    Raises:
+        ConfigError, RunError: the weights are missing or not for this model.
+    """
+    if resume:
+        known = run.read_json(run.pretrained)
+        layers = Transplant(tuple(known["loaded"]), known["skipped"])
+        return Pretrained(layers, frozenset(known["track_keys"]))
+    keys: frozenset[str] = frozenset()
+    if config.model.init_from != "none":
+        records = check_source_run(open_run(Path(config.model.init_from)), contract)
+        keys = frozenset([*records.get("training_keys", ()), *records.get("trunk_keys", ())])
+    layers = transplant(model, find_weights(config.model))
+    if not layers.loaded:
+        raise RunError(
+            f"model.weights={config.model.weights}, model.init_from={config.model.init_from}: must share layers with"
+            f" model.name={config.model.name}, model.width={config.model.width}. Received: none\n{layers.describe()}"
+        )
+    return Pretrained(layers, keys)
 
 
 @dataclass(frozen=True)
@@ -120,13 +172,15 @@ class Job:
     fill: np.ndarray
     input: pipeline.TrainingInput
     steps_per_epoch: int
+    pretrained: Pretrained | None
 
     @classmethod
-    def prepare(cls, config: Config, manifest: Manifest, run: RunDir) -> "Job":
+    def prepare(cls, config: Config, manifest: Manifest, run: RunDir, *, resume: bool = False) -> "Job":
         """Returns the job after all checks; shards are compared with their checksums.
 
         Raises:
             ConfigError, RecordsError: config and records do not go together, or a shard is damaged.
+            RunError: pretrained weights are missing, damaged, or not for this model.
         """
         contract, folds = check(config, manifest)
         manifest.verify([*folds.training, *folds.validation])
@@ -135,18 +189,44 @@ class Job:
         n_segments = sum(manifest.split(name).segments for name in folds.training)
         options = _training_input(config, manifest, folds, n_segments)
         model = _build(config, contract, mean, variance)
-        # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
-        training_model = keras.Model(model.inputs, model.outputs[0])
-        steps = n_segments // options.batch_size
-        training_model.compile(
-            make_optimizer(config.training, training_model, steps),
-            make_loss(config.training, contract.kind),
-            jit_compile=config.training.jit,
+        pretrained = (
+            _load_pretrained(config, contract, model, run, resume=resume) if config.model.is_pretrained else None
         )
-        return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps)
+        # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
+        heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
+        training_model = keras.Model(model.inputs, heads or model.outputs[0])
+        steps = n_segments // options.batch_size
+        return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps, pretrained)
+
+    def start_stage(self, stage: Stage) -> None:
+        """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
+        options, trunk = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
+        for layer in self.model.layers:
+            layer.trainable = not (stage.is_frozen and layer.name in trunk)
+        steps = stage.epochs * self.steps_per_epoch
+        warmup_steps = min(math.ceil(options.warmup_epochs * self.steps_per_epoch), steps // 2)
+        optimizer = make_optimizer(options, self.training_model, steps, warmup_steps)
+        if trunk and not stage.is_frozen:
+            in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
+            slow_down(optimizer, [variable for some in in_trunk for variable in some], options.trunk_rate_factor)
+        self.training_model.compile(optimizer, _make_losses(self.config, self.contract), jit_compile=options.jit)
+
+    @property
+    def predict_fn(self) -> Callable[[np.ndarray], Any]:
+        """Codes [batch, frames, n_bins] to logits [batch, n_labels], of all tasks side by side."""
+        if not self.contract.heads:
+            predict_one: Callable[[np.ndarray], Any] = self.training_model.predict_on_batch
+            return predict_one
+        tasks = [head.task for head in self.contract.heads]
+
+        def predict(codes: np.ndarray) -> np.ndarray:
+            logits = self.training_model.predict_on_batch(codes)
+            return np.concatenate([logits[task] for task in tasks], axis=1)
+
+        return predict
 
     def describe(self) -> str:
-        """Returns what will be trained on what, in two lines."""
+        """Returns what will be trained on what, and where its trunk comes from."""
         counts = {
             part: sum(self.manifest.split(name).tracks for name in names)
             for part, names in (("training", self.folds.training), ("validation", self.folds.validation))
@@ -156,7 +236,19 @@ class Job:
             f" {self.contract.frames} frames ({self.contract.frames / self.contract.frames_per_s:.1f} s) of"
             f" {self.contract.n_bins} bins\n{counts['training']:,} training tracks, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
+            f"{self._describe_trunk()}"
         )
+
+    def _describe_trunk(self) -> str:
+        if self.pretrained is None:
+            return ""
+        section = self.config.model
+        origin = section.init_from if section.init_from != "none" else section.weights
+        lines = f"\ntrunk from {origin}: {self.pretrained.layers.describe()}"
+        seen = len(self.pretrained.track_keys.intersection(self.manifest.track_keys(self.folds.validation)))
+        if seen:
+            lines += f"\nnote: {seen} of the validation tracks have trained that trunk: new music will score lower"
+        return lines
 
 
 def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:

@@ -1,6 +1,6 @@
 """Optimizer, learning-rate schedule and loss of a config."""
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,10 +16,19 @@ _LOSSES = {
     "focal": ("multi", keras.losses.BinaryFocalCrossentropy),
 }
 
+_DEFAULT_LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy"}
 
-def make_optimizer(options: TrainingSection, model: keras.Model, steps_per_epoch: int) -> Any:
-    """Returns the optimizer, built for the model's weights; weight decay spares biases and normalisation."""
-    arguments: dict[str, Any] = {"learning_rate": make_schedule(options, steps_per_epoch)}
+
+def make_optimizer(options: TrainingSection, model: keras.Model, steps: int, warmup_steps: int) -> Any:
+    """Returns the optimizer, built for the model's trainable weights; weight decay spares biases and normalisation.
+
+    Args:
+        options: the training section of the config.
+        model: the model to train.
+        steps: how many there will be.
+        warmup_steps: the first of them, over which the learning rate rises.
+    """
+    arguments: dict[str, Any] = {"learning_rate": make_schedule(options, steps, warmup_steps)}
     if options.weight_decay:
         arguments["weight_decay"] = options.weight_decay
     if options.optimizer == "sgd":
@@ -41,17 +50,28 @@ def make_optimizer(options: TrainingSection, model: keras.Model, steps_per_epoch
     return optimizer
 
 
-def make_schedule(options: TrainingSection, steps_per_epoch: int) -> Any:
+def make_schedule(options: TrainingSection, steps: int, warmup_steps: int) -> Any:
     """Returns the learning rate over steps: a linear warm-up, then half a cosine down to 0, or a constant."""
     if options.schedule == "constant":
         return options.learning_rate
-    total = options.epochs * steps_per_epoch
-    warmup = min(math.ceil(options.warmup_epochs * steps_per_epoch), total - 1)
+    warmup = min(warmup_steps, steps - 1)
     if not warmup:
-        return keras.optimizers.schedules.CosineDecay(options.learning_rate, total)
+        return keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
     return keras.optimizers.schedules.CosineDecay(
-        0.0, total - warmup, warmup_target=options.learning_rate, warmup_steps=warmup
+        0.0, steps - warmup, warmup_target=options.learning_rate, warmup_steps=warmup
     )
+
+
+def slow_down(optimizer: Any, variables: Sequence[Any], factor: float) -> None:
+    """Lets some variables of a built optimizer learn at `factor` times the learning rate."""
+    slow = {optimizer._get_variable_index(variable) for variable in variables}
+    step = optimizer.update_step
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        share = factor if optimizer._get_variable_index(variable) in slow else 1.0
+        step(gradient, variable, learning_rate * share)
+
+    optimizer.update_step = update_step
 
 
 def make_loss(options: TrainingSection, kind: str) -> Any:
@@ -60,9 +80,10 @@ def make_loss(options: TrainingSection, kind: str) -> Any:
     Raises:
         ConfigError: the loss is not for this kind of labels.
     """
-    wanted, loss = _LOSSES[options.loss]
+    name = _DEFAULT_LOSSES[kind] if options.loss == "auto" else options.loss
+    wanted, loss = _LOSSES[name]
     if wanted != kind:
-        fitting = " or ".join(name for name, (for_kind, _) in _LOSSES.items() if for_kind == kind)
+        fitting = " or ".join(["auto", *(name for name, (for_kind, _) in _LOSSES.items() if for_kind == kind)])
         what = "one label" if kind == "single" else "several tags"
         raise ConfigError(f"training.loss must be {fitting} for {what} a track. Received: {options.loss}")
     return loss(from_logits=True, label_smoothing=options.label_smoothing)

@@ -27,19 +27,27 @@ def save_state(path: Path, model: keras.Model, progress: Mapping[str, Any]) -> N
     tmp.replace(path)
 
 
-def load_state(path: Path, model: keras.Model) -> dict[str, Any]:
-    """Sets every variable of model and optimizer and returns the progress.
+def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Returns progress and variables of a saved state.
 
     Raises:
-        RunError: the file is missing, damaged, or of another model or optimizer.
+        RunError: the file is missing or damaged.
     """
-    variables = _variables(model)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
             progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
-            values = [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
+            return progress, [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: must be the saved state of a training: {error}") from error
+
+
+def restore(path: Path, model: keras.Model, values: list[np.ndarray]) -> None:
+    """Sets every variable of model and optimizer to the values of a state.
+
+    Raises:
+        RunError: they are of another model or optimizer; `path` names the state.
+    """
+    variables = _variables(model)
     shapes, wanted = [value.shape for value in values], [tuple(variable.shape) for variable in variables]
     if shapes != wanted:
         raise RunError(
@@ -48,7 +56,6 @@ def load_state(path: Path, model: keras.Model) -> dict[str, Any]:
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    return progress
 
 
 @contextmanager

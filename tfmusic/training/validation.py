@@ -1,0 +1,76 @@
+"""Validation tracks through the model: the metric of an epoch, and the calibration of the finished model."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.contract import Contract
+from tfmusic.inputs.tracks import TrackLogits, score_splits
+from tfmusic.scoring.aggregate import AGGREGATORS
+from tfmusic.scoring.calibrate import Calibration, save_by_task
+from tfmusic.scoring.metrics import headline, headline_name
+from tfmusic.training.job import Job
+
+
+def validate(job: Job) -> dict[str, Any]:
+    """Returns the track-level metric on the validation fold, calibrated as the finished model will be.
+
+    Of several tasks: the metric of each, and their mean, which chooses the best epoch.
+    """
+    scored = _score(job, job.predict_fn)
+    found = {
+        task: (headline_name(part.contract.kind), _metric(job, part.contract, scored.part(part.columns)))
+        for task, part in job.contract.parts().items()
+    }
+    if not job.contract.heads:
+        name, value = found[job.contract.task]
+        return {"metric": name, "validation": value}
+    numbers: dict[str, Any] = {f"validation_{task}": value for task, (_, value) in found.items()}
+    return {"metric": "mean", "validation": float(np.mean(list(numbers.values())))} | numbers
+
+
+def calibrate(job: Job) -> None:
+    """Fits the calibration of the best checkpoint on the validation tracks and stores it; a neutral one without."""
+    calibrations = {task: Calibration() for task in job.contract.parts()}
+    if job.folds.validation:
+        best = keras.saving.load_model(job.run.checkpoint("best"), compile=False, safe_mode=True)
+        best.compile(jit_compile=False)
+        scored = _score(job, best.predict_on_batch)
+        calibrations = {
+            task: _fit(job, part.contract, scored.part(part.columns), AGGREGATORS)
+            for task, part in job.contract.parts().items()
+        }
+    if job.contract.heads:
+        save_by_task(job.run.calibration, calibrations)
+    else:
+        calibrations[job.contract.task].save(job.run.calibration)
+
+
+def _metric(job: Job, contract: Contract, scored: TrackLogits) -> float:
+    options = job.config.evaluation
+    calibration = _fit(job, contract, scored, (options.aggregator,))
+    scores = [
+        calibration.track_scores(logits, kind=contract.kind, aggregator=options.aggregator, top_k=options.top_k)
+        for logits in scored.logits
+    ]
+    return headline(np.stack(scores), scored.targets, contract.kind)
+
+
+def _fit(job: Job, contract: Contract, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:
+    options = job.config.evaluation
+    if contract.kind == "single" or not options.calibrate:
+        return Calibration()
+    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators)
+
+
+def _score(job: Job, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
+    return score_splits(
+        job.manifest,
+        job.folds.validation,
+        predict_fn,
+        frames=job.contract.frames,
+        hop_frames=job.contract.hop_frames,
+        batch_size=job.config.evaluation.batch_size,
+    )
