@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": "score a run on held-out tracks",
     "predict": "answer for tracks",
     "score": "compare a prediction file with the answers",
+    "embed": "extract embeddings of tracks from a run or from musicnn",
+    "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks",
     "config": "show or validate a config",
 }

@@ -4,8 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfmusic.errors import DataError
+
 if TYPE_CHECKING:
     from tfmusic.config import Config
+    from tfmusic.datasets.track import Track
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -46,3 +49,30 @@ def default_records(task: str) -> Path:
     from tfmusic.converter.build import RECORDS_VERSION
 
     return Path("records") / task / RECORDS_VERSION
+
+
+def find_tracks(path: Path) -> "list[Track]":
+    """Returns the tracks of a file or folder: AI Rush, plain .npy files, or an embedding file, in their order.
+
+    Raises:
+        DataError: nothing there, or nothing of these.
+    """
+    from tfmusic.datasets import airush
+    from tfmusic.datasets.track import Track, check_track_id
+    from tfmusic.features.embeddings import read_index
+
+    if path.suffix == ".npz" and path.is_file():
+        return [Track(check_track_id(name, str(path)), path) for name in read_index(path)[1]]
+    if path.is_file():
+        return [Track(path.stem, path)]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    question = airush.find_test(path)
+    if question is not None:
+        return list(airush.load_test(path, question=question))
+    mels = path / "train_data" / "mel_spectrogram"
+    folder = mels if mels.is_dir() else path
+    files = sorted(folder.glob("*.npy"), key=lambda file: (len(file.stem), file.stem))  # 9 before 10
+    if not files:
+        raise DataError(f"{path}: must hold test_data/meta/qN_test.json or train_data/ (AI Rush), or .npy files")
+    return [Track(file.stem, file) for file in files]

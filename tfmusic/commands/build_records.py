@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contract", type=Path, help="run, export or records whose labels, feature, scale and dtype to take"
     )
+    parser.add_argument("--embeddings", type=Path, help="file of tfmusic embed, to take in place of spectrograms")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> None:
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
         dataset = replace(dataset, labels=contract.labels)
+    if args.embeddings is not None:
+        tracks = tuple(replace(track, feature_path=args.embeddings) for track in dataset.tracks)
+        dataset = replace(dataset, tracks=tracks)
     console.say(_describe(dataset))
     if not any(track.artists or track.album for track in dataset.tracks):
         console.warn("no track has an artist or album: tracks of one artist may stand in several folds")
@@ -56,16 +60,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
     from tfmusic.converter.plan import BuildOptions
+    from tfmusic.features.embeddings import read_index
 
     feature, dtype, scale = config.feature.model_dump(), str(config.record.dtype), str(config.record.scale)
-    scale_range = None
+    segment_frames, hop_frames, scale_range = config.record.segment_frames, config.record.hop_frames, None
+    if args.embeddings is not None:  # an example is the embedding of one segment, as it is
+        feature, dtype, scale, segment_frames, hop_frames = read_index(args.embeddings)[0], "float32", "identity", 1, 1
     if contract is not None:
         feature, dtype, scale = dict(contract.feature), contract.dtype, contract.scale["name"]
         scale_range = (contract.scale["low"], contract.scale["high"])
     return BuildOptions(
         feature=feature,
-        segment_frames=config.record.segment_frames,
-        hop_frames=config.record.hop_frames,
+        segment_frames=segment_frames,
+        hop_frames=hop_frames,
         dtype=dtype,
         scale=scale,
         scale_range=scale_range,

@@ -5,18 +5,23 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfmusic.commands import arguments
 from tfmusic.errors import DataError, UsageError
 from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.datasets.track import Track
     from tfmusic.serving.predict import Predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("model", type=Path, help="run folder or exported folder")
-    parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush test folder, folder of .npy, or .npy files")
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        help="AI Rush test folder, folder of .npy, .npy files, or what tfmusic embed wrote",
+    )
     parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument(
         "--out", type=Path, help=".json: list of answers in the order of the inputs; .csv: with names and scores"
@@ -27,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Predicts and writes the answers in the order of the inputs."""
     if args.out is not None and args.out.suffix not in (".json", ".csv"):
         raise UsageError(f"--out must end in .json or .csv. Received: {args.out}")
-    tracks = [track for path in args.inputs for track in _tracks(path)]
+    tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
     from tfmusic.console import console
@@ -56,23 +61,6 @@ def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -
         question = airush.find_test(path)
         if task in airush.QUESTIONS and question not in (None, task):
             console.warn(f"{path} is the test part of {question}, the model answers {task}")
-
-
-def _tracks(path: Path) -> "list[Track]":
-    from tfmusic.datasets import airush
-    from tfmusic.datasets.track import Track
-
-    if path.is_file():
-        return [Track(path.stem, path)]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
-    question = airush.find_test(path)
-    if question is not None:
-        return list(airush.load_test(path, question=question))
-    files = sorted(path.glob("*.npy"), key=lambda file: (len(file.stem), file.stem))  # 9 before 10
-    if not files:
-        raise DataError(f"{path}: must hold test_data/meta/qN_test.json (AI Rush) or .npy files")
-    return [Track(file.stem, file) for file in files]
 
 
 def _write(predictions: "Predictions", path: Path) -> None:

@@ -14,9 +14,9 @@ from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
 from tfmusic.datasets.splits import deal_folds
 from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
-from tfmusic.features import npy
 from tfmusic.features.scale import Scale
 from tfmusic.features.segments import segment_starts
+from tfmusic.features.source import count_frames, read_feature
 from tfmusic.records.shards import deal_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
@@ -76,13 +76,12 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     Raises:
         DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
     """
-    n_bins = int(options.feature["n_bins"])
-    n_frames, unreadable, source_bytes = _scan(dataset.tracks, n_bins, options.on_error)
+    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options.feature, options.on_error)
     splits = deal_folds(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
     scale = (
         Scale(options.scale, *options.scale_range)
         if options.scale_range
-        else _measure_scale(dataset.tracks, unreadable, options, n_bins)
+        else _measure_scale(dataset.tracks, unreadable, options)
     )
     contract = Contract(
         task=dataset.task,
@@ -122,30 +121,31 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     return Plan(dataset.tracks, tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
 
 
-def _scan(tracks: Sequence[Track], n_bins: int, on_error: str) -> tuple[list[int], dict[int, str], int]:
+def _scan(tracks: Sequence[Track], feature: Mapping[str, Any], on_error: str) -> tuple[list[int], dict[int, str], int]:
     """Returns frames of every track, reasons of those that cannot be opened, and the bytes of the files."""
-    n_frames, unreadable, source_bytes = [], {}, 0
+    n_frames, unreadable, sizes = [], {}, {}
     for row, track in enumerate(tracks):
         try:
-            mel = npy.open_mel(track.feature_path, n_bins)
-            n_frames.append(mel.shape[1])
-            source_bytes += track.feature_path.stat().st_size
+            n_frames.append(count_frames(track.feature_path, track.track_id, feature))
+            sizes[track.feature_path] = track.feature_path.stat().st_size
         except DataError as error:
             if on_error == "stop":
                 raise
             n_frames.append(0)
             unreadable[row] = short_reason(error, track.feature_path)
-    return n_frames, unreadable, source_bytes
+    return n_frames, unreadable, sum(sizes.values())
 
 
-def _measure_scale(tracks: Sequence[Track], unreadable: Mapping[int, str], options: BuildOptions, n_bins: int) -> Scale:
+def _measure_scale(tracks: Sequence[Track], unreadable: Mapping[int, str], options: BuildOptions) -> Scale:
     """Returns the scale of a sample of tracks, chosen by hash; a track with faulty cells is left out here."""
+    if options.scale == "identity":
+        return Scale.measure(options.scale, [])
     rows = [row for row in range(len(tracks)) if row not in unreadable]
     rows.sort(key=lambda row: order_key(options.order_seed, tracks[row].track_id))
     mels = []
     for row in rows[:SCALE_SAMPLE_TRACKS]:
         try:
-            mel = npy.read_mel(tracks[row].feature_path, n_bins)
+            mel = read_feature(tracks[row].feature_path, tracks[row].track_id, options.feature)
         except DataError:
             if options.on_error == "stop":
                 raise
@@ -175,7 +175,7 @@ def _shard_specs(
             tracks=tuple(tracks[item] for item in chosen),
             segment_frames=options.segment_frames,
             hop_frames=options.hop_frames,
-            n_bins=n_bins,
+            feature=options.feature,
             dtype=options.dtype,
             scale=scale,
             seed=options.order_seed,

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tfmusic.errors import DataError
-from tfmusic.features import npy
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.segments import cut, segment_starts
+from tfmusic.features.source import read_feature
 from tfmusic.records.manifest import Shard, Statistics
 from tfmusic.records.schema import SegmentHeader
 from tfmusic.records.shards import order_key
@@ -36,11 +37,16 @@ class ShardSpec:
     tracks: tuple[PlannedTrack, ...]
     segment_frames: int
     hop_frames: int
-    n_bins: int
+    feature: Mapping[str, Any]
     dtype: str
     scale: Scale
     seed: int
     on_error: str
+
+    @property
+    def n_bins(self) -> int:
+        """Height of a spectrogram, or length of an embedding."""
+        return int(self.feature["n_bins"])
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
     with ShardWriter(spec.path, headers, cell_bytes) as writer:
         for track in tracks:
             try:
-                mel = _read(track, spec.n_bins)
+                mel = _read(track, spec.feature)
             except DataError as error:
                 if spec.on_error == "stop":
                     raise
@@ -100,8 +106,8 @@ def short_reason(error: DataError, path: Path) -> str:
     return str(error).replace(str(path), path.name)
 
 
-def _read(track: PlannedTrack, n_bins: int) -> np.ndarray:
-    mel = npy.read_mel(track.path, n_bins)
+def _read(track: PlannedTrack, feature: Mapping[str, Any]) -> np.ndarray:
+    mel = read_feature(track.path, track.track_id, feature)
     if mel.shape[1] != track.n_frames:
         raise DataError(
             f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"

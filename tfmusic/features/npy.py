@@ -1,5 +1,6 @@
 """Spectrogram files: `.npy`, linear power, [1, n_bins, n_frames] or [n_bins, n_frames]; never unpickled."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
 
@@ -35,7 +36,20 @@ def read_mel(path: Path, n_bins: int) -> np.ndarray:
     Raises:
         DataError: as `open_mel`, or a cell is NaN, infinite or negative.
     """
-    mapped = open_mel(path, n_bins)
+    return _checked(open_mel(path, n_bins), path)
+
+
+def read_any_mel(path: Path, n_bins: Sequence[int]) -> np.ndarray:
+    """Returns as `read_mel` a spectrogram that may have one of several numbers of bins."""
+    mapped = _map(path)
+    height = mapped.shape[-2] if mapped.ndim > 1 else 0
+    if height not in n_bins:
+        wanted = " or ".join(map(str, n_bins))
+        raise DataError(f"{path}: shape must be [1, {wanted}, n_frames]. Received: {list(mapped.shape)}")
+    return read_mel(path, height)
+
+
+def _checked(mapped: np.ndarray, path: Path) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
             mel = np.array(mapped, dtype=np.float32, order="C")

@@ -17,7 +17,7 @@ from tfmusic.features.npy import upper_halves
 
 DB_RANGE = 90.0  # what lies further below the loudest cell is noise of the encoder
 
-ScaleName = Literal["db", "log10_1p10", "log10_1p10000"]
+ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
 
 
 def _db(power: np.ndarray) -> np.ndarray:
@@ -33,7 +33,10 @@ _CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "db": _db,
     "log10_1p10": partial(_log10_1p, 10.0),
     "log10_1p10000": partial(_log10_1p, 10000.0),
+    "identity": np.asarray,
 }
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Scale:
         """Returns the scale whose range covers a sample of spectrograms; labels play no part.
 
         `db`: up to the loudest cell, rounded up to a whole dB, and 90 dB down from there.
-        The others: from 0 to the loudest cell, rounded up to a tenth.
+        `identity`: everything, whatever the sample. The others: from 0 to the loudest cell, rounded up to a tenth.
         """
+        if name == "identity":
+            return cls(name, -_FLOAT32_MAX, _FLOAT32_MAX)
         loudest = max((float(mel.max()) for mel in mels), default=1.0)
         high = float(_CURVES[name](np.array(max(loudest, 1e-10))))
         if name == "db":
@@ -87,11 +92,11 @@ class Encoder:
 
     def __init__(self, scale: Scale, dtype: str) -> None:
         self.scale, self.dtype = scale, np.dtype(dtype)
-        self._table = scale.table()
+        self._table = scale.table() if self.dtype == np.uint8 else None
 
     def encode(self, mel: np.ndarray) -> np.ndarray:
         """Returns the cells in time-major order, C-contiguous."""
-        if self.dtype == np.uint8:
+        if self._table is not None:
             return np.ascontiguousarray(self._table[upper_halves(mel)].T)
         return np.ascontiguousarray(self.scale.apply(mel).T, dtype=self.dtype)
 

@@ -12,8 +12,9 @@ from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.datasets.track import Track
 from tfmusic.errors import RunError, UsageError
-from tfmusic.features.npy import read_mel
+from tfmusic.features import embeddings
 from tfmusic.features.scale import Encoder, Scale
+from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir, is_run
@@ -104,6 +105,7 @@ def predict_tracks(
     """
     tracks = tuple(tracks)
     ids = tuple(track.track_id for track in tracks)
+    check_inputs(load_contract(model_path), [track.feature_path for track in tracks])
     if is_run(model_path):
         loaded = load_run(RunDir(model_path), task)
         return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track))
@@ -112,9 +114,21 @@ def predict_tracks(
     return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track))
 
 
+def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
+    """Raises UsageError where a model of spectrograms is given embeddings, or one of embeddings those of another."""
+    wanted = contract.feature
+    for path in dict.fromkeys(paths):
+        given = embeddings.read_index(path)[0] if path.suffix == ".npz" else {"name": "mel"}
+        if wanted["name"] != given["name"] or (given["name"] == embeddings.NAME and given != wanted):
+            what = (
+                f"embeddings of {wanted['source']}, a file of tfmusic embed" if "source" in wanted else "spectrograms"
+            )
+            raise UsageError(f"{path}: the model takes {what}. Received: {given.get('source', 'a spectrogram')}")
+
+
 def load_contract(model_path: Path) -> Contract:
-    """Returns the contract of an export; raises RunError where the folder is none."""
-    if (model_path / "saved_model.pb").is_file():
+    """Returns the contract of a run or an export; raises RunError where the folder is neither."""
+    if (model_path / "saved_model.pb").is_file() or is_run(model_path):
         return Contract.load(model_path / "contract.json")
     raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
 
@@ -125,7 +139,7 @@ def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[
 
     def stored() -> Iterator[StoredTrack]:
         for row, track in enumerate(tracks):
-            cells = encoder.encode(read_mel(track.feature_path, contract.n_bins))
+            cells = encoder.encode(read_feature(track.feature_path, track.track_id, contract.feature))
             yield StoredTrack(row, track.track_id, (), cells)
             on_track()
 
@@ -147,6 +161,7 @@ def _from_export(path: Path, contract: Contract, tracks: tuple[Track, ...], on_t
     answer = load_answer_fn(path)
     scores = []
     for track in tracks:
-        scores.append(answer(read_mel(track.feature_path, contract.n_bins))["track_scores"])
+        mel = read_feature(track.feature_path, track.track_id, contract.feature)
+        scores.append(answer(mel)["track_scores"])
         on_track()
     return np.stack(scores).astype(np.float64)

@@ -39,7 +39,8 @@ class TrackModel(tf.Module):
         self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(contract.kind, top_k)[aggregator]
         self._track_shift = calibration.track_shift[aggregator]
         scale = Scale.from_dict(contract.scale)
-        self._scale, self._table = scale, tf.constant(scale.table())
+        self._scale = scale
+        self._table = tf.constant(scale.table()) if contract.dtype == "uint8" else None
 
     @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, mel: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -67,11 +68,13 @@ class TrackModel(tf.Module):
 
     def _encode(self, mel: tf.Tensor) -> tf.Tensor:
         """Returns the stored cells [n_frames, n_bins] of linear power [n_bins, n_frames]."""
-        usable = tf.reduce_all(tf.math.is_finite(mel) & (mel >= 0)) & (tf.shape(mel)[1] > 0)
-        rule = "mel must be finite power, 0 or more, and at least one frame long"
+        is_power = self._scale.name != "identity"
+        fine = tf.math.is_finite(mel) & (mel >= 0) if is_power else tf.math.is_finite(mel)
+        usable = tf.reduce_all(fine) & (tf.shape(mel)[1] > 0)
+        rule = f"input must be finite{' power, 0 or more,' if is_power else ''} and at least one frame long"
         with tf.control_dependencies([tf.debugging.Assert(usable, [rule])]):
             mel = tf.transpose(mel)
-        if self._contract.dtype == "uint8":
+        if self._table is not None:
             upper_half = tf.bitwise.right_shift(tf.bitcast(mel, tf.uint32), tf.constant(16, tf.uint32))
             return tf.gather(self._table, tf.cast(upper_half, tf.int32))
         scaled = tf.clip_by_value(_curve(self._scale.name, mel), self._scale.low, self._scale.high)
@@ -103,6 +106,8 @@ class TrackModel(tf.Module):
 
 
 def _curve(name: str, power: tf.Tensor) -> tf.Tensor:
+    if name == "identity":
+        return power
     if name == "db":
         return 10.0 / math.log(10.0) * tf.math.log(power)
     factor = {"log10_1p10": 10.0, "log10_1p10000": 10000.0}[name]

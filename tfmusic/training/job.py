@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError, RunError
+from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.inputs import augment, pipeline
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.pretrained.sources import check_source_run, find_weights
@@ -50,33 +51,37 @@ def model_contract(config: Config, manifest: Manifest) -> Contract:
         RecordsError: the records were built for another task, feature, scale or segment than the config says.
     """
     stored = manifest.contract
-    wanted = {
+    wanted: dict[str, tuple[Any, Any]] = {
         "task": (config.task_name, stored.task),
-        "feature": (config.feature.model_dump(), dict(stored.feature)),
-        "record.scale": (config.record.scale, stored.scale["name"]),
-        "record.dtype": (config.record.dtype, stored.dtype),
-        "record.segment_frames": (config.record.segment_frames, stored.frames),
-        "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
         "data.folds": (config.data.folds, manifest.settings.get("folds")),
         "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
     }
+    # Embeddings say themselves what they are; the config describes spectrograms.
+    wanted |= (
+        {}
+        if is_embedding(stored)
+        else {
+            "feature": (config.feature.model_dump(), dict(stored.feature)),
+            "record.scale": (config.record.scale, stored.scale["name"]),
+            "record.dtype": (config.record.dtype, stored.dtype),
+            "record.segment_frames": (config.record.segment_frames, stored.frames),
+            "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
+        }
+    )
     for key, (asked, found) in wanted.items():
         if asked != found:
             raise RecordsError(
                 f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
                 f" build the records again or change {key}"
             )
-    return Contract(
-        task=stored.task,
-        kind=stored.kind,
-        heads=stored.heads,
-        labels=stored.labels,
-        feature=stored.feature,
-        scale=stored.scale,
-        dtype=stored.dtype,
-        frames=config.input.frames,
-        hop_frames=config.input.hop_frames,
-    )
+    if is_embedding(stored):
+        return stored
+    return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames)
+
+
+def is_embedding(contract: Contract) -> bool:
+    """Returns whether the input is embeddings rather than spectrograms."""
+    return bool(contract.feature["name"] == EMBEDDING)
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
@@ -108,6 +113,10 @@ def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
     contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
     if config.model.name not in BUILDERS:
         raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
+    if is_embedding(contract) and config.model.name != "mlp":
+        raise ConfigError(
+            f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
+        )
     _make_losses(config, contract)
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
@@ -187,7 +196,7 @@ class Job:
         keras.utils.set_random_seed(config.training.seed)
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
         n_segments = sum(manifest.split(name).segments for name in folds.training)
-        options = _training_input(config, manifest, folds, n_segments)
+        options = _training_input(config, manifest, folds, n_segments, contract.frames)
         model = _build(config, contract, mean, variance)
         pretrained = (
             _load_pretrained(config, contract, model, run, resume=resume) if config.model.is_pretrained else None
@@ -233,11 +242,17 @@ class Job:
         }
         return (
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
-            f" {self.contract.frames} frames ({self.contract.frames / self.contract.frames_per_s:.1f} s) of"
-            f" {self.contract.n_bins} bins\n{counts['training']:,} training tracks, {counts['validation']:,}"
+            f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
             f"{self._describe_trunk()}"
         )
+
+    def _describe_input(self) -> str:
+        contract = self.contract
+        seconds = contract.frames / contract.frames_per_s
+        if is_embedding(contract):
+            return f"embeddings of {contract.feature['source']}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
+        return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins"
 
     def _describe_trunk(self) -> str:
         if self.pretrained is None:
@@ -260,7 +275,9 @@ def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str
     return {"mean": mean, "variance": variance}
 
 
-def _training_input(config: Config, manifest: Manifest, folds: Folds, n_segments: int) -> pipeline.TrainingInput:
+def _training_input(
+    config: Config, manifest: Manifest, folds: Folds, n_segments: int, frames: int
+) -> pipeline.TrainingInput:
     section = config.augment
     policy = (
         augment.SpecAugment(
@@ -274,8 +291,10 @@ def _training_input(config: Config, manifest: Manifest, folds: Folds, n_segments
         if section.policy == "custom"
         else augment.POLICIES[section.policy]
     )
+    if is_embedding(manifest.contract):  # a mask is for neighbouring bins, which embeddings do not have
+        policy = augment.POLICIES["none"]
     return pipeline.TrainingInput(
-        frames=config.input.frames,
+        frames=frames,
         batch_size=min(config.training.batch_size, n_segments),
         shuffle_segments=min(config.input.shuffle_segments, n_segments),
         policy=policy,

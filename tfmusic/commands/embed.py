@@ -1,0 +1,68 @@
+"""`tfmusic embed RUN|musicnn INPUT... --out FILE.npz`: embeddings of tracks and their segments."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfmusic.commands import arguments
+from tfmusic.errors import DataError, UsageError
+from tfmusic.quiet import start_tensorflow
+
+if TYPE_CHECKING:
+    from tfmusic.serving.embed import Embedder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("source", help="run folder, or the word musicnn")
+    parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush train or test folder, folder of .npy, .npy files")
+    parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    parser.add_argument("--weights", type=Path, help="musicnn: the wheel, or a folder with MSD_musicnn/")
+    parser.add_argument("--network", default="MSD_musicnn", help="musicnn: MSD_musicnn (default) or MTT_musicnn")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embeds all tracks and says what was written."""
+    from tfmusic.console import console
+    from tfmusic.datasets.track import check_unique
+
+    if args.out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz. Received: {args.out}")
+    if args.out.exists() and not args.overwrite:
+        raise UsageError(f"{args.out}: exists already. Pass --overwrite to replace it, or another name")
+    tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
+    if not tracks:
+        raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
+    check_unique([track.track_id for track in tracks], ", ".join(map(str, args.inputs)))
+    embedder = _embedder(args)
+    from tfmusic.serving.embed import embed_tracks
+
+    with console.progress("embed", len(tracks), "tracks") as progress:
+        embed_tracks(embedder, tracks, args.out, progress.advance)
+    feature = embedder.feature
+    every_s = feature["hop_length"] / feature["sample_rate_hz"]
+    console.say(
+        f"{len(tracks):,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
+        f" {feature['source']}: {args.out}"
+    )
+
+
+def _embedder(args: argparse.Namespace) -> "Embedder":
+    from tfmusic.rundir import open_run
+
+    if args.source != "musicnn":
+        run_dir = open_run(Path(args.source))
+        start_tensorflow()
+        from tfmusic.serving.embed import run_embedder
+
+        return run_embedder(run_dir)
+    start_tensorflow()
+    from tfmusic.pretrained.musicnn import HOW_TO_GET, NETWORKS
+    from tfmusic.serving.embed import musicnn_embedder
+
+    if args.network not in NETWORKS:
+        raise UsageError(f"--network must be one of {', '.join(NETWORKS)}. Received: {args.network}")
+    if args.weights is None:
+        raise UsageError(f"musicnn needs --weights FILE, the wheel that `{HOW_TO_GET}` brings")
+    return musicnn_embedder(args.weights, args.network)

@@ -1,0 +1,135 @@
+"""Embedding files: one `.npz` with the embeddings of every track, written track by track, read one track at a time.
+
+feature            JSON text: what the embeddings are (see `embedding_feature`)
+track_ids          names of the tracks, text [n_tracks], in their order
+tracks             float32 [n_tracks, n_dims], the mean over the segments of a track
+segments/ID        float32 [n_segments, n_dims] of the track ID
+start_s/ID         float32 [n_segments], where the segments begin, seconds
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tfmusic.errors import DataError
+
+NAME = "embedding"
+_DATE = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same embeddings, the same bytes
+
+
+def embedding_feature(source: str, *, n_dims: int, sample_rate_hz: int, hop_length: int) -> dict[str, Any]:
+    """Returns the feature of a contract for embeddings; they are steps of `hop_length` samples of `n_dims` bins.
+
+    Args:
+        source: the network that made them, so that those of another are refused.
+        n_dims: length of an embedding.
+        sample_rate_hz: of the music.
+        hop_length: distance of the segments, samples.
+    """
+    return {
+        "name": NAME,
+        "source": source,
+        "sample_rate_hz": sample_rate_hz,
+        "hop_length": hop_length,
+        "n_bins": n_dims,
+    }
+
+
+class EmbeddingsWriter:
+    """Writes an embedding file; it appears under its name when `finish` was called."""
+
+    def __init__(self, path: Path, feature: Mapping[str, Any]) -> None:
+        """Opens a hidden file beside the target."""
+        self.path, self._partial = path, path.with_name(f".{path.name}.partial")
+        self._partial.parent.mkdir(parents=True, exist_ok=True)
+        self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
+        self._ids: list[str] = []
+        self._means: list[np.ndarray] = []
+        self._write("feature", np.array(json.dumps(dict(feature), sort_keys=True)))
+
+    def add(self, track_id: str, segments: np.ndarray, start_s: np.ndarray) -> None:
+        """Adds a track: segments [n_segments, n_dims] and their beginnings [n_segments]."""
+        self._ids.append(track_id)
+        self._means.append(segments.mean(axis=0, dtype=np.float64).astype(np.float32))
+        self._write(f"segments/{track_id}", segments.astype(np.float32))
+        self._write(f"start_s/{track_id}", start_s.astype(np.float32))
+
+    def finish(self) -> None:
+        """Writes what all tracks share and puts the file in its place."""
+        self._write("track_ids", np.array(self._ids))
+        self._write("tracks", np.stack(self._means))
+        self._archive.close()
+        self._partial.replace(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._archive.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _write(self, name: str, value: np.ndarray) -> None:
+        with self._archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, value, allow_pickle=False)
+
+
+def read_index(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns the feature and the track names of an embedding file; raises DataError where it is none."""
+    file = _open(path)
+    try:
+        feature, ids = json.loads(str(file["feature"])), [str(name) for name in file["track_ids"]]
+        usable = feature["name"] == NAME and isinstance(feature["n_bins"], int)
+    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {error}") from error
+    if not usable:
+        raise DataError(f"{path}: must be a file that tfmusic embed wrote. Received: feature {feature}")
+    return feature, ids
+
+
+def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
+    """Returns the embeddings of a track as a feature, float32 [n_dims, n_segments], every value finite.
+
+    Raises:
+        DataError: the file is none, has no such track, or the track's shape or values are not what they must be.
+    """
+    file, name = _open(path), f"segments/{track_id}"
+    if name not in file:
+        raise DataError(
+            f"{path}: must hold the track {track_id}. Received: no embedding of it; run tfmusic embed on it"
+        )
+    try:
+        segments = file[name]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: track {track_id}: damaged: {error}") from error
+    if segments.ndim != 2 or segments.shape[1] != n_dims or len(segments) == 0 or segments.dtype.kind != "f":
+        shape = list(segments.shape)
+        raise DataError(f"{path}: track {track_id}: must be floats [n_segments, {n_dims}]. Received: {shape}")
+    if not np.isfinite(segments).all():
+        raise DataError(f"{path}: track {track_id}: embeddings must be finite. Received: NaN or infinite values")
+    return np.ascontiguousarray(segments.T, dtype=np.float32)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return _open_version(path, path.stat().st_mtime_ns)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _open_version(path: Path, mtime_ns: int) -> Any:
+    """Returns the open archive; its list of members is read once a process, its members when asked for."""
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is no .npz archive")
+    return file

@@ -1,0 +1,156 @@
+"""Embeddings of tracks, from a trained model or from the musicnn weights: what stands before the last layer."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.contract import Contract
+from tfmusic.datasets.track import Track
+from tfmusic.features.bridge import bridge
+from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
+from tfmusic.features.npy import read_any_mel
+from tfmusic.features.scale import Encoder, Scale
+from tfmusic.features.segments import segment_starts
+from tfmusic.features.source import read_feature
+from tfmusic.inputs.pipeline import EvaluationBatch, for_evaluation
+from tfmusic.models import build_model
+from tfmusic.models.musicnn import FRAMES, N_BINS
+from tfmusic.records.reader import StoredTrack
+from tfmusic.rundir import RunDir
+from tfmusic.serving.predict import PREDICT_BATCH, load_run
+
+_SAMPLE_RATE_HZ = 16000
+_OWN_FEATURE = {"sample_rate_hz": _SAMPLE_RATE_HZ, "n_fft": 512, "hop_length": 256, "n_bins": N_BINS}
+# By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
+_FEATURES = {
+    N_BINS: _OWN_FEATURE,
+    128: {"sample_rate_hz": _SAMPLE_RATE_HZ, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
+}
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network that embeds windows of a track.
+
+    Attributes:
+        feature: what its embeddings are, as records and contracts name them.
+        cells_fn: a track to the network's input, [n_frames, n_bins].
+        embed_fn: windows [batch, frames, n_bins] to embeddings [batch, n_dims].
+        frames: length of a window.
+        hop_frames: distance of the windows.
+        frames_per_s: frames in a second of music.
+    """
+
+    feature: dict[str, Any]
+    cells_fn: Callable[[Track], np.ndarray]
+    embed_fn: Callable[[np.ndarray], Any]
+    frames: int
+    hop_frames: int
+    frames_per_s: float
+
+
+def run_embedder(run: RunDir) -> Embedder:
+    """Returns the embedder of a trained model: the input of its last layer.
+
+    Raises:
+        RunError: the run has no model, contract or calibration.
+    """
+    contract = Contract.load(run.contract)
+    loaded = load_run(run, next(iter(contract.parts())))
+    heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
+    model = _compiled(keras.Model(loaded.model.inputs, heads[-1].input))
+    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+    digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()[:16]
+    feature = embedding_feature(
+        f"{contract.task} {digest}",
+        n_dims=int(model.output.shape[-1]),
+        sample_rate_hz=int(contract.feature["sample_rate_hz"]),
+        hop_length=contract.hop_frames * int(contract.feature["hop_length"]),
+    )
+    return Embedder(
+        feature,
+        lambda track: encoder.encode(read_feature(track.feature_path, track.track_id, contract.feature)),
+        model.predict_on_batch,
+        contract.frames,
+        contract.hop_frames,
+        contract.frames_per_s,
+    )
+
+
+def musicnn_embedder(weights: Path, network: str) -> Embedder:
+    """Returns the embedder of musicnn's weights: 753 maxima over a window of 3 s, then 753 means.
+
+    Spectrograms of 96 bins must be the authors' (16 kHz, n_fft 512, hop 256); those of 128 bins AI Rush's, which are
+    bridged to them.
+
+    Raises:
+        RunError: no such weights.
+    """
+    from tfmusic.pretrained.musicnn import musicnn_weights
+    from tfmusic.pretrained.transplant import transplant
+
+    whole = build_model("musicnn", frames=FRAMES, n_bins=N_BINS, n_outputs=50, dtype="float32")
+    transplant(whole, musicnn_weights(weights, network), with_head=True)
+    model = _compiled(keras.Model(whole.inputs, whole.get_layer("pool").output))
+    hop_length = int(_OWN_FEATURE["hop_length"])
+    feature = embedding_feature(
+        network, n_dims=int(model.output.shape[-1]), sample_rate_hz=_SAMPLE_RATE_HZ, hop_length=FRAMES * hop_length
+    )
+    frames_per_s = _SAMPLE_RATE_HZ / hop_length
+    return Embedder(feature, _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
+
+
+def embed_tracks(embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]) -> None:
+    """Writes the embeddings of all windows of all tracks; `on_track` is called after every track that was read.
+
+    Raises:
+        DataError: a track cannot be read.
+    """
+    tracks, n_frames = tuple(tracks), {}
+
+    def stored() -> Iterator[StoredTrack]:
+        for row, track in enumerate(tracks):
+            cells = embedder.cells_fn(track)
+            n_frames[row] = len(cells)
+            yield StoredTrack(row, track.track_id, (), cells)
+            on_track()
+
+    frames, hop = embedder.frames, embedder.hop_frames
+    batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
+    with EmbeddingsWriter(out, embedder.feature) as writer:
+        for row, segments in _by_track(batches, embedder.embed_fn):
+            starts = segment_starts(n_frames.pop(row), frames=frames, hop_frames=hop)
+            writer.add(tracks[row].track_id, segments, starts / embedder.frames_per_s)
+        writer.finish()
+
+
+def _by_track(
+    batches: Iterator[EvaluationBatch], embed_fn: Callable[[np.ndarray], Any]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields row and embeddings [n_segments, n_dims] of one track after the other; memory holds one, and a batch."""
+    row = 0
+    parts: list[np.ndarray] = []
+    for batch in batches:
+        embeddings = np.asarray(embed_fn(batch.codes), np.float32)
+        for owner in dict.fromkeys(batch.track[batch.track >= 0].tolist()):
+            if owner != row:
+                yield row, np.concatenate(parts)
+                row, parts = owner, []
+            parts.append(embeddings[batch.track == owner])
+    yield row, np.concatenate(parts)
+
+
+def _musicnn_cells(track: Track) -> np.ndarray:
+    mel = read_any_mel(track.feature_path, tuple(_FEATURES))
+    power = bridge(mel, _FEATURES[len(mel)], _OWN_FEATURE)
+    return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)
+
+
+def _compiled(model: keras.Model) -> keras.Model:
+    model.compile(jit_compile=False)
+    return model
