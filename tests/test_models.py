@@ -1,12 +1,24 @@
-"""One contract for all builders, and the published parameter counts."""
+"""One contract for all builders; published parameter counts; what the table of models says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tfmusic.contract import Contract
 from tfmusic.models import BUILDERS, build_model
+from tfmusic.models.cost import multiply_adds, receptive_field
+from tfmusic.scoring.calibrate import Calibration
+from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
 MEAN, VARIANCE = np.linspace(50, 150, 64), np.linspace(100, 900, 64)
+DEEP = {"resnet50", "resnet101"}  # slow to build and compile, so left out where their parts are covered elsewhere
 
 
 def small(name, **changes):
@@ -14,21 +26,52 @@ def small(name, **changes):
     return build_model(name, **(fields | changes))
 
 
-def n_trainable(model):
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+def some_codes(n=4, frames=100, n_bins=64):
+    return np.random.default_rng(0).integers(0, 256, (n, frames, n_bins), np.uint8)
+
+
+def count(weights):
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+def without_head(model):
+    return model.count_params() - count(model.get_layer("logits").weights)
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "n_bins", "n_outputs", "count"),
+    ("name", "frames", "n_bins", "n_outputs", "trainable"),
     [
         ("cnn2d", 1200, 128, 4, 6_536_836),  # the AI Rush baseline
         ("resnet18", 224, 224, 1000, 11_689_512 - 2 * 64 * 49),  # torchvision, less two input channels
         ("resnet34", 224, 224, 1000, 21_797_672 - 2 * 64 * 49),
+        ("shortchunk", 231, 128, 50, 3_687_348),  # the authors' networks, layer by layer; 3.69 million
+        ("shortchunk_res", 231, 128, 50, 12_104_244),  # and 12.1 million
+        ("musicnn", 187, 96, 50, 787_159),  # "787k" in the authors' table, and the sum of their checkpoint's shapes
+        ("cnn1d", 125, 128, 4, 8 * 128 * 32 + 8 * 32 * 32 + 2 * 2 * 32 + 33 * 100 + 101 * 4),  # by hand
+        ("mlp", 1, 1506, 4, 1507 * 256 + 257 * 4),
     ],
 )
-def test_published_parameter_counts(name, frames, n_bins, n_outputs, count):
+def test_published_parameter_counts(name, frames, n_bins, n_outputs, trainable):
     """Trainable parameters equal the original's."""
-    assert n_trainable(build_model(name, frames=frames, n_bins=n_bins, n_outputs=n_outputs)) == count
+    model = build_model(name, frames=frames, n_bins=n_bins, n_outputs=n_outputs)
+    assert count(model.trainable_weights) == trainable
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("vgg16", "VGG16"), ("vgg19", "VGG19"), ("resnet50", "ResNet50"), ("resnet101", "ResNet101")],
+)
+def test_parameter_counts_of_keras_applications(name, reference):
+    """Before the head as many as Keras Applications, less the two input channels that a spectrogram lacks."""
+    theirs = getattr(keras.applications, reference)(include_top=False, weights=None)
+    kernel = next(layer for layer in theirs.layers if layer.weights).weights[0]
+    two_channels = 2 * count([kernel]) // 3
+    assert without_head(build_model(name, frames=64, n_bins=64, n_outputs=9)) == theirs.count_params() - two_channels
+
+
+def test_vgg13_parameter_count():
+    """torchvision's features: 9,404,992, less two input channels."""
+    assert without_head(build_model("vgg13", frames=64, n_bins=64, n_outputs=9)) == 9_404_992 - 2 * 9 * 64
 
 
 def test_crnn_parameter_count():
@@ -46,10 +89,79 @@ def test_cnn2d_leaves_one_position_at_the_baselines_input():
 
 
 @pytest.mark.parametrize("name", BUILDERS)
+def test_docstring_states_the_facts(name):
+    """Every builder cites its source and states input, parameters and the receptive field that its layers have."""
+    text = BUILDERS[name].__doc__
+    module = sys.modules[BUILDERS[name].__module__].__doc__
+    assert re.search(r"\d{4}|embeddings", text + module)
+    assert re.search(r"Input\s+\[batch, frames, n_bins, 1\]|n_dims", text)
+    assert re.search(r"[\d,]{6,}\s+(trainable\s+)?parameters|[\d,]{6,}\s*parameters", text)
+    stated = re.search(r"Receptive field:\s+(the whole input|([\d,]+)\s+frames?)", text)
+    field = receptive_field(build_model(name, frames=1400, n_bins=128, n_outputs=4, width=4))
+    assert stated[1] == "the whole input" if field is None else int(stated[2].replace(",", "")) == field
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in {*DEEP, "resnet34", "mlp"}])
+def test_receptive_field_is_what_a_position_reacts_to(name):
+    """The frames that move the middle position of the last feature map span the stated field, or all of them."""
+    field = receptive_field(small(name, frames=1400))
+    frames = 200 if field is None else 1400  # over more steps a recurrent layer's gradient falls below float32
+    model = build_model(name, frames=frames, n_bins=16, n_outputs=2, width=4, dtype="float32", pooling="average")
+    for layer in model.layers:  # residual blocks begin as the identity, which sees less
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(np.ones(layer.gamma.shape))
+    trunk = keras.Model(model.get_layer("image").output, model.get_layer("positions").input)
+    x = tf.constant(np.random.default_rng(0).normal(size=(1, frames, 16, 1)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        features = trunk(x, training=False)
+        middle = tf.reduce_sum(features[:, features.shape[1] // 2])
+    moved = np.flatnonzero(np.abs(tape.gradient(middle, x).numpy()).sum((0, 2, 3)))
+    span = moved[-1] - moved[0] + 1
+    if field is None:
+        assert span > 0.5 * frames  # a step knows what came before it
+    else:
+        assert span <= field
+        assert span > 0.5 * field  # rectifiers and maxima pass on some of what is in reach
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in DEEP])
+def test_multiply_adds_agree_with_tensorflows_profiler(name):
+    """Twice the multiply-adds are the floating-point operations that TensorFlow counts in matrix products."""
+    model = small(name)
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 100, 64), tf.uint8))
+    if receptive_field(model) is None:
+        pytest.skip("TensorFlow does not count inside the loop of a recurrent layer")
+    flops = tf.compat.v1.profiler.profile(
+        graph.graph,
+        options=tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+        .with_node_names(hide_name_regexes=[".*(?<!Conv2D)(?<!MatMul)(?<!Tensordot/MatMul)$"])
+        .with_empty_output()
+        .build(),
+    ).total_float_ops
+    in_products = sum(
+        int(operation.outputs[0].shape.num_elements()) * per_output
+        for operation in graph.graph.get_operations()
+        if (per_output := _per_output(operation)) is not None
+    )
+    assert in_products == multiply_adds(model)
+    assert flops >= 2 * in_products
+
+
+def _per_output(operation):
+    """Returns multiply-adds for one number of the output of a convolution or matrix product, None for others."""
+    if operation.type == "Conv2D":
+        return int(np.prod(operation.inputs[1].shape[:3]))
+    if operation.type == "MatMul":
+        return int(operation.inputs[1].shape[0])
+    return None
+
+
+@pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("frames", [1, 31, 100])
-@pytest.mark.parametrize("n_outputs", [1, 100])
-def test_codes_in_logits_out(name, frames, n_outputs):
+def test_codes_in_logits_out(name, frames):
     """Any length and number of outputs; uint8 in, float32 out, not squashed."""
+    n_outputs = {1: 1, 31: 100, 100: 3}[frames]
     model = small(name, frames=frames, n_outputs=n_outputs)
     assert model.input.dtype == "uint8"
     logits = model(np.full((2, frames, 64), 255, np.uint8))
@@ -59,28 +171,52 @@ def test_codes_in_logits_out(name, frames, n_outputs):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("pooling", [None, "average", "max", "attention"])
-def test_save_and_load_keep_the_output(name, pooling, tmp_path):
+def test_save_and_load_keep_the_output(name, tmp_path):
     """A saved and loaded model gives the same logits."""
-    model = small(name, pooling=pooling, dropout=0.5)
-    codes = np.random.default_rng(0).integers(0, 256, (4, 100, 64), np.uint8)
+    model = small(name, dropout=0.5)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
-    np.testing.assert_array_equal(np.asarray(loaded(codes)), np.asarray(model(codes)))
+    np.testing.assert_array_equal(np.asarray(loaded(some_codes())), np.asarray(model(some_codes())))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in DEEP])
+@pytest.mark.parametrize("pooling", ["average", "max", "attention"])
+def test_every_pooling_with_every_trunk(name, pooling):
+    """Each builder takes each pooling; attention has its own layers."""
+    model = small(name, pooling=pooling)
+    assert np.asarray(model(some_codes())).shape == (4, 3)
+    has_several = model.get_layer("positions").output.shape[1] > 1  # one position needs no attention
+    assert any("attention" in layer.name for layer in model.layers) == (pooling == "attention" and has_several)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_examples_do_not_see_each_other(name):
     """In inference a batch gives what its examples give alone."""
     model = small(name)
-    codes = np.random.default_rng(0).integers(0, 256, (5, 100, 64), np.uint8)
+    codes = some_codes(5)
     alone = np.concatenate([np.asarray(model(codes[i : i + 1], training=False)) for i in range(5)])
     np.testing.assert_allclose(np.asarray(model(codes, training=False)), alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_heads_of_several_tasks_share_a_trunk(name):
+    """Logits of the tasks stand side by side, in their order; each task has a last layer of its own."""
+    model = small(name, n_outputs={"q1": 4, "q2": 7})
+    logits = np.asarray(model(some_codes()))
+    parts = [keras.Model(model.input, model.get_layer(f"logits_{task}").output) for task in ("q1", "q2")]
+    np.testing.assert_allclose(
+        logits, np.concatenate([np.asarray(part(some_codes())) for part in parts], 1), rtol=1e-5, atol=1e-6
+    )
+    one = small(name, n_outputs=11)
+    assert model.count_params() == one.count_params()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [(name, "float32") for name in BUILDERS]
+    + [(name, "mixed_bfloat16") for name in BUILDERS if name not in {*DEEP, "resnet34", "vgg16", "vgg19"}],
+)
 def test_training_lowers_the_loss(name, precision):
     """Some steps on one fixed batch lower its loss, in full and in mixed precision."""
     keras.utils.set_random_seed(0)
@@ -92,10 +228,61 @@ def test_training_lowers_the_loss(name, precision):
     model.compile(
         keras.optimizers.Adam(3e-3), keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False
     )
-    codes = np.random.default_rng(0).integers(0, 256, (6, 100, 64), np.uint8)
     targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
-    losses = [float(model.train_on_batch(codes, targets)) for _ in range(12)]
+    losses = [float(model.train_on_batch(some_codes(6), targets)) for _ in range(12)]
     assert np.mean(losses[-3:]) < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_export_keeps_the_output(name, tmp_path):
+    """A SavedModel answers for a whole track as the module does, for every architecture."""
+    model = small(name, frames=40)
+    feature = {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512}
+    scale = {"name": "db", "low": -60.0, "high": 30.0}
+    contract = Contract("t", "single", ("a", "b", "c"), feature, scale, "uint8", 40, 20)
+    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, 64))
+    mel = (10 ** np.random.default_rng(0).uniform(-6, 3, (64, 95))).astype(np.float32)
+    mine, theirs = module(tf.constant(mel)), load_answer_fn(tmp_path / "export")(mel)
+    np.testing.assert_allclose(theirs["segment_scores"], mine["segment_scores"].numpy(), atol=1e-6)
+    assert theirs["segment_scores"].shape == (4, 3)
+
+
+_ON_JAX = """
+import json, sys
+import keras, numpy as np
+assert keras.backend.backend() == "jax"
+codes = np.load(sys.argv[1] + "/codes.npy")
+losses = {}
+for name in json.loads(sys.argv[2]):
+    model = keras.saving.load_model(f"{sys.argv[1]}/{name}.keras", safe_mode=True)
+    np.save(f"{sys.argv[1]}/{name}.npy", np.asarray(model(codes, training=False)))
+from tfmusic.models import build_model
+model = build_model("resnet18", frames=100, n_bins=64, n_outputs=3, width=4)
+model.compile(keras.optimizers.Adam(3e-3), keras.losses.CategoricalCrossentropy(from_logits=True))
+targets = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+losses = [float(model.train_on_batch(codes, targets)) for _ in range(12)]
+assert np.mean(losses[-3:]) < losses[0], losses
+"""
+
+
+@pytest.mark.slow
+def test_jax_gives_the_same_numbers(tmp_path):
+    """Every model, saved under TensorFlow, answers under JAX within 1e-4, and trains there."""
+    np.save(tmp_path / "codes.npy", some_codes())
+    expected = {}
+    for name in BUILDERS:
+        keras.utils.set_random_seed(1)
+        model = small(name)
+        model.save(tmp_path / f"{name}.keras")
+        expected[name] = np.asarray(model(some_codes(), training=False))
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", _ON_JAX, str(tmp_path), json.dumps(list(BUILDERS))], env=environment, check=True
+    )
+    for name, logits in expected.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), logits, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 def test_normalisation_is_that_of_the_statistics():

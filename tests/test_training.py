@@ -347,6 +347,18 @@ def test_weight_decay_spares_vectors(name):
     np.testing.assert_array_equal(bias, 1)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_no_weight_decay_is_none_at_all(name):
+    """With weight_decay 0 and a gradient of 0 nothing moves; AdamW alone would decay by its own default."""
+    model = tiny_model()
+    before = model.get_weights()
+    section = TrainingSection(optimizer=name, weight_decay=0.0, schedule="constant", learning_rate=0.1)
+    optimizer = make_optimizer(section, model, 10, 0)
+    optimizer.apply([np.zeros((4, 2), np.float32), np.zeros(2, np.float32)], model.trainable_variables)
+    for mine, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_averaged_weights_are_put_back(precision):
     """Across fit(): inside, the model has the average by hand; after, its own weights, also after an error."""

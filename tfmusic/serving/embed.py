@@ -63,7 +63,7 @@ def run_embedder(run: RunDir) -> Embedder:
     contract = Contract.load(run.contract)
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
-    model = _compiled(keras.Model(loaded.model.inputs, heads[-1].input))
+    model = _compiled(keras.Model(loaded.model.input, heads[-1].input))
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
     digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()[:16]
     feature = embedding_feature(
@@ -96,7 +96,7 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
 
     whole = build_model("musicnn", frames=FRAMES, n_bins=N_BINS, n_outputs=50, dtype="float32")
     transplant(whole, musicnn_weights(weights, network), with_head=True)
-    model = _compiled(keras.Model(whole.inputs, whole.get_layer("pool").output))
+    model = _compiled(keras.Model(whole.input, whole.get_layer("pool").output))
     hop_length = int(_OWN_FEATURE["hop_length"])
     feature = embedding_feature(
         network, n_dims=int(model.output.shape[-1]), sample_rate_hz=_SAMPLE_RATE_HZ, hop_length=FRAMES * hop_length

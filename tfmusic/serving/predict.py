@@ -57,7 +57,7 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
             f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0]}"
         ) from error
     if contract.heads:
-        model = keras.Model(model.inputs, model.get_layer(f"logits_{task}").output)
+        model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
     model.compile(jit_compile=False)  # XLA on a CPU costs more than it gives for single passes
     evaluation = load_config(run.config).evaluation
     calibration = Calibration.load(run.calibration, task if contract.heads else None)

@@ -203,7 +203,7 @@ class Job:
         )
         # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
         heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
-        training_model = keras.Model(model.inputs, heads or model.outputs[0])
+        training_model = keras.Model(model.input, heads or model.outputs[0])
         steps = n_segments // options.batch_size
         return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps, pretrained)
 

@@ -29,8 +29,8 @@ def make_optimizer(options: TrainingSection, model: keras.Model, steps: int, war
         warmup_steps: the first of them, over which the learning rate rises.
     """
     arguments: dict[str, Any] = {"learning_rate": make_schedule(options, steps, warmup_steps)}
-    if options.weight_decay:
-        arguments["weight_decay"] = options.weight_decay
+    # Always given: what AdamW takes of its own accord is not 0.
+    arguments["weight_decay"] = options.weight_decay if options.weight_decay or options.optimizer == "adamw" else None
     if options.optimizer == "sgd":
         arguments |= {"momentum": options.momentum, "nesterov": options.momentum > 0}
     if options.ema_momentum:

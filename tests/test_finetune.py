@@ -1,0 +1,177 @@
+"""Starting from a trunk that was trained before: stages, rates, resume, and what is said about it."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import fit_small
+from tfmusic.cli import main
+from tfmusic.config import Config, TrainingSection
+from tfmusic.records.manifest import Manifest
+from tfmusic.rundir import RunDir
+from tfmusic.training.job import Job
+from tfmusic.training.optimizer import make_optimizer, slow_down
+from tfmusic.training.stages import Stage, stage_of, stages
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def q1_records(music, tmp_path_factory):
+    """Folder of the q1 records of the made-up music."""
+    out = tmp_path_factory.mktemp("records") / "q1"
+    assert main(["build-records", "q1", "--data", str(music), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+def weights_of(run, which="last"):
+    model = keras.saving.load_model(RunDir(run).checkpoint(which), compile=False)
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+def same(mine, theirs):
+    return all(np.array_equal(x, y) for x, y in zip(mine, theirs, strict=True))
+
+
+def test_stages_cover_all_epochs():
+    """One stage without freezing; else frozen epochs first; never more than there are."""
+    assert stages(TrainingSection(epochs=5)) == (Stage(0, 5, False),)
+    both = TrainingSection(epochs=5, freeze_epochs=2)
+    assert stages(both) == (Stage(0, 2, True), Stage(2, 3, False))
+    assert [stage_of(both, epoch).is_frozen for epoch in range(5)] == [True, True, False, False, False]
+    assert stages(TrainingSection(epochs=2, freeze_epochs=9)) == (Stage(0, 2, True),)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_slow_layers_take_smaller_steps(name):
+    """With the same gradient, the slow kernel moves by the factor of what the other moves."""
+    inputs = keras.Input((3,))
+    slow, fast = keras.layers.Dense(3, name="slow"), keras.layers.Dense(3, name="fast")
+    model = keras.Model(inputs, fast(slow(inputs)))
+    model.set_weights([np.ones(weight.shape) for weight in model.weights])
+    section = TrainingSection(optimizer=name, learning_rate=0.1, schedule="constant", weight_decay=0.0, momentum=0.0)
+    optimizer = make_optimizer(section, model, 10, 0)
+    slow_down(optimizer, slow.trainable_variables, 0.25)
+    for _ in range(3):
+        optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.weights], model.trainable_variables)
+    moved = [1 - layer.get_weights()[0] for layer in (slow, fast)]
+    np.testing.assert_allclose(moved[0], 0.25 * moved[1], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_rate_factor_holds_inside_fit(trained, records):
+    """In the compiled training step, too, the trunk moves less than it would at the full rate."""
+    moved = {}
+    for factor in (1.0, 0.01):
+        config = Config.model_validate(
+            {
+                "task": "q2",
+                "data": {"question": "q2"},
+                "input": {"frames": 64, "hop_frames": 32},
+                "model": {"name": "resnet18", "width": 4, "init_from": str(trained)},
+                "training": {
+                    "batch_size": 8, "trunk_rate_factor": factor, "optimizer": "sgd", "momentum": 0.0,
+                    "weight_decay": 0.0, "schedule": "constant",
+                },
+            }
+        )  # fmt: skip
+        job = Job.prepare(config, Manifest.read(records), RunDir(Path("nowhere")))
+        job.start_stage(stages(config.training)[0])
+        codes = np.random.default_rng(0).integers(0, 256, (8, 64, 128), np.uint8)
+        before = job.model.get_layer("stem_conv").get_weights()[0]
+        job.training_model.train_on_batch(codes, np.eye(8, len(job.contract.labels), dtype=np.float32))
+        moved[factor] = job.model.get_layer("stem_conv").get_weights()[0] - before
+    np.testing.assert_allclose(moved[0.01], 0.01 * moved[1.0], atol=1e-3 * np.abs(moved[1.0]).max())
+
+
+@pytest.mark.slow
+def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, capsys):
+    """q2 to q1: while frozen the trunk stays bit for bit, statistics included; the head learns; then all learn."""
+    source = weights_of(trained, "best")
+    transfer = (f"model.init_from={trained}", "training.freeze_epochs=1", "training.fold=1")
+    assert fit_small("q1", q1_records, tmp_path / "frozen", *transfer, "training.epochs=1") == 0
+    out = capsys.readouterr().out
+    assert f"trunk from {trained}: 40 layers loaded, 1 not" in out
+    assert "not loaded, a new head: logits" in out
+    assert "of the validation tracks have trained that trunk" in out
+    frozen = weights_of(tmp_path / "frozen")
+    assert all(same(frozen[name], source[name]) for name in source if name != "logits")
+    assert frozen["logits"][0].shape == (32, 4)
+    assert fit_small("q1", q1_records, tmp_path / "freed", *transfer, "training.epochs=2") == 0
+    freed = weights_of(tmp_path / "freed")
+    assert not any(same(freed[name], source[name]) for name in ("stem_conv", "stem_bn", "stage4_block2_b_conv"))
+    known = json.loads(RunDir(tmp_path / "freed").pretrained.read_text())
+    assert len(known["loaded"]) == 40
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "freed")]) == 0
+    assert "of these tracks have trained the trunk that the model began with" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, killed_after):
+    """Killed with -9 at the end of the frozen stage or in the next, and resumed without the source: same weights."""
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    transfer = (f"model.init_from={source}", "training.freeze_epochs=1", "training.epochs=3")
+    assert fit_small("q1", q1_records, tmp_path / "whole", *transfer) == 0
+    out = tmp_path / "run"
+    code = f"from tests.conftest import fit_small; fit_small('q1', {str(q1_records)!r}, {str(out)!r}, *{transfer!r})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while not RunDir(out).log.is_file() or f"epoch   {killed_after}/3" not in RunDir(out).log.read_text():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    shutil.rmtree(source)
+    assert main(["fit", "q1", "--resume", "--run-dir", str(out), "--records", str(q1_records)]) == 0
+    mine, theirs = weights_of(out), weights_of(tmp_path / "whole")
+    assert all(same(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.freeze_epochs=2"], "training.freeze_epochs is for a pretrained trunk: set model.weights"),
+        (["model.weights=imagenet", "model.init_from=runs/q2/x"], "weights and init_from must not both be given"),
+        (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
+        (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
+        (["model.weights=gone.keras"], "gone.keras: no such file"),
+        (["model.init_from=nowhere"], "nowhere: no such folder; it must be a run folder"),
+    ],
+)
+def test_errors_before_anything_is_written(records, tmp_path, capsys, overrides, message):
+    """A trunk that is not to be had stops the command with one line."""
+    assert fit_small("q2", records, tmp_path / "run", *overrides) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsys):
+    """No layer in common, or trained on another spectrogram: refused."""
+    assert fit_small("q2", records, tmp_path / "run", f"model.init_from={trained}", "model.name=cnn1d") == 2
+    error = capsys.readouterr().err
+    assert "must share layers with model.name=cnn1d, model.width=4. Received: none" in error
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    contract = json.loads((other / "contract.json").read_text())
+    contract["feature"]["n_fft"] = 512
+    (other / "contract.json").write_text(json.dumps(contract))
+    assert fit_small("q2", records, tmp_path / "run", f"model.init_from={other}") == 2
+    assert "model.init_from must be a run on the feature of the records" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_keras_file_is_a_source_too(trained, records, tmp_path, capsys):
+    """`model.weights` takes the checkpoint of a run as a plain file."""
+    path = RunDir(trained).checkpoint("best")
+    assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", "training.epochs=1") == 0
+    assert f"trunk from {path}: 40 layers loaded, 1 not" in capsys.readouterr().out

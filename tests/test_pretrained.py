@@ -1,0 +1,310 @@
+"""Weights from elsewhere: ImageNet files, musicnn checkpoints, other runs."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmusic.errors import ConfigError, RunError
+from tfmusic.models import build_model
+from tfmusic.pretrained import applications
+from tfmusic.pretrained.applications import PIXEL_SPREAD, imagenet_weights
+from tfmusic.pretrained.musicnn import musicnn_weights
+from tfmusic.pretrained.sources import keras_file_weights
+from tfmusic.pretrained.transplant import layer_weights, transplant
+
+FRAMES, BINS = 64, 48
+
+
+def their_network(name):
+    """Returns the network of Keras Applications with weights, statistics included, that are not those it began with."""
+    keras.utils.set_random_seed(5)
+    model = getattr(keras.applications, applications.ARCHITECTURES[name])(include_top=False, weights=None)
+    rng = np.random.default_rng(5)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.0, weight.shape) for weight in layer.weights])
+    return model
+
+
+def write_legacy_h5(model, path):
+    """Writes the layout of the files that Keras Applications publishes: a group a layer, names in attributes."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{i}:0" for i in range(len(layer.weights))]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, value in zip(names, layer.get_weights(), strict=True):
+                group[name] = value
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """Returns a function from a network's name to a weights file as Keras Applications publishes them."""
+    folder, made = tmp_path_factory.mktemp("weights"), {}
+
+    def file_of(name):
+        if name not in made:
+            model, path = their_network(name), folder / f"{name}.h5"
+            write_legacy_h5(model, path)
+            made[name] = (path, model)
+        return made[name]
+
+    return file_of
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+def test_imagenet_weights_give_the_same_features(name, weights_file):
+    """On a grey picture of the spread they were trained on, our trunk gives what Keras Applications' gives."""
+    path, theirs = weights_file(name)
+    ours = build_model(name, frames=FRAMES, n_bins=BINS, n_outputs=4, dtype="float32")
+    result = transplant(ours, imagenet_weights(name, path))
+    assert result.skipped == {"logits": "a new head"}
+    assert len(result.loaded) == sum(bool(layer.weights) for layer in theirs.layers)
+    x = np.random.default_rng(0).normal(size=(2, FRAMES, BINS)).astype(np.float32)
+    expected = np.asarray(theirs(np.repeat(PIXEL_SPREAD * x[..., None], 3, axis=-1), training=False))
+    features = keras.Model(ours.input, ours.get_layer("positions").input)(x, training=False)
+    np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_weights_of_keras_3_and_with_top(tmp_path):
+    """A .weights.h5 of Keras 3, of a network with its top, is read as well."""
+    model = keras.applications.ResNet50(weights=None)
+    model.save_weights(tmp_path / "full.weights.h5")
+    found = imagenet_weights("resnet50", tmp_path / "full.weights.h5")
+    kernel = model.get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_allclose(found["conv1_conv"][0][:, :, 0], PIXEL_SPREAD * kernel.sum(2), rtol=1e-5)
+
+
+def test_errors_of_imagenet_weights(tmp_path, weights_file, monkeypatch):
+    """No such network, no such file, another network's file, no HDF5 at all, no network connection: one line each."""
+    with pytest.raises(ConfigError, match=r"exist for vgg16, vgg19, resnet50, resnet101\. Received: model\.name=crnn"):
+        imagenet_weights("crnn")
+    with pytest.raises(RunError, match=r"none\.h5: no such file; model.weights must be a weights file of VGG16"):
+        imagenet_weights("vgg16", tmp_path / "none.h5")
+    with pytest.raises(RunError, match=r"vgg16\.h5: must be a weights file of Keras Applications' VGG19"):
+        imagenet_weights("vgg19", weights_file("vgg16")[0])
+    (tmp_path / "bad.h5").write_bytes(b"no hdf5")
+    with pytest.raises(RunError, match=r"bad\.h5: must be a weights file of Keras Applications' VGG16"):
+        imagenet_weights("vgg16", tmp_path / "bad.h5")
+
+    def no_connection(**options):
+        raise Exception("URL fetch failure on some://where: None -- Name or service not known")
+
+    monkeypatch.setattr(keras.applications, "VGG16", no_connection)
+    with pytest.raises(RunError, match=r"vgg16_weights_tf_dim_ordering_tf_kernels_notop\.h5 .* put it into ~/\.keras"):
+        imagenet_weights("vgg16")
+
+
+def test_imagenet_weights_come_from_the_cache(weights_file, monkeypatch):
+    """`imagenet` without a path asks Keras Applications for its ImageNet weights, and takes what comes."""
+    path, theirs = weights_file("vgg16")
+    asked = []
+
+    def from_cache(**options):
+        asked.append(options)
+        return theirs
+
+    monkeypatch.setattr(keras.applications, "VGG16", from_cache)
+    found = imagenet_weights("vgg16")
+    assert asked == [{"include_top": False, "weights": "imagenet"}]
+    np.testing.assert_array_equal(found["block5_conv3"][0], imagenet_weights_read(path)["block5_conv3"][0])
+
+
+def imagenet_weights_read(path):
+    with h5py.File(path) as file:
+        return {name: [np.array(file[name][key]) for key in file[name].attrs["weight_names"]] for name in file}
+
+
+def test_transplant_is_by_name_and_shape():
+    """Layers of the same name and shapes are set, others keep what they have, and each says why."""
+    keras.utils.set_random_seed(0)
+    target = build_model("resnet18", frames=40, n_bins=32, n_outputs=3, width=4)
+    source = dict(layer_weights(build_model("resnet18", frames=80, n_bins=32, n_outputs=9, width=4)))
+    source["stem_conv"] = [np.zeros((7, 7, 1, 8))]
+    del source["stem_bn"]
+    before = dict(layer_weights(target))
+    result = transplant(target, source)
+    assert result.skipped == {
+        "stem_conv": "another shape there", "stem_bn": "no layer of that name there", "logits": "a new head",
+    }  # fmt: skip
+    after = layer_weights(target)
+    for name, weights in after.items():
+        expected = source if name in result.loaded else before
+        for mine, theirs in zip(weights, expected[name], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert result.describe().splitlines()[0] == f"{len(result.loaded)} layers loaded, 3 not"
+
+
+def test_keras_file_with_code_is_refused(tmp_path):
+    """A .keras file that would run code of its own is refused, as is one that is none."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs))
+    model.save(tmp_path / "code.keras")
+    (tmp_path / "none.keras").write_bytes(b"PK\x03\x04nothing")
+    for name in ("code", "none"):
+        with pytest.raises(RunError, match=rf"{name}\.keras: must be a Keras model"):
+            keras_file_weights(tmp_path / f"{name}.keras")
+    with pytest.raises(RunError, match=r"gone\.keras: no such file"):
+        keras_file_weights(tmp_path / "gone.keras")
+
+
+# --- musicnn ----------------------------------------------------------------------------------------------------
+
+N_PER_LAYER = [("timbral", 7, 38), ("timbral", 7, 67), ("temporal", 128, 1), ("temporal", 64, 1), ("temporal", 32, 1)]
+
+
+def their_musicnn(x):
+    """Returns the 50 logits of the paper's network in TensorFlow 1 operations, named as in its checkpoints."""
+    v1 = tf.compat.v1
+    used = {}
+
+    def variable(layer, name, shape):
+        return v1.get_variable(f"{layer}/{name}", initializer=rng.normal(0, 0.1, shape).astype(np.float32))
+
+    def next_name(layer):
+        used[layer] = used.get(layer, -1) + 1
+        return f"{layer}_{used[layer]}" if used[layer] else layer
+
+    def batch_norm(x):
+        layer, n = next_name("batch_normalization"), int(x.shape[-1])
+        gamma, beta = variable(layer, "gamma", [n]), variable(layer, "beta", [n])
+        mean = variable(layer, "moving_mean", [n])
+        variance = v1.get_variable(f"{layer}/moving_variance", initializer=rng.uniform(0.5, 2, n).astype(np.float32))
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+    def conv(x, channels, kernel, padding):
+        layer = next_name("conv2d")
+        shape = [*kernel, int(x.shape[-1]), channels]
+        kernel, bias = variable(layer, "kernel", shape), variable(layer, "bias", [channels])
+        return batch_norm(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, padding) + bias))
+
+    def dense(x, n):
+        layer = next_name("dense")
+        return x @ variable(layer, "kernel", [int(x.shape[-1]), n]) + variable(layer, "bias", [n])
+
+    rng = np.random.default_rng(3)
+    x = batch_norm(x[..., None])
+    fronts = []
+    for kind, length, height in N_PER_LAYER:
+        if kind == "timbral":
+            y = conv(tf.pad(x, [[0, 0], [3, 3], [0, 0], [0, 0]]), 204, [length, height], "VALID")
+        else:
+            y = conv(x, 51, [length, height], "SAME")
+        fronts.append(tf.reduce_max(y, axis=2))
+    steps = [tf.concat(fronts, 2)[..., None]]
+    for i in range(3):
+        below = steps[-1]
+        y = conv(tf.pad(below, [[0, 0], [3, 3], [0, 0], [0, 0]]), 64, [7, int(below.shape[2])], "VALID")
+        y = tf.transpose(y, [0, 1, 3, 2])
+        steps.append(y + below if i else y)
+    features = tf.concat(steps, 2)
+    pooled = tf.concat([tf.reduce_max(features, 1), tf.reduce_mean(features, 1)], 2)
+    pooled = batch_norm(tf.reshape(pooled, [-1, 2 * int(features.shape[2])]))
+    return dense(batch_norm(tf.nn.relu(dense(pooled, 200))), 50)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Returns the folder of a checkpoint as the package musicnn ships them, an input, and the logits for it."""
+    folder = tmp_path_factory.mktemp("musicnn") / "MSD_musicnn"
+    folder.mkdir()
+    x = np.log10(1 + 1e4 * np.random.default_rng(0).gamma(0.3, 1.0, (2, 187, 96))).astype(np.float32)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        logits = their_musicnn(tf.constant(x))
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver()
+        saver.save(session, str(folder / "model"), write_meta_graph=False, write_state=False)
+        expected = session.run(logits)
+    for path in folder.glob("model.*"):
+        path.rename(folder / path.name.removeprefix("model"))
+    # The author's state file, whose absolute path exists nowhere else.
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/home/author/somewhere/"\n')
+    return folder, x, expected
+
+
+def our_logits(weights, x):
+    model = build_model("musicnn", frames=187, n_bins=96, n_outputs=50, dtype="float32")
+    result = transplant(model, weights, with_head=True)
+    assert not result.skipped
+    return np.asarray(model(x, training=False))
+
+
+def as_wheel(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"musicnn/MSD_musicnn/{file.name}")
+    return path
+
+
+def test_musicnn_checkpoint_gives_its_logits(checkpoint, tmp_path):
+    """Our network with the weights of a checkpoint computes what its graph computes; from folders and the wheel."""
+    folder, x, expected = checkpoint
+    for place in (folder, folder.parent, as_wheel(folder, tmp_path / "musicnn-0.1.0-py3-none-any.whl")):
+        np.testing.assert_allclose(our_logits(musicnn_weights(place), x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_musicnn_errors(checkpoint, tmp_path):
+    """Nothing there, no wheel, a wheel of something else, a damaged checkpoint: one line, and how to get it."""
+    folder, _, _ = checkpoint
+    (tmp_path / "no.whl").write_bytes(b"nothing")
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    for path in (tmp_path / "gone.whl", tmp_path / "no.whl", tmp_path / "other.whl"):
+        with pytest.raises(RunError, match=r"must be the wheel that pip download --no-deps musicnn==0.1.0 brings"):
+            musicnn_weights(path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(RunError, match="must hold a checkpoint of musicnn, as pip download"):
+        musicnn_weights(empty)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in folder.iterdir():
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 0xFF
+        (damaged / file.name).write_bytes(raw)
+    with pytest.raises(RunError, match="must hold a checkpoint of musicnn"):
+        musicnn_weights(damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["MSD_musicnn", "MTT_musicnn"])
+def test_the_published_graph_and_ours_agree(network):
+    """The authors' own graph, from the wheel, and ours give the same tags within 1e-6."""
+    wheel = Path(os.environ.get("TFMUSIC_MUSICNN_WHEEL", ""))
+    if not wheel.is_file():
+        pytest.skip("set TFMUSIC_MUSICNN_WHEEL to the file that `pip download --no-deps musicnn==0.1.0` brings")
+    v1 = tf.compat.v1
+    x = np.log10(1 + 1e4 * np.random.default_rng(0).gamma(0.3, 1.0, (3, 187, 96))).astype(np.float32)
+    meta = v1.MetaGraphDef()
+    with zipfile.ZipFile(wheel) as archive:
+        meta.ParseFromString(archive.read(f"musicnn/{network}/.meta"))
+    graph = v1.graph_util.extract_sub_graph(meta.graph_def, ["model/dense_1/BiasAdd"])
+    for node in graph.node:
+        node.device = ""
+        node.attr.pop("_output_shapes", None)
+    named = {node.name: node for node in graph.node}
+    weights = musicnn_weights(wheel, network)
+    with tf.Graph().as_default(), v1.Session() as session:
+        tf.import_graph_def(graph, name="")
+        feed = {f"{name}:0": value for name, value in _checkpoint_values(wheel, network, named).items()}
+        feed |= {"model/Placeholder:0": x, "model/Placeholder_2:0": False}
+        theirs = session.run("model/dense_1/BiasAdd:0", feed)
+    to_tags = tf.sigmoid
+    np.testing.assert_allclose(to_tags(our_logits(weights, x)), to_tags(theirs), atol=1e-6)
+
+
+def _checkpoint_values(wheel, network, nodes):
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        for name in (".index", ".data-00000-of-00001"):
+            (Path(folder) / name).write_bytes(archive.read(f"musicnn/{network}/{name}"))
+        reader = tf.compat.v1.train.NewCheckpointReader(f"{folder}/")
+        return {name: reader.get_tensor(name) for name, node in nodes.items() if node.op in ("VariableV2", "Variable")}
