@@ -10,6 +10,7 @@ import pytest
 from tfmusic import cli
 from tfmusic.cli import COMMANDS, main
 from tfmusic.console import format_table
+from tfmusic.models import BUILDERS
 
 HEAVY = ("tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml")
 
@@ -208,3 +209,16 @@ def test_table_aligns_wide_letters():
     lines = format_table([("휴식", 1234, 0.5), ("a", 5, 0.25)], ("label", "n", "share")).splitlines()
     assert lines[2] == "휴식   1,234  0.5000"
     assert lines[3] == "a          5  0.2500"
+
+
+@pytest.mark.slow
+def test_models_lists_all_with_their_cost(capsys):
+    """A row for every builder, for the task's input; measured speed on request."""
+    assert main(["models", "q3", "model.width=4", "input.frames=40", "input.hop_frames=20", "--measure"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert set(BUILDERS) <= set(rows)
+    assert rows["musicnn"][-3:-1] == ["146", "frames"]
+    assert rows["crnn"][-2] == "all"
+    assert all(float(rows[name][-1].replace(",", "")) > 0 for name in BUILDERS)
+    assert "width 4; for one segment of 40 frames (1.3 s) of 128 bins and 4 outputs" in out

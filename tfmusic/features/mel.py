@@ -10,8 +10,8 @@ _LOG_STEP = np.log(6.4) / 27.0  # logarithmic above: 27 mels from 1 to 6.4 kHz
 def mel_filterbank(n_bins: int, *, sample_rate_hz: int, n_fft: int) -> np.ndarray:
     """Returns triangular filters [n_bins, n_fft // 2 + 1], each of area 1 Hz, from 0 Hz to half the sample rate.
 
-    The scale of Slaney's Auditory Toolbox (1998), which librosa uses unless told otherwise; the same numbers as its
-    `filters.mel` to 1e-7.
+    The scale of Slaney's Auditory Toolbox (1998), which librosa uses unless told otherwise: the very numbers of its
+    `filters.mel` (librosa 0.11, float64).
     """
     top = _hz_to_mel(np.array(sample_rate_hz / 2.0))
     edges_hz = _mel_to_hz(np.linspace(0.0, top, n_bins + 2))
