@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import fit_small
+from tests.test_pretrained import checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
 from tfmusic.config import Config, TrainingSection
 from tfmusic.records.manifest import Manifest
@@ -143,11 +144,21 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
         (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
         (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
         (["model.weights=gone.keras"], "gone.keras: no such file"),
+        (["model.weights=gone.h5", "model.name=vgg16"], "gone.h5: no such file"),
+        (
+            ["model.name=musicnn", "model.weights=musicnn.whl"],
+            "musicnn.whl: no such file; model.weights must be a file of weights",
+        ),
+        (
+            ["model.name=musicnn", "model.weights=tests"],
+            "model.weights=tests: the weights of musicnn want feature.n_fft=512 (not 1024), feature.hop_length=256",
+        ),
         (["model.init_from=nowhere"], "nowhere: no such folder; it must be a run folder"),
     ],
 )
-def test_errors_before_anything_is_written(records, tmp_path, capsys, overrides, message):
+def test_errors_before_anything_is_written(records, tmp_path, monkeypatch, capsys, overrides, message):
     """A trunk that is not to be had stops the command with one line."""
+    monkeypatch.chdir(ROOT)
     assert fit_small("q2", records, tmp_path / "run", *overrides) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -175,3 +186,32 @@ def test_a_keras_file_is_a_source_too(trained, records, tmp_path, capsys):
     path = RunDir(trained).checkpoint("best")
     assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", "training.epochs=1") == 0
     assert f"trunk from {path}: 40 layers loaded, 1 not" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_musicnn_fine_tuned_on_its_own_spectrogram(music, checkpoint, tmp_path, capsys):  # noqa: F811
+    """On 96 bins at hop 256 the published weights start where they stood: the same vector for the same sound."""
+    shutil.copytree(music / "q1", tmp_path / "q1")
+    for path in (tmp_path / "q1").rglob("*.npy"):
+        np.save(path, np.load(path)[:, :96])
+    keys = (
+        "feature.n_bins=96", "feature.n_fft=512", "feature.hop_length=256", "record.scale=log10_1p10000",
+        "record.dtype=float32",
+    )  # fmt: skip
+    build = ["build-records", "q1", "--data", str(tmp_path), "--out", str(tmp_path / "records")]
+    assert main([*build, *keys]) == 0
+    weights = ("model.name=musicnn", f"model.weights={checkpoint[0]}", "input.normalize=none", "model.width=64")
+    run = ["fit", "q1", "--records", str(tmp_path / "records"), "--run-dir", str(tmp_path / "run"), *keys, *weights]
+    assert (
+        main([*run, "training.epochs=1", "training.freeze_epochs=1", "input.frames=187", "input.hop_frames=187"]) == 0
+    )
+    assert "20 layers loaded, 1 not" in capsys.readouterr().out
+    mels = str(tmp_path / "q1" / "test")
+    for source, options in (("musicnn", ["--weights", str(checkpoint[0])]), (str(tmp_path / "run"), [])):
+        assert main(["embed", source, mels, "--out", str(tmp_path / f"{Path(source).name}.npz"), *options]) == 0
+    model = keras.saving.load_model(RunDir(tmp_path / "run").checkpoint("best"), compile=False)
+    after_pool = keras.Model(model.get_layer("pool").output, model.get_layer("logits").input)
+    with np.load(tmp_path / "musicnn.npz") as theirs, np.load(tmp_path / "run.npz") as ours:
+        for name in theirs["track_ids"]:
+            expected = np.asarray(after_pool(theirs[f"segments/{name}"], training=False))
+            np.testing.assert_allclose(ours[f"segments/{name}"], expected, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,10 @@ from keras import layers
 
 from tfmusic.models.heads import Outputs, logits, pool
 
-N_BINS, FRAMES = 96, 187  # the authors' input: 3 s at 16 kHz, n_fft 512, hop 256, log10(10000 m + 1)
+# The authors' input: 3 s, as log10(10000 m + 1).
+FEATURE = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 96}
+FRAMES = 187
+
 _HEIGHTS = (0.4, 0.7)  # of the timbral filters, as a share of the bins
 _LENGTHS = (128, 64, 32)  # of the temporal filters, frames
 

@@ -34,14 +34,19 @@ def imagenet_weights(name: str, path: Path | None = None) -> LayerWeights:
         ConfigError: Keras Applications has no such network.
         RunError: the file cannot be fetched or is not of this network.
     """
-    if name not in ARCHITECTURES:
-        raise ConfigError(
-            f"model.weights: ImageNet weights exist for {', '.join(ARCHITECTURES)}. Received: model.name={name}"
-        )
+    check_architecture(name)
     weights = {key: list(values) for key, values in (_fetched(name) if path is None else _read(name, path)).items()}
     kernel = weights[_FIRST[name]][0]
     weights[_FIRST[name]][0] = PIXEL_SPREAD * np.sum(kernel, axis=2, keepdims=True)
     return weights
+
+
+def check_architecture(name: str) -> None:
+    """Raises ConfigError where Keras Applications has no network of that name."""
+    if name not in ARCHITECTURES:
+        raise ConfigError(
+            f"model.weights: ImageNet weights exist for {', '.join(ARCHITECTURES)}. Received: model.name={name}"
+        )
 
 
 def _network(name: str, **options: Any) -> keras.Model:

@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 
-from tfmusic.config import ModelSection
+from tfmusic.config import Config, ModelSection
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RunError
+from tfmusic.models import musicnn
+from tfmusic.pretrained.applications import check_architecture, imagenet_weights
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 from tfmusic.rundir import RunDir, open_run
 
@@ -22,27 +24,66 @@ def find_weights(section: ModelSection) -> LayerWeights:
     if section.init_from != "none":
         return keras_file_weights(open_run(Path(section.init_from)).checkpoint("best"))
     if section.weights == "imagenet":
-        from tfmusic.pretrained.applications import imagenet_weights
-
         return imagenet_weights(section.name)
     return _from_path(section.name, Path(section.weights))
 
 
-def _from_path(name: str, path: Path) -> LayerWeights:
-    if path.suffix == ".keras":
-        return keras_file_weights(path)
-    if path.suffix in (".h5", ".hdf5"):
-        from tfmusic.pretrained.applications import imagenet_weights
+def check_source(config: Config) -> None:
+    """Raises ConfigError or RunError where the weights that a config asks for cannot be there, or not be for its input.
 
-        return imagenet_weights(name, path)
+    Nothing is read or fetched, so that wrong settings are known at once.
+    """
+    section = config.model
+    if section.init_from != "none":
+        open_run(Path(section.init_from))
+    elif section.weights == "imagenet":
+        check_architecture(section.name)
+    elif section.weights != "none":
+        path = Path(section.weights)
+        kind = _kind_of(section.name, path)
+        if not path.exists():
+            raise RunError(f"{path}: no such file; model.weights must be a file of weights")
+        if kind == "musicnn":
+            _check_musicnn_input(config)
+
+
+def _check_musicnn_input(config: Config) -> None:
+    """Refuses a spectrogram that the published weights would misread."""
+    feature, wanted = config.feature, musicnn.FEATURE
+    settings = {
+        **{f"feature.{key}": (getattr(feature, key), value) for key, value in wanted.items()},
+        "record.scale": (config.record.scale, "log10_1p10000"),
+        "record.dtype": (config.record.dtype, "float32"),
+        "input.normalize": (config.input.normalize, "none"),
+    }
+    wrong = [f"{key}={value} (not {found})" for key, (found, value) in settings.items() if found != value]
+    if wrong:
+        raise ConfigError(
+            f"model.weights={config.model.weights}: the weights of musicnn want {', '.join(wrong)};"
+            " for other spectrograms use tfmusic embed musicnn and model.name=mlp"
+        )
+
+
+def _kind_of(name: str, path: Path) -> str:
+    if path.suffix in (".keras", ".h5", ".hdf5"):
+        return path.suffix
     if name == "musicnn" and (path.suffix == ".whl" or path.is_dir()):
-        from tfmusic.pretrained.musicnn import musicnn_weights
-
-        return musicnn_weights(path)
+        return "musicnn"
     raise ConfigError(
         "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, or for"
         f" model.name=musicnn the musicnn wheel. Received: {path}"
     )
+
+
+def _from_path(name: str, path: Path) -> LayerWeights:
+    kind = _kind_of(name, path)
+    if kind == ".keras":
+        return keras_file_weights(path)
+    if kind == "musicnn":
+        from tfmusic.pretrained.musicnn import musicnn_weights
+
+        return musicnn_weights(path)
+    return imagenet_weights(name, path)
 
 
 def keras_file_weights(path: Path) -> LayerWeights:

@@ -19,17 +19,16 @@ from tfmusic.features.segments import segment_starts
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import EvaluationBatch, for_evaluation
 from tfmusic.models import build_model
-from tfmusic.models.musicnn import FRAMES, N_BINS
+from tfmusic.models.musicnn import FEATURE as MUSICNN
+from tfmusic.models.musicnn import FRAMES
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir
 from tfmusic.serving.predict import PREDICT_BATCH, load_run
 
-_SAMPLE_RATE_HZ = 16000
-_OWN_FEATURE = {"sample_rate_hz": _SAMPLE_RATE_HZ, "n_fft": 512, "hop_length": 256, "n_bins": N_BINS}
 # By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
 _FEATURES = {
-    N_BINS: _OWN_FEATURE,
-    128: {"sample_rate_hz": _SAMPLE_RATE_HZ, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
+    MUSICNN["n_bins"]: MUSICNN,
+    128: {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
 }
 
 
@@ -94,14 +93,14 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
     from tfmusic.pretrained.musicnn import musicnn_weights
     from tfmusic.pretrained.transplant import transplant
 
-    whole = build_model("musicnn", frames=FRAMES, n_bins=N_BINS, n_outputs=50, dtype="float32")
+    whole = build_model("musicnn", frames=FRAMES, n_bins=MUSICNN["n_bins"], n_outputs=50, dtype="float32")
     transplant(whole, musicnn_weights(weights, network), with_head=True)
     model = _compiled(keras.Model(whole.input, whole.get_layer("pool").output))
-    hop_length = int(_OWN_FEATURE["hop_length"])
+    rate_hz, hop_length = MUSICNN["sample_rate_hz"], MUSICNN["hop_length"]
     feature = embedding_feature(
-        network, n_dims=int(model.output.shape[-1]), sample_rate_hz=_SAMPLE_RATE_HZ, hop_length=FRAMES * hop_length
+        network, n_dims=int(model.output.shape[-1]), sample_rate_hz=rate_hz, hop_length=FRAMES * hop_length
     )
-    frames_per_s = _SAMPLE_RATE_HZ / hop_length
+    frames_per_s = rate_hz / hop_length
     return Embedder(feature, _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
 
 
@@ -147,7 +146,7 @@ def _by_track(
 
 def _musicnn_cells(track: Track) -> np.ndarray:
     mel = read_any_mel(track.feature_path, tuple(_FEATURES))
-    power = bridge(mel, _FEATURES[len(mel)], _OWN_FEATURE)
+    power = bridge(mel, _FEATURES[len(mel)], MUSICNN)
     return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)
 
 

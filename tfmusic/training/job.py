@@ -15,7 +15,7 @@ from tfmusic.errors import ConfigError, RecordsError, RunError
 from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.inputs import augment, pipeline
 from tfmusic.models import BUILDERS, build_model
-from tfmusic.pretrained.sources import check_source_run, find_weights
+from tfmusic.pretrained.sources import check_source, check_source_run, find_weights
 from tfmusic.pretrained.transplant import Transplant, transplant
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir, open_run
@@ -118,6 +118,7 @@ def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
             f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
         )
     _make_losses(config, contract)
+    check_source(config)
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds
