@@ -169,7 +169,9 @@ def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsy
     """No layer in common, or trained on another spectrogram: refused."""
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={trained}", "model.name=cnn1d") == 2
     error = capsys.readouterr().err
-    assert "must share layers with model.name=cnn1d, model.width=4. Received: none" in error
+    assert (
+        "must share layers with model.name=cnn1d, model.width=4. Received: a new head, no layer of that name" in error
+    )
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     contract = json.loads((other / "contract.json").read_text())

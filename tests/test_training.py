@@ -18,7 +18,7 @@ from tfmusic.config import TrainingSection
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.training.callbacks import StepWatch
-from tfmusic.training.job import choose_folds
+from tfmusic.training.checks import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
 from tfmusic.training.state import averaged_weights
 

@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
         check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
     start_tensorflow()
+    from tfmusic.training.checks import check
     from tfmusic.training.fit import fit
-    from tfmusic.training.job import check
 
-    _, folds = check(config, manifest)
+    _, folds = check(config, manifest, resume=args.resume)
     if args.dry_run:
         trained, validated = ", ".join(folds.training), ", ".join(folds.validation) or "none"
         return console.say(f"dry run: would train on {trained}, validate on {validated}, write {folder.path}")

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,77 +10,14 @@ import numpy as np
 
 from tfmusic.config import Config
 from tfmusic.contract import Contract
-from tfmusic.errors import ConfigError, RecordsError, RunError
-from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.inputs import augment, pipeline
-from tfmusic.models import BUILDERS, build_model
-from tfmusic.pretrained.sources import check_source, check_source_run, find_weights
-from tfmusic.pretrained.transplant import Transplant, transplant
+from tfmusic.models import build_model
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir, open_run
-from tfmusic.training.optimizer import make_loss, make_optimizer, slow_down
+from tfmusic.rundir import RunDir
+from tfmusic.training.checks import Folds, check, is_embedding, make_losses
+from tfmusic.training.optimizer import make_optimizer, slow_down
 from tfmusic.training.stages import Stage
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Which splits train and which validate; no validation where every fold trains."""
-
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-
-
-def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
-    """Returns the splits of a fold: it validates, all others train; `none` trains on all.
-
-    Raises:
-        RecordsError: the records lack that fold.
-    """
-    names = tuple(name for name in manifest.splits if name.startswith("fold"))
-    if fold == "none":
-        return Folds(names, ())
-    manifest.split(f"fold{fold}")
-    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
-
-
-def model_contract(config: Config, manifest: Manifest) -> Contract:
-    """Returns the contract of the model to be trained.
-
-    Raises:
-        RecordsError: the records were built for another task, feature, scale or segment than the config says.
-    """
-    stored = manifest.contract
-    wanted: dict[str, tuple[Any, Any]] = {
-        "task": (config.task_name, stored.task),
-        "data.folds": (config.data.folds, manifest.settings.get("folds")),
-        "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
-    }
-    # Embeddings say themselves what they are; the config describes spectrograms.
-    wanted |= (
-        {}
-        if is_embedding(stored)
-        else {
-            "feature": (config.feature.model_dump(), dict(stored.feature)),
-            "record.scale": (config.record.scale, stored.scale["name"]),
-            "record.dtype": (config.record.dtype, stored.dtype),
-            "record.segment_frames": (config.record.segment_frames, stored.frames),
-            "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
-        }
-    )
-    for key, (asked, found) in wanted.items():
-        if asked != found:
-            raise RecordsError(
-                f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
-                f" build the records again or change {key}"
-            )
-    if is_embedding(stored):
-        return stored
-    return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames)
-
-
-def is_embedding(contract: Contract) -> bool:
-    """Returns whether the input is embeddings rather than spectrograms."""
-    return bool(contract.feature["name"] == EMBEDDING)
+from tfmusic.training.trunk import Pretrained, load_pretrained
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
@@ -101,71 +37,6 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
         )
     finally:
         keras.mixed_precision.set_global_policy(before)
-
-
-def check(config: Config, manifest: Manifest) -> tuple[Contract, Folds]:
-    """Returns contract and folds of a training to come.
-
-    Raises:
-        ConfigError: no such model, or a loss or weights that are not for this kind of labels.
-        RecordsError: the records are not those that the config describes.
-    """
-    contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
-    if config.model.name not in BUILDERS:
-        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
-    if is_embedding(contract) and config.model.name != "mlp":
-        raise ConfigError(
-            f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
-        )
-    _make_losses(config, contract)
-    check_source(config)
-    if config.training.class_weights == "balanced" and contract.kind != "single":
-        raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
-    return contract, folds
-
-
-def _make_losses(config: Config, contract: Contract) -> Any:
-    """Returns the loss, or that of every task where there are several; raises ConfigError as `make_loss`."""
-    losses = {task: make_loss(config.training, part.contract.kind) for task, part in contract.parts().items()}
-    return losses if contract.heads else losses[contract.task]
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Where a trunk comes from.
-
-    Attributes:
-        layers: which layers hold its weights.
-        track_keys: the tracks that trained it, as `Manifest.track_keys` names them, where they are known.
-    """
-
-    layers: Transplant
-    track_keys: frozenset[str]
-
-
-def _load_pretrained(
-    config: Config, contract: Contract, model: keras.Model, run: RunDir, *, resume: bool
-) -> Pretrained:
-    """Returns the trunk that the config asks for, now in the model; a resumed run only reads again what it was.
-
-    Raises:
-        ConfigError, RunError: the weights are missing or not for this model.
-    """
-    if resume:
-        known = run.read_json(run.pretrained)
-        layers = Transplant(tuple(known["loaded"]), known["skipped"])
-        return Pretrained(layers, frozenset(known["track_keys"]))
-    keys: frozenset[str] = frozenset()
-    if config.model.init_from != "none":
-        records = check_source_run(open_run(Path(config.model.init_from)), contract)
-        keys = frozenset([*records.get("training_keys", ()), *records.get("trunk_keys", ())])
-    layers = transplant(model, find_weights(config.model))
-    if not layers.loaded:
-        raise RunError(
-            f"model.weights={config.model.weights}, model.init_from={config.model.init_from}: must share layers with"
-            f" model.name={config.model.name}, model.width={config.model.width}. Received: none\n{layers.describe()}"
-        )
-    return Pretrained(layers, keys)
 
 
 @dataclass(frozen=True)
@@ -192,7 +63,7 @@ class Job:
             ConfigError, RecordsError: config and records do not go together, or a shard is damaged.
             RunError: pretrained weights are missing, damaged, or not for this model.
         """
-        contract, folds = check(config, manifest)
+        contract, folds = check(config, manifest, resume=resume)
         manifest.verify([*folds.training, *folds.validation])
         keras.utils.set_random_seed(config.training.seed)
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
@@ -200,7 +71,7 @@ class Job:
         options = _training_input(config, manifest, folds, n_segments, contract.frames)
         model = _build(config, contract, mean, variance)
         pretrained = (
-            _load_pretrained(config, contract, model, run, resume=resume) if config.model.is_pretrained else None
+            load_pretrained(config, contract, model, run, resume=resume) if config.model.is_pretrained else None
         )
         # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
         heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
@@ -219,7 +90,7 @@ class Job:
         if trunk and not stage.is_frozen:
             in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
             slow_down(optimizer, [variable for some in in_trunk for variable in some], options.trunk_rate_factor)
-        self.training_model.compile(optimizer, _make_losses(self.config, self.contract), jit_compile=options.jit)
+        self.training_model.compile(optimizer, make_losses(self.config, self.contract), jit_compile=options.jit)
 
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:

@@ -1,0 +1,102 @@
+"""What is checked before a training begins: do config and records go together."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tfmusic.config import Config
+from tfmusic.contract import Contract
+from tfmusic.errors import ConfigError, RecordsError
+from tfmusic.features.embeddings import NAME as EMBEDDING
+from tfmusic.models import BUILDERS
+from tfmusic.pretrained.sources import check_source
+from tfmusic.records.manifest import Manifest
+from tfmusic.training.optimizer import make_loss
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which splits train and which validate; no validation where every fold trains."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
+    """Returns the splits of a fold: it validates, all others train; `none` trains on all.
+
+    Raises:
+        RecordsError: the records lack that fold.
+    """
+    names = tuple(name for name in manifest.splits if name.startswith("fold"))
+    if fold == "none":
+        return Folds(names, ())
+    manifest.split(f"fold{fold}")
+    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
+
+
+def model_contract(config: Config, manifest: Manifest) -> Contract:
+    """Returns the contract of the model to be trained.
+
+    Raises:
+        RecordsError: the records were built for another task, feature, scale or segment than the config says.
+    """
+    stored = manifest.contract
+    wanted: dict[str, tuple[Any, Any]] = {
+        "task": (config.task_name, stored.task),
+        "data.folds": (config.data.folds, manifest.settings.get("folds")),
+        "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
+    }
+    # Embeddings say themselves what they are; the config describes spectrograms.
+    wanted |= (
+        {}
+        if is_embedding(stored)
+        else {
+            "feature": (config.feature.model_dump(), dict(stored.feature)),
+            "record.scale": (config.record.scale, stored.scale["name"]),
+            "record.dtype": (config.record.dtype, stored.dtype),
+            "record.segment_frames": (config.record.segment_frames, stored.frames),
+            "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
+        }
+    )
+    for key, (asked, found) in wanted.items():
+        if asked != found:
+            raise RecordsError(
+                f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
+                f" build the records again or change {key}"
+            )
+    if is_embedding(stored):
+        return stored
+    return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames)
+
+
+def is_embedding(contract: Contract) -> bool:
+    """Returns whether the input is embeddings rather than spectrograms."""
+    return bool(contract.feature["name"] == EMBEDDING)
+
+
+def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract, Folds]:
+    """Returns contract and folds of a training to come; one to be resumed has its trunk already.
+
+    Raises:
+        ConfigError: no such model, or a loss or weights that are not for this kind of labels.
+        RecordsError: the records are not those that the config describes.
+    """
+    contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
+    if config.model.name not in BUILDERS:
+        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
+    if is_embedding(contract) and config.model.name != "mlp":
+        raise ConfigError(
+            f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
+        )
+    make_losses(config, contract)
+    if not resume:
+        check_source(config)
+    if config.training.class_weights == "balanced" and contract.kind != "single":
+        raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
+    return contract, folds
+
+
+def make_losses(config: Config, contract: Contract) -> Any:
+    """Returns the loss, or that of every task where there are several; raises ConfigError as `make_loss`."""
+    losses = {task: make_loss(config.training, part.contract.kind) for task, part in contract.parts().items()}
+    return losses if contract.heads else losses[contract.task]
