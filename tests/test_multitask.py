@@ -14,6 +14,8 @@ from tfmusic.config import Config
 from tfmusic.contract import Contract, Head
 from tfmusic.datasets import airush
 from tfmusic.datasets.multitask import join
+from tfmusic.datasets.splits import deal_folds
+from tfmusic.datasets.track import Track
 from tfmusic.errors import DataError
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
@@ -72,7 +74,7 @@ def test_join_keeps_every_track_once(half_labelled):
 def test_join_refuses_what_is_not_one_track(music):
     """The same id with other artists or another file, or no track in common."""
     one, two = datasets(music)
-    stranger = replace(two.tracks[0], artists=("somebody else",))
+    stranger = replace(two.tracks[0], metadata={"artists": ["somebody else"]})
     with pytest.raises(DataError, match="must be one track in all tasks"):
         join([one, replace(two, tracks=(stranger, *two.tracks[1:]))])
     longer = replace(two.tracks[0], feature_path=two.tracks[1].feature_path)
@@ -81,6 +83,38 @@ def test_join_refuses_what_is_not_one_track(music):
     apart = tuple(replace(track, track_id=f"other-{track.track_id}") for track in two.tracks)
     with pytest.raises(DataError, match=r"must share tracks\. Received: none in common"):
         join([one, replace(two, tracks=apart)])
+
+
+def test_joined_artists_stay_in_one_fold(music):
+    """Datasets number artists for themselves: numbers that agree say nothing, names and shared tracks link them."""
+    tracks = {
+        "q1": [("1", "#1", "A", None), ("2", "#2", "B", "#9"), ("3", "#3", "C", None)],
+        "q2": [("1", "#7", "A", None), ("4", "#7", "A", None), ("5", "#2", "C", None), ("2", "#5", "B", "#4"),
+               ("6", "#6", "D", "#4")],
+    }  # fmt: skip
+    one, two = datasets(music)
+    parts = [
+        replace(
+            dataset,
+            tracks=tuple(
+                Track(name, music / "none", dataset.labels[:1], None, (key,), album, {"artists": [artist]})
+                for name, key, artist, album in tracks[dataset.task]
+            ),
+        )
+        for dataset in (one, two)
+    ]
+    joined = join(parts)
+    folds = dict(
+        zip(
+            [track.track_id for track in joined.tracks],
+            deal_folds(joined.tracks, joined.labels, n_folds=3, seed=0),
+            strict=True,
+        )
+    )
+    assert folds["1"] == folds["4"]  # A: by the number in q2, and by name
+    assert folds["3"] == folds["5"]  # C: in no track of both, by name alone
+    assert folds["2"] == folds["6"]  # B and D: by q2's album, though q1 numbers that album otherwise
+    assert len({folds[name] for name in "123"}) == 3  # "#2" is B in q1 and C in q2
 
 
 def test_contract_parts_and_json(tmp_path):

@@ -110,7 +110,7 @@ def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
 
 
 def _describe(dataset: "Dataset") -> str:
-    artists = {name for track in dataset.tracks for name in track.artists}
+    artists = {name for track in dataset.tracks for name in track.metadata.get("artists", track.artists)}
     what = {"single": "labels", "multi": "tags", "tasks": "labels and tags"}[dataset.kind]
     return f"{dataset.task}: {len(dataset.tracks):,} tracks, {len(dataset.labels)} {what}, {len(artists):,} artists"
 

@@ -120,7 +120,10 @@ def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
     if in_trunk:
-        return f"note: {in_trunk} of these tracks have trained the trunk that the model began with: this is too high"
+        return (
+            f"note: {in_trunk} of these tracks, by name and length, have trained the trunk that the model began with:"
+            " new music will score lower"
+        )
     if chosen_on:
         return (
             "note: best epoch and threshold were chosen on these validation tracks: new music will score a little lower"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tfmusic.contract import Head
+from tfmusic.datasets.airush_metadata import VARIOUS_ARTISTS
 from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 
@@ -11,7 +12,8 @@ from tfmusic.errors import DataError
 def join(datasets: Sequence[Dataset]) -> Dataset:
     """Returns the tracks that any of the datasets has, each with its labels of every task that has some for it.
 
-    A track keeps the order of its first dataset, and stands once: the same id means the same track.
+    A track keeps the order of its first dataset, and stands once: the same id means the same track. Artists and albums
+    are numbered by each dataset for itself; they group tracks by the numbers of every dataset and by their names.
 
     Raises:
         DataError: two datasets give one id to different tracks, or they share no track at all.
@@ -19,23 +21,43 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     tracks: dict[str, Track] = {}
     for dataset in datasets:
         for track in dataset.tracks:
-            mine = replace(track, labels=tuple(f"{dataset.task}:{name}" for name in track.labels))
+            mine = _of_task(track, dataset.task)
             tracks[track.track_id] = _same(tracks[track.track_id], mine) if track.track_id in tracks else mine
     if len(tracks) == sum(len(dataset.tracks) for dataset in datasets):
-        raise DataError(
-            f"{' and '.join(dataset.task for dataset in datasets)}: must share tracks. Received: none in common"
-        )
+        names = " and ".join(dataset.task for dataset in datasets)
+        raise DataError(f"{names}: must share tracks. Received: none in common")
     heads = tuple(Head(dataset.task, dataset.kind, dataset.labels) for dataset in datasets)
     labels = tuple(f"{head.task}:{name}" for head in heads for name in head.labels)
     return Dataset("_".join(head.task for head in heads), "tasks", labels, tuple(tracks.values()), heads)
 
 
+def _of_task(track: Track, task: str) -> Track:
+    """Returns the track with labels and grouping keys that say which task they are of; artists' names are of all."""
+    keys = [f"{task}:{artist}" for artist in track.artists]
+    keys += [name for name in _names(track) if name not in VARIOUS_ARTISTS]
+    album = None if track.album is None else f"{task}:{track.album}"
+    return replace(track, labels=tuple(f"{task}:{name}" for name in track.labels), artists=tuple(keys), album=album)
+
+
 def _same(first: Track, second: Track) -> Track:
-    """Returns the first track with the labels of both."""
+    """Returns the first track with the labels and grouping keys of both."""
     sizes = [track.feature_path.stat().st_size for track in (first, second) if track.feature_path.is_file()]
-    if len(set(sizes)) == 2 or first.artists != second.artists:
+    names = [_names(track) for track in (first, second) if _names(track)]
+    if len(set(sizes)) == 2 or len(set(names)) == 2:
         raise DataError(
             f"track {first.track_id}: must be one track in all tasks. Received: {first.feature_path} and"
             f" {second.feature_path} of other size or artists"
         )
-    return replace(first, labels=(*first.labels, *second.labels))
+    keys = [*first.artists, *second.artists]
+    if first.album and second.album:  # a track has one album; the other one's number groups as an artist's would
+        keys.append(f"album {second.album}")
+    return replace(
+        first,
+        labels=(*first.labels, *second.labels),
+        artists=tuple(dict.fromkeys(keys)),
+        album=first.album or second.album,
+    )
+
+
+def _names(track: Track) -> tuple[str, ...]:
+    return tuple(track.metadata.get("artists", ()))

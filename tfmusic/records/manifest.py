@@ -99,8 +99,8 @@ class Manifest:
         return [row["track_id"] for row in self._rows(splits)]
 
     def track_keys(self, splits: Sequence[str]) -> list[str]:
-        """Returns what tells the tracks of some splits from those of other data: name, length and artists."""
-        return [f"{row['track_id']}|{row['n_frames']}|{row['artists']}" for row in self._rows(splits)]
+        """Returns name and length of the tracks of some splits: what is the same where other records have them too."""
+        return [f"{row['track_id']}|{row['n_frames']}" for row in self._rows(splits)]
 
     def _rows(self, splits: Sequence[str]) -> list[dict[str, str]]:
         with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:

@@ -134,7 +134,10 @@ class Job:
         lines = f"\ntrunk from {origin}: {self.pretrained.layers.describe()}"
         seen = len(self.pretrained.track_keys.intersection(self.manifest.track_keys(self.folds.validation)))
         if seen:
-            lines += f"\nnote: {seen} of the validation tracks have trained that trunk: new music will score lower"
+            lines += (
+                f"\nnote: {seen} of the validation tracks, by name and length, have trained that trunk:"
+                " new music will score lower"
+            )
         return lines
 
 
