@@ -14,7 +14,7 @@ from tfmusic.cli import main
 from tfmusic.contract import Contract
 from tfmusic.errors import DataError
 from tfmusic.features.bridge import bridge, bridge_matrix
-from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature, read_embedding, read_index
+from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, embedding_feature, read_embedding, read_index
 from tfmusic.features.mel import mel_filterbank
 from tfmusic.features.npy import read_mel
 from tfmusic.features.scale import Encoder, Scale
@@ -28,7 +28,7 @@ MUSICNN = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 9
 
 
 def write(path, **tracks):
-    with EmbeddingsWriter(path, FEATURE) as writer:
+    with EmbeddingsWriter(path, FEATURE, ("7", "1")) as writer:
         for name, segments in tracks.items():
             writer.add(name, segments, 3.0 * np.arange(len(segments)))
         writer.finish()
@@ -44,7 +44,7 @@ def test_file_reads_back(tmp_path):
     write(tmp_path / "e.npz", **tracks)
     write(tmp_path / "again.npz", **tracks)
     assert (tmp_path / "e.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
-    assert read_index(tmp_path / "e.npz") == (FEATURE, ["7", "a b"])
+    assert read_index(tmp_path / "e.npz") == EmbeddingIndex(FEATURE, ("7", "a b"), ("1", "7"))
     np.testing.assert_allclose(read_embedding(tmp_path / "e.npz", "7", 5), tracks["7"].T, rtol=1e-6)
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
         np.testing.assert_allclose(file["tracks"][0], tracks["7"].mean(0), rtol=1e-5)
@@ -85,6 +85,49 @@ def test_what_is_no_embedding_is_refused(tmp_path):
     (tmp_path / "bad.npz").write_bytes(raw)
     with pytest.raises(DataError, match="track a: damaged"):
         read_embedding(tmp_path / "bad.npz", "a", 5)
+
+
+def test_names_that_numpy_would_confuse(tmp_path):
+    """`a` and `a.npy` are two tracks."""
+    write(tmp_path / "e.npz", **{"a": np.zeros((1, 5)), "a.npy": np.ones((1, 5))})
+    assert read_embedding(tmp_path / "e.npz", "a", 5).max() == 0
+    assert read_embedding(tmp_path / "e.npz", "a.npy", 5).min() == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [{"source": None}, {"hop_length": 0}, {"n_bins": "5"}, {"sample_rate_hz": None}, {"more": 1}]
+)
+def test_a_feature_that_is_not_whole_is_refused(tmp_path, changed):
+    """Every field must be there and of its kind, before anything is built on the file."""
+    fields = {key: value for key, value in (FEATURE | changed).items() if value is not None}
+    np.savez(tmp_path / "e.npz", feature=np.array(json.dumps(fields)), track_ids=["a"], trained_on=np.array([], str))
+    with pytest.raises(DataError, match=r"e\.npz: must be a file that tfmusic embed wrote"):
+        read_index(tmp_path / "e.npz")
+
+
+def with_member(path, name, raw, **options):
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"segments/{name}.npy", raw, **options)
+
+
+def test_damage_of_every_kind_has_a_name(tmp_path):
+    """A header that claims 10^13 rows, a header of garbage, a damaged compressed member: one line each."""
+    path = tmp_path / "e.npz"
+    write(path, a=np.ones((1, 5)))
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**13, 5)})
+    with_member(path, "huge", array.getvalue())
+    with_member(path, "garbage", b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((")
+    compressed = io.BytesIO()
+    np.save(compressed, np.random.default_rng(0).normal(size=(50, 5)))
+    with_member(path, "packed", compressed.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"segments/packed.npy") + 300
+    raw[at : at + 40] = bytes(40)
+    path.write_bytes(raw)
+    for name in ("huge", "garbage", "packed"):
+        with pytest.raises(DataError, match=f"track {name}: (damaged|must be floats)"):
+            read_embedding(path, name, 5)
 
 
 def test_a_member_is_never_unpickled(tmp_path):
@@ -175,7 +218,7 @@ def test_embeddings_of_a_run_are_what_its_head_sees(trained, music, tmp_path):
     """Embeddings times the last layer are the model's logits, window by window; times in seconds; in data_idx order."""
     out = tmp_path / "e.npz"
     assert main(["embed", str(trained), str(music / "q2" / "test"), "--out", str(out)]) == 0
-    _, ids = read_index(out)
+    ids = read_index(out).track_ids
     mels = music / "q2" / "test" / "test_data" / "mel_spectrogram"
     assert sorted(ids) == sorted(path.stem for path in mels.glob("*.npy"))
     contract = Contract.load(RunDir(trained).contract)
@@ -261,6 +304,45 @@ def test_embed_errors(music, tmp_path, monkeypatch, capsys, arguments, message):
     assert main(["embed", source, str(music / "q1" / "test"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_other_embeddings_are_refused_everywhere(embedded, trained, music, tmp_path, capsys):
+    """--contract of a model on other embeddings or on spectrograms, embed of embeddings, an id twice."""
+    train = str(embedded / "train.npz")
+    build = ["build-records", "q1", "--data", str(music), "--out", str(tmp_path / "records")]
+    assert main([*build, "--embeddings", train]) == 0
+    with np.load(train) as file:
+        changed = {name: file[name] for name in file.files}
+    changed["feature"] = np.array(str(changed["feature"]).replace("MSD_musicnn", "MTT_musicnn"))
+    np.savez(tmp_path / "other.npz", **changed)
+    again = [*build[:-1], str(tmp_path / "again"), "--contract", str(tmp_path / "records")]
+    for extra in (["--embeddings", str(tmp_path / "other.npz")], []):
+        assert main([*again, *extra]) == 2
+        assert "--embeddings must be of what the model of --contract takes" in capsys.readouterr().err
+    assert main(["embed", str(trained), train, "--out", str(tmp_path / "e.npz")]) == 2
+    assert "train.npz: the model takes spectrograms" in capsys.readouterr().err
+    changed["track_ids"] = np.array([changed["track_ids"][0]] * 2)
+    np.savez(tmp_path / "twice.npz", **changed)
+    assert main(["predict", str(trained), str(tmp_path / "twice.npz")]) == 2
+    assert "every track id must stand once" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_tracks_that_trained_the_embeddings_are_known(trained, music, tmp_path, capsys):
+    """An MLP on a run's embeddings says which of its validation tracks trained that run, in fit and in evaluate."""
+    assert main(["embed", str(trained), str(music / "q1" / "train"), "--out", str(tmp_path / "e.npz")]) == 0
+    records = tmp_path / "records"
+    build = ["build-records", "q1", "--data", str(music), "--embeddings", str(tmp_path / "e.npz")]
+    assert main([*build, "--out", str(records)]) == 0
+    used = json.loads(RunDir(trained).records.read_text())["training_tracks"]
+    assert Manifest.read(records).trunk_tracks == set(used)
+    mlp = ("model.name=mlp", "model.width=8", "training.epochs=1", "training.fold=1")
+    assert fit_small("q1", records, tmp_path / "run", *mlp) == 0
+    seen = len(set(used) & set(Manifest.read(records).track_ids(["fold1"])))
+    assert seen
+    assert f"{seen} of the validation tracks, by name, have trained these embeddings" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert f"{seen} of these tracks, by name, have trained the trunk or the embeddings" in capsys.readouterr().out
 
 
 def test_embed_refuses_a_track_twice_and_other_spectrograms(music, checkpoint, tmp_path, capsys):  # noqa: F811

@@ -15,10 +15,12 @@ from tests.conftest import fit_small
 from tests.test_pretrained import checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
 from tfmusic.config import Config, TrainingSection
+from tfmusic.configfile import load_config
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
+from tfmusic.training.fit import TrainingProgress, _has_ended
 from tfmusic.training.job import Job
-from tfmusic.training.optimizer import make_optimizer, slow_down
+from tfmusic.training.optimizer import make_optimizer
 from tfmusic.training.stages import Stage, stage_of, stages
 
 ROOT = Path(__file__).parents[1]
@@ -51,19 +53,22 @@ def test_stages_cover_all_epochs():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_slow_layers_take_smaller_steps(name):
-    """With the same gradient, the slow kernel moves by the factor of what the other moves."""
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_slow_layers_take_smaller_steps(name, weight_decay):
+    """With the same gradient, the slow kernel moves, and decays, by the factor of what the other moves."""
     inputs = keras.Input((3,))
     slow, fast = keras.layers.Dense(3, name="slow"), keras.layers.Dense(3, name="fast")
     model = keras.Model(inputs, fast(slow(inputs)))
     model.set_weights([np.ones(weight.shape) for weight in model.weights])
-    section = TrainingSection(optimizer=name, learning_rate=0.1, schedule="constant", weight_decay=0.0, momentum=0.0)
-    optimizer = make_optimizer(section, model, 10, 0)
-    slow_down(optimizer, slow.trainable_variables, 0.25)
-    for _ in range(3):
-        optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.weights], model.trainable_variables)
-    moved = [1 - layer.get_weights()[0] for layer in (slow, fast)]
-    np.testing.assert_allclose(moved[0], 0.25 * moved[1], rtol=1e-5)
+    section = TrainingSection(
+        optimizer=name, learning_rate=0.01, schedule="constant", weight_decay=weight_decay, momentum=0.0,
+        trunk_rate_factor=0.25,
+    )  # fmt: skip
+    optimizer = make_optimizer(section, model, 10, 0, slow.trainable_variables)
+    optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.weights], model.trainable_variables)
+    for i in (0, 1):  # kernel, which decays, and bias
+        moved = [1 - layer.get_weights()[i] for layer in (slow, fast)]
+        np.testing.assert_allclose(moved[0], 0.25 * moved[1], rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -101,7 +106,7 @@ def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, ca
     out = capsys.readouterr().out
     assert f"trunk from {trained}: 40 layers loaded, 1 not" in out
     assert "not loaded, a new head: logits" in out
-    assert "of the validation tracks, by name and length, have trained that trunk" in out
+    assert "of the validation tracks, by name, have trained that trunk" in out
     frozen = weights_of(tmp_path / "frozen")
     assert all(same(frozen[name], source[name]) for name in source if name != "logits")
     assert frozen["logits"][0].shape == (32, 4)
@@ -112,7 +117,7 @@ def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, ca
     assert len(known["loaded"]) == 40
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "freed")]) == 0
-    assert "have trained the trunk that the model began with" in capsys.readouterr().out
+    assert "have trained the trunk or the embeddings that the model began with" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -153,6 +158,10 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
             ["model.name=musicnn", "model.weights=tests"],
             "model.weights=tests: the weights of musicnn want feature.n_fft=512 (not 1024), feature.hop_length=256",
         ),
+        (
+            ["model.name=vgg16", "model.weights=imagenet", "input.normalize=none"],
+            "input.normalize must be per_bin or global with ImageNet weights",
+        ),
         (["model.init_from=nowhere"], "nowhere: no such folder; it must be a run folder"),
     ],
 )
@@ -178,16 +187,58 @@ def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsy
     contract["feature"]["n_fft"] = 512
     (other / "contract.json").write_text(json.dumps(contract))
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={other}") == 2
-    assert "model.init_from must be a run on the feature of the records" in capsys.readouterr().err
+    assert "a trunk must have learned on the feature it is to see" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_keras_file_is_a_source_too(trained, records, tmp_path, capsys):
-    """`model.weights` takes the checkpoint of a run as a plain file."""
+    """`model.weights` takes the checkpoint of a run, and knows whose it is, or a copy, and says that it does not."""
     path = RunDir(trained).checkpoint("best")
-    assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", "training.epochs=1") == 0
-    assert f"trunk from {path}: 40 layers loaded, 1 not" in capsys.readouterr().out
+    transfer = ("training.epochs=1", "training.fold=1")
+    assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", *transfer) == 0
+    out = capsys.readouterr().out
+    assert f"trunk from {path}: 40 layers loaded, 1 not" in out
+    assert "of the validation tracks, by name, have trained that trunk" in out
+    shutil.copy(path, tmp_path / "copy.keras")
+    assert fit_small("q2", records, tmp_path / "other", f"model.weights={tmp_path / 'copy.keras'}", *transfer) == 0
+    assert "which tracks have trained it is not known" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_trunk_of_other_values_is_refused_by_dry_run_too(trained, music, tmp_path, capsys):
+    """Another scale, or another normalisation, than the trunk has learned on."""
+    records = tmp_path / "records"
+    scale = "record.scale=log10_1p10"
+    assert main(["build-records", "q1", "--data", str(music), "--out", str(records), scale]) == 0
+    for flags in ((), ("--dry-run",)):
+        assert fit_small("q1", records, tmp_path / "run", scale, f"model.init_from={trained}", flags=flags) == 2
+        error = capsys.readouterr().err
+        assert "a trunk must have learned on the scale it is to see, log10_1p10. Received: db" in error
+
+
+def test_early_stopping_waits_for_the_trunk_to_be_free():
+    """Epochs with a frozen trunk do not count against patience."""
+    training = {"epochs": 12, "freeze_epochs": 6, "early_stopping_epochs": 2}
+    fields = {"task": "q2", "data": {"question": "q2"}, "model": {"weights": "imagenet"}, "training": training}
+    config = Config.model_validate(fields)
+    ended = [_has_ended(TrainingProgress(epoch=epoch, best_epoch=1), config) for epoch in range(1, 10)]
+    assert ended == [False] * 7 + [True] * 2
+
+
+@pytest.mark.slow
+def test_float16_scales_its_loss(records, tmp_path):
+    """mixed_float16 trains with a scaled loss, which resume restores; the average still starts at the weights."""
+    half = ("training.precision=mixed_float16", "training.ema_momentum=0.9")
+    assert fit_small("q2", records, tmp_path / "whole", *half, "training.epochs=2") == 0
+    config = load_config(RunDir(tmp_path / "whole").config)
+    job = Job.prepare(config, Manifest.read(records), RunDir(Path("nowhere")))
+    job.start_stage(stages(config.training)[0])
+    assert isinstance(job.training_model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert fit_small("q2", records, tmp_path / "run", *half, "training.epochs=1") == 0
+    resume = ["fit", "q2", "--resume", "--run-dir", str(tmp_path / "run"), "--records", str(records)]
+    assert main([*resume, "training.epochs=2"]) == 0
+    assert len(RunDir(tmp_path / "run").metrics.read_text().splitlines()) == 2
 
 
 @pytest.mark.slow

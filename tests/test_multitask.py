@@ -137,7 +137,7 @@ def test_config_wants_a_question_for_each_task():
     config = Config.model_validate({"task": ["q1", "q2"], "data": {"question": ["q1", "q2"]}})
     assert config.tasks == {"q1": "q1", "q2": "q2"}
     assert config.task_name == "q1_q2"
-    for task, question in ((["q1", "q2"], "q1"), (["q1", "q1"], ["q1", "q2"]), ("q1", ["q1", "q2"])):
+    for task, question in ((["q1", "q2"], "q1"), ("q1", ["q1"]), (["q1", "q1"], ["q1", "q2"]), ("q1", ["q1", "q2"])):
         with pytest.raises(ValueError, match=r"lists of the same length without repeats"):
             Config.model_validate({"task": task, "data": {"question": question}})
 
@@ -255,4 +255,33 @@ def test_class_weights_and_single_losses_are_refused(both_records, tmp_path, cap
     """What is for one kind of labels is not for both."""
     for override in ("training.loss=cross_entropy", "training.class_weights=balanced"):
         assert fit_small("q1_q2", both_records, tmp_path / "run", override) == 2
-        assert "several tags" in capsys.readouterr().err
+        assert "several tasks want training.loss=auto and training.class_weights=none" in capsys.readouterr().err
+
+
+def test_a_fold_without_labels_of_a_task(half_labelled, tmp_path, capsys):
+    """Known before training begins, and named."""
+    path = half_labelled / "q2" / "train" / "train_label"
+    table, whole = json.loads(path.read_text(encoding="utf-8")), path.read_bytes()
+    kept = list(table["track_index"])[:2]
+    records = tmp_path / "records"
+    try:
+        path.write_text(json.dumps({name: {key: column[key] for key in kept} for name, column in table.items()}))
+        assert main(["build-records", "q1_q2", "--data", str(half_labelled), "--out", str(records)]) == 0
+    finally:
+        path.write_bytes(whole)
+    messages = []
+    for fold in range(5):
+        assert fit_small("q1_q2", records, tmp_path / "run", f"training.fold={fold}", flags=("--dry-run",)) in (0, 2)
+        messages.append(capsys.readouterr().err)
+    assert sum("must have tracks with labels of q2. Received: none" in message for message in messages) >= 3
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_contract_of_a_model_for_several_tasks(both_trained, half_labelled, tmp_path, capsys):
+    """Held-out tracks take labels and heads of the model, also where they lack some labels; other tasks are refused."""
+    build = ["build-records", "q1_q2", "--data", str(half_labelled), "--contract", str(both_trained)]
+    assert main([*build, "--out", str(tmp_path / "records")]) == 0
+    assert Manifest.read(tmp_path / "records").contract.heads == Contract.load(RunDir(both_trained).contract).heads
+    assert main(["build-records", "q3", *build[2:], "--out", str(tmp_path / "q3")]) == 2
+    assert "--contract must be of the same task or tasks as the config, q3" in capsys.readouterr().err

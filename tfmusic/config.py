@@ -188,7 +188,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_question_each(self) -> "Config":
         names, questions = ([value] if isinstance(value, str) else value for value in (self.task, self.data.question))
-        if len(set(names)) != len(names) or len(set(questions)) != len(questions) or len(names) != len(questions):
+        is_list = {isinstance(value, list) for value in (self.task, self.data.question)}
+        repeated = len(set(names)) != len(names) or len(set(questions)) != len(questions)
+        if len(is_list) == 2 or repeated or len(names) != len(questions):
             raise ValueError(
                 "task and data.question must be one name each, or lists of the same length without repeats."
                 f" Received: task={self.task}, data.question={self.data.question}"

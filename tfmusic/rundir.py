@@ -72,8 +72,8 @@ class RunDir:
 
     def report_folder(self, task: str) -> Path:
         """Returns where the report of a task is, which has a folder of its own where the model answers several."""
-        own = self.evaluation / task
-        return own if own.is_dir() else self.evaluation
+        several = "heads" in self.read_json(self.contract)
+        return self.evaluation / task if several else self.evaluation
 
     def checkpoint(self, which: str) -> Path:
         """Returns the path of the `best` or `last` model."""

@@ -58,11 +58,13 @@ def find_tracks(path: Path) -> "list[Track]":
         DataError: nothing there, or nothing of these.
     """
     from tfmusic.datasets import airush
-    from tfmusic.datasets.track import Track, check_track_id
+    from tfmusic.datasets.track import Track, check_track_id, check_unique
     from tfmusic.features.embeddings import read_index
 
     if path.suffix == ".npz" and path.is_file():
-        return [Track(check_track_id(name, str(path)), path) for name in read_index(path)[1]]
+        ids = [check_track_id(name, str(path)) for name in read_index(path).track_ids]
+        check_unique(ids, str(path))
+        return [Track(name, path) for name in ids]
     if path.is_file():
         return [Track(path.stem, path)]
     if not path.is_dir():

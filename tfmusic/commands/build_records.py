@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     from tfmusic.config import Config
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = _load(config, args.data)
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
-        dataset = replace(dataset, labels=contract.labels)
+        dataset = _with_labels_of(contract, dataset, args.contract)
     if args.embeddings is not None:
         tracks = tuple(replace(track, feature_path=args.embeddings) for track in dataset.tracks)
         dataset = replace(dataset, tracks=tracks)
@@ -60,13 +61,21 @@ def run(args: argparse.Namespace) -> None:
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
     from tfmusic.converter.plan import BuildOptions
-    from tfmusic.features.embeddings import read_index
+    from tfmusic.features.embeddings import NAME, read_index
 
     feature, dtype, scale = config.feature.model_dump(), str(config.record.dtype), str(config.record.scale)
     segment_frames, hop_frames, scale_range = config.record.segment_frames, config.record.hop_frames, None
+    trunk_tracks: tuple[str, ...] = ()
     if args.embeddings is not None:  # an example is the embedding of one segment, as it is
-        feature, dtype, scale, segment_frames, hop_frames = read_index(args.embeddings)[0], "float32", "identity", 1, 1
+        index = read_index(args.embeddings)
+        feature, dtype, scale, segment_frames, hop_frames = index.feature, "float32", "identity", 1, 1
+        trunk_tracks = index.trained_on
     if contract is not None:
+        if (args.embeddings is not None or contract.feature["name"] == NAME) and contract.feature != feature:
+            raise UsageError(
+                f"--embeddings must be of what the model of --contract takes, {dict(contract.feature)}."
+                f" Received: {feature if args.embeddings else 'none'}"
+            )
         feature, dtype, scale = dict(contract.feature), contract.dtype, contract.scale["name"]
         scale_range = (contract.scale["low"], contract.scale["high"])
     return BuildOptions(
@@ -82,6 +91,7 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         split_seed=config.data.seed,
         order_seed=config.record.seed,
         on_error=config.data.on_error,
+        trunk_tracks=trunk_tracks,
         workers=args.workers,
     )
 
@@ -107,6 +117,17 @@ def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
     contract = Contract.load(path / "contract.json") if has_own else Manifest.read(path).contract
     part = contract.parts().get(config.task_name)
     return part.contract if part else contract
+
+
+def _with_labels_of(contract: "Contract", dataset: "Dataset", origin: Path) -> "Dataset":
+    """Returns the dataset with the labels of a model, so that its answers can be scored."""
+    tasks = [[head.task for head in heads] for heads in (contract.heads, dataset.heads)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(
+            f"{origin}: --contract must be of the same task or tasks as the config, {dataset.task}."
+            f" Received: {contract.task}"
+        )
+    return replace(dataset, labels=contract.labels, heads=contract.heads)
 
 
 def _describe(dataset: "Dataset") -> str:

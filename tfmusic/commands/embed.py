@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Embeds all tracks and says what was written."""
     from tfmusic.console import console
-    from tfmusic.datasets.track import check_unique
+    from tfmusic.datasets.track import check_track_id, check_unique
 
     if args.out.suffix != ".npz":
         raise UsageError(f"--out must end in .npz. Received: {args.out}")
@@ -34,8 +34,10 @@ def run(args: argparse.Namespace) -> None:
     tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
+    for track in tracks:  # the file that is to be written takes plain names alone
+        check_track_id(track.track_id, str(track.feature_path))
     check_unique([track.track_id for track in tracks], ", ".join(map(str, args.inputs)))
-    embedder = _embedder(args)
+    embedder = _embedder(args, [track.feature_path for track in tracks])
     from tfmusic.serving.embed import embed_tracks
 
     with console.progress("embed", len(tracks), "tracks") as progress:
@@ -48,14 +50,16 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _embedder(args: argparse.Namespace) -> "Embedder":
+def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
     from tfmusic.rundir import open_run
 
     if args.source != "musicnn":
         run_dir = open_run(Path(args.source))
         start_tensorflow()
         from tfmusic.serving.embed import run_embedder
+        from tfmusic.serving.predict import check_inputs, load_contract
 
+        check_inputs(load_contract(run_dir.path), paths)
         return run_embedder(run_dir)
     start_tensorflow()
     from tfmusic.pretrained.musicnn import HOW_TO_GET, NETWORKS

@@ -43,14 +43,15 @@ def run(args: argparse.Namespace) -> None:
         )
     manifest.verify(splits)
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
-    in_trunk = set(manifest.track_keys(splits)) & set(used.get("trunk_keys", ()))
+    in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
     note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
     tasks = _tasks(folder, manifest, args.task)
     for task in tasks:
         evaluation = _evaluate(folder, manifest, splits, task)
         seen = len(trained_on & set(evaluation.track_ids))
         report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
-        out = (args.out or folder.evaluation) / (task if len(tasks) > 1 else "")
+        out = args.out or folder.report_folder(task)
+        out = out / task if args.out and len(tasks) > 1 else out
         _write(evaluation, report, out)
 
 
@@ -121,8 +122,8 @@ def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
     if in_trunk:
         return (
-            f"note: {in_trunk} of these tracks, by name and length, have trained the trunk that the model began with:"
-            " new music will score lower"
+            f"note: {in_trunk} of these tracks, by name, have trained the trunk or the embeddings that the model began"
+            " with: new music will score lower"
         )
     if chosen_on:
         return (

@@ -153,7 +153,8 @@ def _manifest(
         total_cells=n_frames * plan.contract.n_bins,
         source_bytes=plan.source_bytes,
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
-        settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed},
+        settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
+        | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {}),
     )
 
 

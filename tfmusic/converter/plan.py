@@ -39,6 +39,7 @@ class BuildOptions:
     order_seed: int
     on_error: str
     workers: int
+    trunk_tracks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ def _of_task(track: Track, task: str) -> Track:
     """Returns the track with labels and grouping keys that say which task they are of; artists' names are of all."""
     keys = [f"{task}:{artist}" for artist in track.artists]
     keys += [name for name in _names(track) if name not in VARIOUS_ARTISTS]
-    album = None if track.album is None else f"{task}:{track.album}"
-    return replace(track, labels=tuple(f"{task}:{name}" for name in track.labels), artists=tuple(keys), album=album)
+    if track.album:  # an album is a group like an artist: a track may have another number for it in every dataset
+        keys.append(f"album {task}:{track.album}")
+    return replace(track, labels=tuple(f"{task}:{name}" for name in track.labels), artists=tuple(keys), album=None)
 
 
 def _same(first: Track, second: Track) -> Track:
@@ -48,15 +49,8 @@ def _same(first: Track, second: Track) -> Track:
             f"track {first.track_id}: must be one track in all tasks. Received: {first.feature_path} and"
             f" {second.feature_path} of other size or artists"
         )
-    keys = [*first.artists, *second.artists]
-    if first.album and second.album:  # a track has one album; the other one's number groups as an artist's would
-        keys.append(f"album {second.album}")
-    return replace(
-        first,
-        labels=(*first.labels, *second.labels),
-        artists=tuple(dict.fromkeys(keys)),
-        album=first.album or second.album,
-    )
+    keys = dict.fromkeys((*first.artists, *second.artists))
+    return replace(first, labels=(*first.labels, *second.labels), artists=tuple(keys))
 
 
 def _names(track: Track) -> tuple[str, ...]:

@@ -1,17 +1,21 @@
 """Embedding files: one `.npz` with the embeddings of every track, written track by track, read one track at a time.
 
-feature            JSON text: what the embeddings are (see `embedding_feature`)
-track_ids          names of the tracks, text [n_tracks], in their order
-tracks             float32 [n_tracks, n_dims], the mean over the segments of a track
-segments/ID        float32 [n_segments, n_dims] of the track ID
-start_s/ID         float32 [n_segments], where the segments begin, seconds
+feature        JSON text: what the embeddings are (see `embedding_feature`)
+track_ids      names of the tracks, text [n_tracks], in their order
+tracks         float32 [n_tracks, n_dims], the mean over the segments of a track
+trained_on     names of the tracks that trained the network, where they are known, text
+segments/ID    float32 [n_segments, n_dims] of the track ID
+start_s/ID     float32 [n_segments], where the segments begin, seconds
 """
 
 import json
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +24,14 @@ import numpy as np
 from tfmusic.errors import DataError
 
 NAME = "embedding"
+_WHOLE_NUMBERS = ("n_bins", "sample_rate_hz", "hop_length")
+
+# What numpy, zipfile and zlib raise on archives and arrays that are damaged, pickled, or claim more than memory holds.
+_DAMAGED = (
+    ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
 _DATE = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same embeddings, the same bytes
 
 
@@ -44,14 +56,15 @@ def embedding_feature(source: str, *, n_dims: int, sample_rate_hz: int, hop_leng
 class EmbeddingsWriter:
     """Writes an embedding file; it appears under its name when `finish` was called."""
 
-    def __init__(self, path: Path, feature: Mapping[str, Any]) -> None:
-        """Opens a hidden file beside the target."""
+    def __init__(self, path: Path, feature: Mapping[str, Any], trained_on: Iterable[str] = ()) -> None:
+        """Opens a hidden file beside the target; `trained_on` are the tracks that trained the network."""
         self.path, self._partial = path, path.with_name(f".{path.name}.partial")
         self._partial.parent.mkdir(parents=True, exist_ok=True)
         self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         self._ids: list[str] = []
         self._means: list[np.ndarray] = []
         self._write("feature", np.array(json.dumps(dict(feature), sort_keys=True)))
+        self._write("trained_on", np.array(sorted(trained_on), dtype=np.str_))
 
     def add(self, track_id: str, segments: np.ndarray, start_s: np.ndarray) -> None:
         """Adds a track: segments [n_segments, n_dims] and their beginnings [n_segments]."""
@@ -81,17 +94,28 @@ class EmbeddingsWriter:
             np.lib.format.write_array(member, value, allow_pickle=False)
 
 
-def read_index(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Returns the feature and the track names of an embedding file; raises DataError where it is none."""
+@dataclass(frozen=True)
+class EmbeddingIndex:
+    """What an embedding file holds: its feature, its tracks in their order, and who trained the network."""
+
+    feature: dict[str, Any]
+    track_ids: tuple[str, ...]
+    trained_on: tuple[str, ...]
+
+
+def read_index(path: Path) -> EmbeddingIndex:
+    """Returns the index of an embedding file; raises DataError where it is none."""
     file = _open(path)
     try:
-        feature, ids = json.loads(str(file["feature"])), [str(name) for name in file["track_ids"]]
-        usable = feature["name"] == NAME and isinstance(feature["n_bins"], int)
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
-        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {error}") from error
-    if not usable:
+        feature = json.loads(str(file["feature"]))
+        ids, trained_on = (tuple(str(name) for name in file[key]) for key in ("track_ids", "trained_on"))
+        is_whole = [isinstance(feature[key], int) and feature[key] > 0 for key in _WHOLE_NUMBERS]
+        usable = feature["name"] == NAME and isinstance(feature["source"], str) and all(is_whole)
+    except (KeyError, TypeError, RecursionError, *_DAMAGED) as error:
+        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
+    if not usable or feature.keys() != {"name", "source", *_WHOLE_NUMBERS}:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote. Received: feature {feature}")
-    return feature, ids
+    return EmbeddingIndex(feature, ids, trained_on)
 
 
 def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
@@ -100,15 +124,15 @@ def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
     Raises:
         DataError: the file is none, has no such track, or the track's shape or values are not what they must be.
     """
-    file, name = _open(path), f"segments/{track_id}"
+    file, name = _open(path), f"segments/{track_id}.npy"  # the whole name: numpy would take "a" for "a.npy"
     if name not in file:
         raise DataError(
             f"{path}: must hold the track {track_id}. Received: no embedding of it; run tfmusic embed on it"
         )
     try:
         segments = file[name]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: track {track_id}: damaged: {error}") from error
+    except _DAMAGED as error:
+        raise DataError(f"{path}: track {track_id}: damaged: {_line(error)}") from error
     if segments.ndim != 2 or segments.shape[1] != n_dims or len(segments) == 0 or segments.dtype.kind != "f":
         shape = list(segments.shape)
         raise DataError(f"{path}: track {track_id}: must be floats [n_segments, {n_dims}]. Received: {shape}")
@@ -122,8 +146,12 @@ def _open(path: Path) -> Any:
         return _open_version(path, path.stat().st_mtime_ns)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {error}") from error
+    except (OSError, *_DAMAGED) as error:
+        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @lru_cache(maxsize=4)

@@ -74,3 +74,9 @@ def build_model(
     if isinstance(logits, dict):
         logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
     return keras.Model(inputs, logits, name=name)
+
+
+def for_prediction(model: keras.Model) -> keras.Model:
+    """Returns the model, compiled to predict: XLA on a CPU costs TensorFlow more than it gives; JAX needs it."""
+    model.compile(jit_compile=keras.backend.backend() == "jax")
+    return model

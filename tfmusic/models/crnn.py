@@ -35,6 +35,6 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "last",
         x = layers.Dropout(0.1, name=f"{name}_dropout")(x)
     x = bins_as_channels(x)
     # reset_after=False is the GRU of the paper's time, and its parameter count.
-    x = layers.GRU(width // 2, return_sequences=True, reset_after=False, name="gru1")(x)
-    x = layers.GRU(width // 2, return_sequences=pooling != "last", reset_after=False, name="gru2")(x)
+    x = layers.GRU(max(width // 2, 1), return_sequences=True, reset_after=False, name="gru1")(x)
+    x = layers.GRU(max(width // 2, 1), return_sequences=pooling != "last", reset_after=False, name="gru2")(x)
     return classify(x, n_outputs, pooling=pooling, dropout=dropout)

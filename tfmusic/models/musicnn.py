@@ -25,7 +25,7 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "max_me
     x = layers.BatchNormalization(name="input_bn")(x)
     timbral = [_timbral(x, int(3.1875 * width), share, name=f"timbral{i}") for i, share in enumerate(_HEIGHTS, 1)]
     temporal = [
-        _temporal(x, int(0.796875 * width), length, name=f"temporal{i}") for i, length in enumerate(_LENGTHS, 1)
+        _temporal(x, max(int(0.796875 * width), 1), length, name=f"temporal{i}") for i, length in enumerate(_LENGTHS, 1)
     ]
     front = layers.Concatenate(name="front")([*timbral, *temporal])
     steps = [front]

@@ -1,17 +1,17 @@
 """From `model.weights` and `model.init_from` of a config to weights by layer name."""
 
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from tfmusic.config import Config, ModelSection
+from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import check_architecture, imagenet_weights
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
-from tfmusic.rundir import RunDir, open_run
+from tfmusic.rundir import RunDir, is_run, open_run
 
 
 def find_weights(section: ModelSection) -> LayerWeights:
@@ -22,29 +22,70 @@ def find_weights(section: ModelSection) -> LayerWeights:
         RunError: the file or run is missing, damaged, or of another model.
     """
     if section.init_from != "none":
-        return keras_file_weights(open_run(Path(section.init_from)).checkpoint("best"))
+        return keras_file_weights(RunDir(Path(section.init_from)).checkpoint("best"))
     if section.weights == "imagenet":
         return imagenet_weights(section.name)
-    return _from_path(section.name, Path(section.weights))
+    path, kind = Path(section.weights), _kind_of(section)
+    if kind == ".keras":
+        return keras_file_weights(path)
+    if kind == "musicnn":
+        from tfmusic.pretrained.musicnn import musicnn_weights
+
+        return musicnn_weights(path)
+    return imagenet_weights(section.name, path)
 
 
-def check_source(config: Config) -> None:
+def check_source(config: Config, contract: Contract) -> None:
     """Raises ConfigError or RunError where the weights that a config asks for cannot be there, or not be for its input.
 
-    Nothing is read or fetched, so that wrong settings are known at once.
+    No weights are read or fetched, so that wrong settings are known at once.
     """
     section = config.model
-    if section.init_from != "none":
-        open_run(Path(section.init_from))
-    elif section.weights == "imagenet":
+    kind, run = _kind_of(section), source_run(section)
+    if kind in ("imagenet", ".h5", ".hdf5"):
         check_architecture(section.name)
-    elif section.weights != "none":
-        path = Path(section.weights)
-        kind = _kind_of(section.name, path)
-        if not path.exists():
-            raise RunError(f"{path}: no such file; model.weights must be a file of weights")
-        if kind == "musicnn":
-            _check_musicnn_input(config)
+        if config.input.normalize == "none":
+            raise ConfigError(
+                "input.normalize must be per_bin or global with ImageNet weights, which want a spread they know."
+                " Received: none"
+            )
+    if kind not in ("none", "imagenet", "run") and not Path(section.weights).exists():
+        raise RunError(f"{section.weights}: no such file; model.weights must be a file of weights")
+    if kind == "musicnn":
+        _check_musicnn_input(config)
+    if run is not None:
+        _check_run(run, config, contract)
+
+
+def source_run(section: ModelSection) -> RunDir | None:
+    """Returns the run that a trunk comes from, also where its checkpoint is named as a file; None for other sources."""
+    if section.init_from != "none":
+        return open_run(Path(section.init_from))
+    checkpoints = Path(section.weights).parent
+    inside = section.weights.endswith(".keras") and checkpoints.name == "checkpoints"
+    return open_run(checkpoints.parent) if inside and is_run(checkpoints.parent) else None
+
+
+def trained_on(run: RunDir) -> frozenset[str]:
+    """Returns the names of the tracks that have trained a run, those of the trunk that it began with included."""
+    records = run.read_json(run.records)
+    return frozenset([*records.get("training_tracks", ()), *records.get("trunk_tracks", ())])
+
+
+def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
+    """Refuses a run whose trunk would misread the records: it has learned another spectrogram or other values."""
+    theirs, normalize = Contract.load(run.contract), load_config(run.config).input.normalize
+    pairs = {
+        "feature": (dict(contract.feature), dict(theirs.feature)),
+        "scale": (contract.scale["name"], theirs.scale["name"]),
+        "dtype": (contract.dtype, theirs.dtype),
+        "input.normalize": (config.input.normalize, normalize),
+    }
+    for name, (ours, found) in pairs.items():
+        if ours != found:
+            raise RunError(
+                f"{run.path}: a trunk must have learned on the {name} it is to see, {ours}. Received: {found}"
+            )
 
 
 def _check_musicnn_input(config: Config) -> None:
@@ -64,26 +105,20 @@ def _check_musicnn_input(config: Config) -> None:
         )
 
 
-def _kind_of(name: str, path: Path) -> str:
+def _kind_of(section: ModelSection) -> str:
+    if section.init_from != "none":
+        return "run"
+    if section.weights in ("none", "imagenet"):
+        return section.weights
+    path = Path(section.weights)
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return path.suffix
-    if name == "musicnn" and (path.suffix == ".whl" or path.is_dir()):
+    if section.name == "musicnn" and (path.suffix == ".whl" or path.is_dir()):
         return "musicnn"
     raise ConfigError(
         "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, or for"
         f" model.name=musicnn the musicnn wheel. Received: {path}"
     )
-
-
-def _from_path(name: str, path: Path) -> LayerWeights:
-    kind = _kind_of(name, path)
-    if kind == ".keras":
-        return keras_file_weights(path)
-    if kind == "musicnn":
-        from tfmusic.pretrained.musicnn import musicnn_weights
-
-        return musicnn_weights(path)
-    return imagenet_weights(name, path)
 
 
 def keras_file_weights(path: Path) -> LayerWeights:
@@ -94,19 +129,3 @@ def keras_file_weights(path: Path) -> LayerWeights:
         return layer_weights(keras.saving.load_model(path, compile=False, safe_mode=True))
     except Exception as error:  # Keras raises errors of any kind on a damaged archive
         raise RunError(f"{path}: must be a Keras model: {(str(error) or repr(error)).splitlines()[0]}") from error
-
-
-def check_source_run(run: RunDir, contract: Contract) -> dict[str, Any]:
-    """Returns records.json of the run that a trunk comes from.
-
-    Raises:
-        RunError: it was trained on another feature, which its trunk cannot read here.
-    """
-    theirs = Contract.load(run.contract)
-    if theirs.feature != contract.feature:
-        raise RunError(
-            f"{run.path}: model.init_from must be a run on the feature of the records, {dict(contract.feature)}."
-            f" Received: {dict(theirs.feature)}"
-        )
-    known: dict[str, Any] = run.read_json(run.records)
-    return known

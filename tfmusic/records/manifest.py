@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -98,9 +99,14 @@ class Manifest:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]
 
-    def track_keys(self, splits: Sequence[str]) -> list[str]:
-        """Returns name and length of the tracks of some splits: what is the same where other records have them too."""
-        return [f"{row['track_id']}|{row['n_frames']}" for row in self._rows(splits)]
+    def count_labels(self, splits: Sequence[str]) -> Counter[str]:
+        """Returns how many tracks of some splits have each label."""
+        return Counter(label for row in self._rows(splits) for label in json.loads(row["labels"]))
+
+    @property
+    def trunk_tracks(self) -> frozenset[str]:
+        """Names of the tracks that trained what made the embeddings, where these records hold some and it is known."""
+        return frozenset(self.settings.get("trunk_tracks", ()))
 
     def _rows(self, splits: Sequence[str]) -> list[dict[str, str]]:
         with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:

@@ -18,9 +18,10 @@ from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.segments import segment_starts
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import EvaluationBatch, for_evaluation
-from tfmusic.models import build_model
+from tfmusic.models import build_model, for_prediction
 from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.models.musicnn import FRAMES
+from tfmusic.pretrained.sources import trained_on
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir
 from tfmusic.serving.predict import PREDICT_BATCH, load_run
@@ -38,6 +39,7 @@ class Embedder:
 
     Attributes:
         feature: what its embeddings are, as records and contracts name them.
+        track_ids: the tracks that have trained it, where they are known.
         cells_fn: a track to the network's input, [n_frames, n_bins].
         embed_fn: windows [batch, frames, n_bins] to embeddings [batch, n_dims].
         frames: length of a window.
@@ -46,6 +48,7 @@ class Embedder:
     """
 
     feature: dict[str, Any]
+    track_ids: frozenset[str]
     cells_fn: Callable[[Track], np.ndarray]
     embed_fn: Callable[[np.ndarray], Any]
     frames: int
@@ -62,23 +65,31 @@ def run_embedder(run: RunDir) -> Embedder:
     contract = Contract.load(run.contract)
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
-    model = _compiled(keras.Model(loaded.model.input, heads[-1].input))
+    model = for_prediction(keras.Model(loaded.model.input, heads[-1].input))
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
-    digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()[:16]
     feature = embedding_feature(
-        f"{contract.task} {digest}",
+        f"{contract.task} {_digest(model)}",
         n_dims=int(model.output.shape[-1]),
         sample_rate_hz=int(contract.feature["sample_rate_hz"]),
         hop_length=contract.hop_frames * int(contract.feature["hop_length"]),
     )
     return Embedder(
         feature,
+        trained_on(run),
         lambda track: encoder.encode(read_feature(track.feature_path, track.track_id, contract.feature)),
         model.predict_on_batch,
         contract.frames,
         contract.hop_frames,
         contract.frames_per_s,
     )
+
+
+def _digest(model: keras.Model) -> str:
+    """Returns what names the weights of a model; the file that they are kept in has dates as well."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def musicnn_embedder(weights: Path, network: str) -> Embedder:
@@ -95,13 +106,13 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
 
     whole = build_model("musicnn", frames=FRAMES, n_bins=MUSICNN["n_bins"], n_outputs=50, dtype="float32")
     transplant(whole, musicnn_weights(weights, network), with_head=True)
-    model = _compiled(keras.Model(whole.input, whole.get_layer("pool").output))
+    model = for_prediction(keras.Model(whole.input, whole.get_layer("pool").output))
     rate_hz, hop_length = MUSICNN["sample_rate_hz"], MUSICNN["hop_length"]
     feature = embedding_feature(
         network, n_dims=int(model.output.shape[-1]), sample_rate_hz=rate_hz, hop_length=FRAMES * hop_length
     )
     frames_per_s = rate_hz / hop_length
-    return Embedder(feature, _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
+    return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
 
 
 def embed_tracks(embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]) -> None:
@@ -121,7 +132,7 @@ def embed_tracks(embedder: Embedder, tracks: Iterable[Track], out: Path, on_trac
 
     frames, hop = embedder.frames, embedder.hop_frames
     batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
-    with EmbeddingsWriter(out, embedder.feature) as writer:
+    with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
         for row, segments in _by_track(batches, embedder.embed_fn):
             starts = segment_starts(n_frames.pop(row), frames=frames, hop_frames=hop)
             writer.add(tracks[row].track_id, segments, starts / embedder.frames_per_s)
@@ -148,8 +159,3 @@ def _musicnn_cells(track: Track) -> np.ndarray:
     mel = read_any_mel(track.feature_path, tuple(_FEATURES))
     power = bridge(mel, _FEATURES[len(mel)], MUSICNN)
     return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)
-
-
-def _compiled(model: keras.Model) -> keras.Model:
-    model.compile(jit_compile=False)
-    return model

@@ -16,6 +16,7 @@ from tfmusic.features import embeddings
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import for_evaluation
+from tfmusic.models import for_prediction
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir, is_run
 from tfmusic.scoring import metrics
@@ -58,7 +59,7 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
         ) from error
     if contract.heads:
         model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
-    model.compile(jit_compile=False)  # XLA on a CPU costs more than it gives for single passes
+    for_prediction(model)
     evaluation = load_config(run.config).evaluation
     calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
@@ -118,7 +119,7 @@ def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
     """Raises UsageError where a model of spectrograms is given embeddings, or one of embeddings those of another."""
     wanted = contract.feature
     for path in dict.fromkeys(paths):
-        given = embeddings.read_index(path)[0] if path.suffix == ".npz" else {"name": "mel"}
+        given = embeddings.read_index(path).feature if path.suffix == ".npz" else {"name": "mel"}
         if wanted["name"] != given["name"] or (given["name"] == embeddings.NAME and given != wanted):
             what = (
                 f"embeddings of {wanted['source']}, a file of tfmusic embed" if "source" in wanted else "spectrograms"

@@ -71,7 +71,8 @@ class TrackModel(tf.Module):
         is_power = self._scale.name != "identity"
         fine = tf.math.is_finite(mel) & (mel >= 0) if is_power else tf.math.is_finite(mel)
         usable = tf.reduce_all(fine) & (tf.shape(mel)[1] > 0)
-        rule = f"input must be finite{' power, 0 or more,' if is_power else ''} and at least one frame long"
+        rule = f"{'mel must be finite power, 0 or more,' if is_power else 'embeddings must be finite'}"
+        rule += " and at least one frame long"
         with tf.control_dependencies([tf.debugging.Assert(usable, [rule])]):
             mel = tf.transpose(mel)
         if self._table is not None:

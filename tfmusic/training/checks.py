@@ -88,12 +88,33 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         raise ConfigError(
             f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
         )
+    _check_heads(config, manifest, folds)
     make_losses(config, contract)
     if not resume:
-        check_source(config)
+        check_source(config, contract)
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds
+
+
+def _check_heads(config: Config, manifest: Manifest, folds: Folds) -> None:
+    """Checks what several tasks need: settings that are for every kind, and labels of each in both parts."""
+    if not manifest.contract.heads:
+        return
+    training = config.training
+    if training.loss != "auto" or training.class_weights != "none":
+        raise ConfigError(
+            "several tasks want training.loss=auto and training.class_weights=none. Received:"
+            f" loss={training.loss}, class_weights={training.class_weights}"
+        )
+    for splits in (folds.training, folds.validation):
+        labels = manifest.count_labels(splits)
+        for head in manifest.contract.heads:
+            if splits and not any(label.startswith(f"{head.task}:") for label in labels):
+                raise RecordsError(
+                    f"{manifest.folder}: {', '.join(splits)} must have tracks with labels of {head.task}. Received:"
+                    " none; choose another training.fold, or build with fewer data.folds"
+                )
 
 
 def make_losses(config: Config, contract: Contract) -> Any:

@@ -51,10 +51,12 @@ def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> Tra
     if _has_ended(progress, config) and run.calibration.is_file():
         progress.was_finished = True
         return progress
+    description = job.describe()
     _clear_folder(run, resume=resume)
     _write_folder(config, job, run)
     console.log_path = run.log
     try:
+        console.say(description)
         _train(job, progress)
     except KeyboardInterrupt:
         _say_what_is_kept(run)
@@ -78,7 +80,6 @@ def _train(job: Job, progress: TrainingProgress) -> None:
     """Trains the epochs that are left, then calibrates the best model."""
     config, run = job.config, job.run
     first_epochs = {stage.first_epoch: stage for stage in stages(config.training)}
-    console.say(job.describe())
     log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
     total = config.training.epochs * job.steps_per_epoch
     with console.progress("fit", total, "steps") as bar:
@@ -129,9 +130,9 @@ def _save_model(model: keras.Model, run: RunDir, which: str) -> None:
 
 
 def _has_ended(progress: TrainingProgress, config: Config) -> bool:
-    """Returns whether all epochs are done, or none of the last few was the best."""
+    """Returns whether all epochs are done, or none of the last few was the best since the trunk is free."""
     patience = config.training.early_stopping_epochs
-    is_stuck = bool(patience) and progress.epoch - progress.best_epoch >= patience
+    is_stuck = bool(patience) and progress.epoch - max(progress.best_epoch, config.training.freeze_epochs) >= patience
     return is_stuck or progress.epoch >= config.training.epochs
 
 
@@ -162,13 +163,12 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
         "training_tracks": job.manifest.track_ids(job.folds.training),
-        "training_keys": job.manifest.track_keys(job.folds.training),
-        "trunk_keys": sorted(job.pretrained.track_keys) if job.pretrained else [],
+        "trunk_tracks": sorted(job.trunk_tracks),
     }
     write_json(records, run.records)
     if job.pretrained is not None:
         layers = job.pretrained.layers
-        known = {"loaded": layers.loaded, "skipped": layers.skipped, "track_keys": records["trunk_keys"]}
+        known = {"loaded": layers.loaded, "skipped": layers.skipped, "track_ids": sorted(job.pretrained.track_ids)}
         write_json(known, run.pretrained)
     write_json(environment(), run.environment)
 

@@ -1,7 +1,8 @@
 """What stays the same over the epochs of a training: folds, contract, model, batches."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,26 +16,38 @@ from tfmusic.models import build_model
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
-from tfmusic.training.optimizer import make_optimizer, slow_down
+from tfmusic.training.optimizer import make_optimizer
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
+    return build_model(
+        config.model.name,
+        frames=contract.frames,
+        n_bins=contract.n_bins,
+        n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
+        dtype=contract.dtype,
+        **_normalisation(config.input.normalize, mean, variance),
+        width=None if config.model.width == "default" else config.model.width,
+        pooling=None if config.model.pooling == "default" else config.model.pooling,
+        dropout=config.model.dropout,
+    )
+
+
+def _training_model(model: keras.Model, contract: Contract) -> keras.Model:
+    """Returns a second model over the same weights, which is compiled, so that checkpoints hold no optimizer."""
+    heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
+    return keras.Model(model.input, heads or model.outputs[0])
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Builds under a policy; a model made under mixed_float16 also scales its loss."""
     before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(config.training.precision)
+    keras.mixed_precision.set_global_policy(policy)
     try:
-        return build_model(
-            config.model.name,
-            frames=contract.frames,
-            n_bins=contract.n_bins,
-            n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
-            dtype=contract.dtype,
-            **_normalisation(config.input.normalize, mean, variance),
-            width=None if config.model.width == "default" else config.model.width,
-            pooling=None if config.model.pooling == "default" else config.model.pooling,
-            dropout=config.model.dropout,
-        )
+        yield
     finally:
         keras.mixed_precision.set_global_policy(before)
 
@@ -69,13 +82,10 @@ class Job:
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
         n_segments = sum(manifest.split(name).segments for name in folds.training)
         options = _training_input(config, manifest, folds, n_segments, contract.frames)
-        model = _build(config, contract, mean, variance)
-        pretrained = (
-            load_pretrained(config, contract, model, run, resume=resume) if config.model.is_pretrained else None
-        )
-        # A second model over the same weights is compiled, so that the checkpoints hold no optimizer.
-        heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
-        training_model = keras.Model(model.input, heads or model.outputs[0])
+        with _precision(config.training.precision):
+            model = _build(config, contract, mean, variance)
+            training_model = _training_model(model, contract)
+        pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
         steps = n_segments // options.batch_size
         return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps, pretrained)
 
@@ -86,11 +96,12 @@ class Job:
             layer.trainable = not (stage.is_frozen and layer.name in trunk)
         steps = stage.epochs * self.steps_per_epoch
         warmup_steps = min(math.ceil(options.warmup_epochs * self.steps_per_epoch), steps // 2)
-        optimizer = make_optimizer(options, self.training_model, steps, warmup_steps)
-        if trunk and not stage.is_frozen:
-            in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
-            slow_down(optimizer, [variable for some in in_trunk for variable in some], options.trunk_rate_factor)
-        self.training_model.compile(optimizer, make_losses(self.config, self.contract), jit_compile=options.jit)
+        in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
+        slow = [variable for some in in_trunk for variable in some]
+        optimizer = make_optimizer(options, self.training_model, steps, warmup_steps, slow)
+        jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
+        self.training_model.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
+        self.training_model.optimizer.build(self.training_model.trainable_variables)  # what scales the loss, if any
 
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
@@ -116,15 +127,21 @@ class Job:
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
             f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
-            f"{self._describe_trunk()}"
+            f"{self._describe_trunk()}{self._describe_leak()}"
         )
+
+    @property
+    def trunk_tracks(self) -> frozenset[str]:
+        """Names of the tracks that trained what this model begins with: its trunk, or what made its embeddings."""
+        return self.manifest.trunk_tracks | (self.pretrained.track_ids if self.pretrained else frozenset())
 
     def _describe_input(self) -> str:
         contract = self.contract
         seconds = contract.frames / contract.frames_per_s
         if is_embedding(contract):
             return f"embeddings of {contract.feature['source']}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
-        return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins"
+        mean = ", of which an mlp sees the mean alone" if self.config.model.name == "mlp" else ""
+        return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins{mean}"
 
     def _describe_trunk(self) -> str:
         if self.pretrained is None:
@@ -132,13 +149,15 @@ class Job:
         section = self.config.model
         origin = section.init_from if section.init_from != "none" else section.weights
         lines = f"\ntrunk from {origin}: {self.pretrained.layers.describe()}"
-        seen = len(self.pretrained.track_keys.intersection(self.manifest.track_keys(self.folds.validation)))
-        if seen:
-            lines += (
-                f"\nnote: {seen} of the validation tracks, by name and length, have trained that trunk:"
-                " new music will score lower"
-            )
+        if section.weights.endswith(".keras") and not self.pretrained.track_ids:
+            lines += "\nnote: which tracks have trained it is not known; where some validate, new music scores lower"
         return lines
+
+    def _describe_leak(self) -> str:
+        seen = len(self.trunk_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
+        what = "these embeddings" if is_embedding(self.contract) else "that trunk"
+        note = f"\nnote: {seen} of the validation tracks, by name, have trained {what}: new music will score lower"
+        return note if seen else ""
 
 
 def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmusic.config import TrainingSection
 from tfmusic.errors import ConfigError
@@ -19,7 +20,9 @@ _LOSSES = {
 _DEFAULT_LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy"}
 
 
-def make_optimizer(options: TrainingSection, model: keras.Model, steps: int, warmup_steps: int) -> Any:
+def make_optimizer(
+    options: TrainingSection, model: keras.Model, steps: int, warmup_steps: int, slow: Sequence[Any] = ()
+) -> Any:
     """Returns the optimizer, built for the model's trainable weights; weight decay spares biases and normalisation.
 
     Args:
@@ -27,6 +30,7 @@ def make_optimizer(options: TrainingSection, model: keras.Model, steps: int, war
         model: the model to train.
         steps: how many there will be.
         warmup_steps: the first of them, over which the learning rate rises.
+        slow: variables that learn, and decay, at `trunk_rate_factor` times the learning rate.
     """
     arguments: dict[str, Any] = {"learning_rate": make_schedule(options, steps, warmup_steps)}
     # Always given: what AdamW takes of its own accord is not 0.
@@ -38,16 +42,35 @@ def make_optimizer(options: TrainingSection, model: keras.Model, steps: int, war
     optimizer = _OPTIMIZERS[options.optimizer](**arguments)
     if options.weight_decay:
         vectors = [weight for weight in model.trainable_variables if len(weight.shape) <= 1]
-        optimizer.exclude_from_weight_decay(var_list=vectors)
+        optimizer.exclude_from_weight_decay(var_list=[*vectors, *slow])
     # Keras would put the average into the weights at the end of every fit(), and an epoch is a fit() here: training
     # has to go on from the weights themselves. `state.averaged_weights` lends the average to validation.
     optimizer.finalize_variable_values = lambda variables: None
     optimizer.build(model.trainable_variables)
+    _slow_down(optimizer, slow, options)
     if options.ema_momentum:
         # Keras lets averages begin at 0, and where float16's loss scaling skips the first step they stay too small.
         for weight, average in zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
-            average.assign(weight)
+            average.assign(np.array(weight))  # a copy: JAX must not be given one buffer twice
     return optimizer
+
+
+def _slow_down(optimizer: Any, variables: Sequence[Any], options: TrainingSection) -> None:
+    """Lets some variables of a built optimizer learn and decay at `trunk_rate_factor` times the learning rate."""
+    rank = {optimizer._get_variable_index(variable): len(variable.shape) for variable in variables}
+    step, factor = optimizer.update_step, options.trunk_rate_factor
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = optimizer._get_variable_index(variable)
+        if index not in rank:
+            step(gradient, variable, learning_rate)
+            return
+        if options.weight_decay and rank[index] > 1:  # Keras decays at the full rate, so these are left to us
+            optimizer.assign_sub(variable, variable * (options.weight_decay * factor * learning_rate))
+        step(gradient, variable, factor * learning_rate)
+
+    if variables:
+        optimizer.update_step = update_step
 
 
 def make_schedule(options: TrainingSection, steps: int, warmup_steps: int) -> Any:
@@ -60,18 +83,6 @@ def make_schedule(options: TrainingSection, steps: int, warmup_steps: int) -> An
     return keras.optimizers.schedules.CosineDecay(
         0.0, steps - warmup, warmup_target=options.learning_rate, warmup_steps=warmup
     )
-
-
-def slow_down(optimizer: Any, variables: Sequence[Any], factor: float) -> None:
-    """Lets some variables of a built optimizer learn at `factor` times the learning rate."""
-    slow = {optimizer._get_variable_index(variable) for variable in variables}
-    step = optimizer.update_step
-
-    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        share = factor if optimizer._get_variable_index(variable) in slow else 1.0
-        step(gradient, variable, learning_rate * share)
-
-    optimizer.update_step = update_step
 
 
 def make_loss(options: TrainingSection, kind: str) -> Any:

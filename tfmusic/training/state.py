@@ -66,9 +66,9 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         yield
         return
     weights = model.trainable_variables
-    raw = [np.asarray(weight) for weight in weights]
+    raw = [np.array(weight) for weight in weights]
     for weight, average in zip(weights, optimizer._model_variables_moving_average, strict=True):
-        weight.assign(average)
+        weight.assign(np.array(average))  # a copy: JAX must not be given one buffer twice
     try:
         yield
     finally:

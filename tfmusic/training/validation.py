@@ -8,6 +8,7 @@ import numpy as np
 
 from tfmusic.contract import Contract
 from tfmusic.inputs.tracks import TrackLogits, score_splits
+from tfmusic.models import for_prediction
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
 from tfmusic.scoring.metrics import headline, headline_name
@@ -36,8 +37,7 @@ def calibrate(job: Job) -> None:
     calibrations = {task: Calibration() for task in job.contract.parts()}
     if job.folds.validation:
         best = keras.saving.load_model(job.run.checkpoint("best"), compile=False, safe_mode=True)
-        best.compile(jit_compile=False)
-        scored = _score(job, best.predict_on_batch)
+        scored = _score(job, for_prediction(best).predict_on_batch)
         calibrations = {
             task: _fit(job, part.contract, scored.part(part.columns), AGGREGATORS)
             for task, part in job.contract.parts().items()
