@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import layers
 
+from tfmusic.models.blocks import subsample
 from tfmusic.models.heads import Outputs, classify
 
 
@@ -55,6 +56,8 @@ def _block(x: Any, channels: int, stride: int, *, is_first: bool, name: str) -> 
 def _conv_bn(
     x: Any, channels: int, kernel: int, *, stride: int = 1, padding: str = "valid", gamma: str = "ones", name: str
 ) -> Any:
+    if kernel == 1:
+        x, stride = subsample(x, stride, name=name), 1
     x = layers.Conv2D(
         channels, kernel, strides=stride, padding=padding, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
