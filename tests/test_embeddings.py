@@ -340,9 +340,9 @@ def test_tracks_that_trained_the_embeddings_are_known(trained, music, tmp_path, 
     assert fit_small("q1", records, tmp_path / "run", *mlp) == 0
     seen = len(set(used) & set(Manifest.read(records).track_ids(["fold1"])))
     assert seen
-    assert f"{seen} of the validation tracks, by name, have trained these embeddings" in capsys.readouterr().out
+    assert f"{seen} of the validation tracks have trained these embeddings" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert f"{seen} of these tracks, by name, have trained the trunk or the embeddings" in capsys.readouterr().out
+    assert f"{seen} of these have trained the trunk or the embeddings" in capsys.readouterr().out
 
 
 def test_embed_refuses_a_track_twice_and_other_spectrograms(music, checkpoint, tmp_path, capsys):  # noqa: F811

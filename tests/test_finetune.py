@@ -106,7 +106,7 @@ def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, ca
     out = capsys.readouterr().out
     assert f"trunk from {trained}: 40 layers loaded, 1 not" in out
     assert "not loaded, a new head: logits" in out
-    assert "of the validation tracks, by name, have trained that trunk" in out
+    assert "of the validation tracks have trained that trunk" in out
     frozen = weights_of(tmp_path / "frozen")
     assert all(same(frozen[name], source[name]) for name in source if name != "logits")
     assert frozen["logits"][0].shape == (32, 4)
@@ -149,7 +149,8 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
         (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
         (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
         (["model.weights=gone.keras"], "gone.keras: no such file"),
-        (["model.weights=gone.h5", "model.name=vgg16"], "gone.h5: no such file"),
+        (["model.weights=imagenet", "model.name=vgg16"], "model.width must be 64 or default with ImageNet weights"),
+        (["model.weights=gone.h5", "model.name=vgg16", "model.width=64"], "gone.h5: no such file"),
         (
             ["model.name=musicnn", "model.weights=musicnn.whl"],
             "musicnn.whl: no such file; model.weights must be a file of weights",
@@ -159,7 +160,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
             "model.weights=tests: the weights of musicnn want feature.n_fft=512 (not 1024), feature.hop_length=256",
         ),
         (
-            ["model.name=vgg16", "model.weights=imagenet", "input.normalize=none"],
+            ["model.name=vgg16", "model.width=64", "model.weights=imagenet", "input.normalize=none"],
             "input.normalize must be per_bin or global with ImageNet weights",
         ),
         (["model.init_from=nowhere"], "nowhere: no such folder; it must be a run folder"),
@@ -178,9 +179,7 @@ def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsy
     """No layer in common, or trained on another spectrogram: refused."""
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={trained}", "model.name=cnn1d") == 2
     error = capsys.readouterr().err
-    assert (
-        "must share layers with model.name=cnn1d, model.width=4. Received: a new head, no layer of that name" in error
-    )
+    assert "must hold the trunk of model.name=cnn1d, model.width=4. Received: no layer of that name there" in error
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     contract = json.loads((other / "contract.json").read_text())
@@ -199,7 +198,7 @@ def test_a_keras_file_is_a_source_too(trained, records, tmp_path, capsys):
     assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", *transfer) == 0
     out = capsys.readouterr().out
     assert f"trunk from {path}: 40 layers loaded, 1 not" in out
-    assert "of the validation tracks, by name, have trained that trunk" in out
+    assert "of the validation tracks have trained that trunk" in out
     shutil.copy(path, tmp_path / "copy.keras")
     assert fit_small("q2", records, tmp_path / "other", f"model.weights={tmp_path / 'copy.keras'}", *transfer) == 0
     assert "which tracks have trained it is not known" in capsys.readouterr().out

@@ -111,6 +111,11 @@ class ModelSection(Section):
         """Whether the trunk begins with weights that were trained before."""
         return (self.weights, self.init_from) != ("none", "none")
 
+    @property
+    def origin(self) -> str:
+        """The run or weights that the trunk begins with, as the config names them."""
+        return self.init_from if self.init_from != "none" else self.weights
+
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSection":
         if "none" not in (self.weights, self.init_from):

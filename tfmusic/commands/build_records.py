@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> None:
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)
+    if (config.model.name == "mlp") != (args.embeddings is not None):
+        wanted = "pass --embeddings FILE" if args.embeddings is None else "--embeddings is for model.name=mlp"
+        console.warn(f"the config's model is {config.model.name}: {wanted}, or fit will want another model.name")
     if args.embeddings is not None:
         tracks = tuple(replace(track, feature_path=args.embeddings) for track in dataset.tracks)
         dataset = replace(dataset, tracks=tracks)

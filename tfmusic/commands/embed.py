@@ -54,6 +54,8 @@ def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
     from tfmusic.rundir import open_run
 
     if args.source != "musicnn":
+        if args.weights is not None:
+            raise UsageError(f"--weights is for musicnn; a run has its own. Received: {args.source}")
         run_dir = open_run(Path(args.source))
         start_tensorflow()
         from tfmusic.serving.embed import run_embedder

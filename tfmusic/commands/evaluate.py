@@ -122,8 +122,8 @@ def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
     if in_trunk:
         return (
-            f"note: {in_trunk} of these tracks, by name, have trained the trunk or the embeddings that the model began"
-            " with: new music will score lower"
+            f"note: tracks of the same names as {in_trunk} of these have trained the trunk or the embeddings that the"
+            " model began with: if they are the same, new music will score lower"
         )
     if chosen_on:
         return (

@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     from tfmusic.models import BUILDERS
 
-    rows = [_row(name, config, measure=args.measure) for name in BUILDERS]
+    # A config for embeddings has a width that is the mlp's: no network of spectrograms could be built with it.
+    names = ["mlp"] if config.model.name == "mlp" else list(BUILDERS)
+    rows = [_row(name, config, measure=args.measure) for name in names]
     header = (
         "model",
         "parameters",

@@ -19,6 +19,8 @@ ARCHITECTURES = {"vgg16": "VGG16", "vgg19": "VGG19", "resnet50": "ResNet50", "re
 # Keras Applications named above saw pixels less their mean, and not divided by anything.
 PIXEL_SPREAD = 57.6
 
+IMAGENET_WIDTH = 64  # channels of the first block of each
+
 _FIRST = {"vgg16": "block1_conv1", "vgg19": "block1_conv1", "resnet50": "conv1_conv", "resnet101": "conv1_conv"}
 
 

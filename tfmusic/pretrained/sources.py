@@ -9,7 +9,7 @@ from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
-from tfmusic.pretrained.applications import check_architecture, imagenet_weights
+from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 from tfmusic.rundir import RunDir, is_run, open_run
 
@@ -44,6 +44,10 @@ def check_source(config: Config, contract: Contract) -> None:
     kind, run = _kind_of(section), source_run(section)
     if kind in ("imagenet", ".h5", ".hdf5"):
         check_architecture(section.name)
+        if section.width not in ("default", IMAGENET_WIDTH):
+            raise ConfigError(
+                f"model.width must be {IMAGENET_WIDTH} or default with ImageNet weights. Received: {section.width}"
+            )
         if config.input.normalize == "none":
             raise ConfigError(
                 "input.normalize must be per_bin or global with ImageNet weights, which want a spread they know."

@@ -8,6 +8,8 @@ import numpy as np
 
 LayerWeights = Mapping[str, Sequence[np.ndarray]]
 
+NEW_HEAD = "a new head"
+
 _HEAD = "logits"  # and logits_TASK
 
 
@@ -61,7 +63,7 @@ def transplant(model: keras.Model, source: LayerWeights, *, with_head: bool = Fa
 
 def _why_not(layer: keras.layers.Layer, source: LayerWeights, *, with_head: bool) -> str | None:
     if layer.name.startswith(_HEAD) and not with_head:
-        return "a new head"
+        return NEW_HEAD
     if layer.name not in source:
         return "no layer of that name there"
     if [value.shape for value in source[layer.name]] != [tuple(weight.shape) for weight in layer.weights]:

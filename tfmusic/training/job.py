@@ -147,8 +147,7 @@ class Job:
         if self.pretrained is None:
             return ""
         section = self.config.model
-        origin = section.init_from if section.init_from != "none" else section.weights
-        lines = f"\ntrunk from {origin}: {self.pretrained.layers.describe()}"
+        lines = f"\ntrunk from {section.origin}: {self.pretrained.layers.describe()}"
         if section.weights.endswith(".keras") and not self.pretrained.track_ids:
             lines += "\nnote: which tracks have trained it is not known; where some validate, new music scores lower"
         return lines
@@ -156,7 +155,10 @@ class Job:
     def _describe_leak(self) -> str:
         seen = len(self.trunk_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
         what = "these embeddings" if is_embedding(self.contract) else "that trunk"
-        note = f"\nnote: {seen} of the validation tracks, by name, have trained {what}: new music will score lower"
+        note = (
+            f"\nnote: tracks of the same names as {seen} of the validation tracks have trained {what}:"
+            " if they are the same, new music will score lower"
+        )
         return note if seen else ""
 
 

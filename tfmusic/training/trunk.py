@@ -7,7 +7,7 @@ import keras
 from tfmusic.config import Config
 from tfmusic.errors import RunError
 from tfmusic.pretrained.sources import find_weights, source_run, trained_on
-from tfmusic.pretrained.transplant import Transplant, transplant
+from tfmusic.pretrained.transplant import NEW_HEAD, Transplant, transplant
 from tfmusic.rundir import RunDir
 
 
@@ -36,10 +36,11 @@ def load_pretrained(config: Config, model: keras.Model, run: RunDir, *, resume: 
     ids = trained_on(source) if source else frozenset()
     layers = transplant(model, find_weights(config.model))
     if not layers.loaded:
+        reasons = sorted(set(layers.skipped.values()) - {NEW_HEAD})
         raise RunError(
-            f"model.weights={config.model.weights}, model.init_from={config.model.init_from}: must share layers with"
-            f" model.name={config.model.name}, model.width={config.model.width}. Received:"
-            f" {', '.join(sorted(set(layers.skipped.values())))}"
+            f"{config.model.origin}: must hold the trunk of model.name={config.model.name},"
+            f" model.width={config.model.width}. Received: {', '.join(reasons)};"
+            " set name and width to those of the source"
         )
     return Pretrained(layers, ids)
 
