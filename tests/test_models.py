@@ -126,26 +126,18 @@ def test_receptive_field_is_what_a_position_reacts_to(name):
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in DEEP])
-def test_multiply_adds_agree_with_tensorflows_profiler(name):
-    """Twice the multiply-adds are the floating-point operations that TensorFlow counts in matrix products."""
+def test_multiply_adds_are_those_of_the_graph(name):
+    """The count read from the layers is that of the convolutions and matrix products in TensorFlow's graph."""
     model = small(name)
-    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 100, 64), tf.uint8))
     if receptive_field(model) is None:
-        pytest.skip("TensorFlow does not count inside the loop of a recurrent layer")
-    flops = tf.compat.v1.profiler.profile(
-        graph.graph,
-        options=tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
-        .with_node_names(hide_name_regexes=[".*(?<!Conv2D)(?<!MatMul)(?<!Tensordot/MatMul)$"])
-        .with_empty_output()
-        .build(),
-    ).total_float_ops
-    in_products = sum(
+        pytest.skip("a recurrent layer is a loop, whose turns a graph does not show")
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 100, 64), tf.uint8))
+    in_graph = sum(
         int(operation.outputs[0].shape.num_elements()) * per_output
         for operation in graph.graph.get_operations()
         if (per_output := _per_output(operation)) is not None
     )
-    assert in_products == multiply_adds(model)
-    assert flops >= 2 * in_products
+    assert in_graph == multiply_adds(model)
 
 
 def _per_output(operation):
