@@ -17,6 +17,7 @@ FLOORS = {
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
+STANDARD = {"tfmusic", "collections", "dataclasses", "math", "numpy", "typing"}
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml"}
 
 
@@ -75,7 +76,7 @@ def test_commands_import_nothing_heavy_at_the_top(path):
 @pytest.mark.parametrize("path", [p for p in FILES if part_of(name_of(p)) == "models"], ids=name_of)
 def test_models_import_keras_only(path):
     """Model code runs on every backend of Keras."""
-    outside = {module.split(".")[0] for module in imports(path)} - {"tfmusic", "collections", "typing", "numpy", "math"}
+    outside = {module.split(".")[0] for module in imports(path)} - STANDARD
     assert outside <= {"keras"}
 
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfmusic.inputs import augment
 from tfmusic.inputs.augment import POLICIES, SpecAugment
+from tfmusic.inputs.distort import Distortion, random_crop
 
 FILL = np.full(8, 200, np.uint8)
 
@@ -124,8 +125,8 @@ def test_crop_and_mixup_in_tf_data():
     codes = np.random.default_rng(0).integers(0, 256, (6, 30, 4), np.uint8)
     targets = np.eye(6, dtype=np.float32)
     ds = tf.data.Dataset.from_tensors((codes, targets))
-    cropped = next(iter(ds.map(lambda x, y: augment.random_crop(x, 9, seed(1)))))
-    np.testing.assert_array_equal(cropped, augment.random_crop(codes, 9, seed(1)))
+    cropped = next(iter(ds.map(lambda x, y: random_crop(x, 9, Distortion(), seed(1)))))
+    np.testing.assert_array_equal(cropped, random_crop(codes, 9, Distortion(), seed(1)))
     mixed = next(iter(ds.map(lambda x, y: augment.mixup(x, y, 0.4, seed(2)))))
     for inside, direct in zip(mixed, augment.mixup(codes, targets, 0.4, seed(2)), strict=True):
         np.testing.assert_array_equal(inside, direct)
@@ -163,7 +164,7 @@ def test_mixup_of_floats_keeps_their_type():
 def test_crops_reach_both_ends():
     """Crops begin at every place that fits, 0 and the last included, and are contiguous."""
     codes = np.tile(np.arange(10, dtype=np.uint8)[None, :, None], (500, 1, 1))
-    out = augment.random_crop(codes, 7, seed(9)).numpy()[..., 0]
+    out = random_crop(codes, 7, Distortion(), seed(9)).numpy()[..., 0]
     assert sorted(set(out[:, 0].tolist())) == [0, 1, 2, 3]
     assert (np.diff(out.astype(int), axis=1) == 1).all()
-    np.testing.assert_array_equal(augment.random_crop(codes, 10, seed(9)).numpy(), codes)
+    np.testing.assert_array_equal(random_crop(codes, 10, Distortion(), seed(9)).numpy(), codes)

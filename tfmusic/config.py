@@ -69,20 +69,31 @@ class RecordSection(Section):
 
 
 class InputSection(Section):
-    """What the model sees: windows of `frames` frames, every `hop_frames` when a track is scored."""
+    """What the model sees: windows of `frames` frames, every `hop_frames` when a track is scored.
+
+    `bridge: musicnn` turns them into the spectrogram that musicnn was trained on, inside the model; `normalize` then
+    does not apply.
+    """
 
     frames: Count = 157
     hop_frames: Count = 78
     normalize: Literal["per_bin", "global", "none"] = "per_bin"
+    bridge: Literal["none", "musicnn"] = "none"
     shuffle_segments: Count = 4096
 
 
 class AugmentSection(Section):
-    """SpecAugment (Park et al. 2019) and mixup (Zhang et al. 2018).
+    """Distortions, SpecAugment (Park et al. 2019) and mixup (Zhang et al. 2018), in this order.
 
     `policy: custom` uses the six parameters of the paper as they stand here; LB LD SM SS take the paper's.
     """
 
+    crop_pieces: Count = 1
+    time_stretch: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    freq_stretch: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    freq_shift_bins: CountOrZero = 0
+    gain_db: PositiveOrZero = 0.0
+    equalizer_db: PositiveOrZero = 0.0
     policy: PolicyName = "custom"
     time_warp_frames: CountOrZero = 0
     freq_mask_bins: CountOrZero = 16
@@ -101,8 +112,10 @@ class ModelSection(Section):
 
     name: str = "resnet18"
     width: Count | Literal["default"] = "default"
+    hidden: Count | Literal["default"] = "default"
     pooling: Literal["default", "average", "max", "attention"] = "default"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weights: Annotated[str, Field(min_length=1)] = "none"
     init_from: Annotated[str, Field(min_length=1)] = "none"
 
@@ -129,14 +142,22 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
+    `fold` is the one that validates: a number, `none` to train on all tracks, or `all` for cross-validation, where
+    every fold validates a model of its own and the run is their mean. `select` says which epoch's weights are kept:
+    the best of the validation fold, or the last, which leaves the fold's score honest.
+
     A pretrained trunk stays frozen for the first `freeze_epochs`; after that its layers learn at `trunk_rate_factor`
-    times the learning rate. Both parts have a warm-up and a schedule of their own. `loss: auto` is cross-entropy for
-    one label a track, binary cross-entropy for several tags.
+    times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
+    a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
+
+    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags.
     """
 
-    fold: CountOrZero | Literal["none"] = 0
+    fold: CountOrZero | Literal["none", "all"] = 0
+    select: Literal["best", "last"] = "best"
     epochs: Count = 60
     freeze_epochs: CountOrZero = 0
+    cache_frozen: bool = False
     trunk_rate_factor: Positive = 0.1
     batch_size: Count = 32
     seed: Seed = 0
@@ -215,15 +236,20 @@ class Config(Section):
                 "input.hop_frames must be at most input.frames, or frames of a track would never be scored."
                 f" Received: input.hop_frames={self.input.hop_frames}, input.frames={self.input.frames}"
             )
+        if (self.augment.gain_db or self.augment.equalizer_db) and self.record.scale != "db":
+            raise ValueError(
+                "augment.gain_db and augment.equalizer_db need record.scale=db, where a gain is a sum. Received:"
+                f" record.scale={self.record.scale}"
+            )
         if self.training.freeze_epochs and not self.model.is_pretrained:
             raise ValueError(
                 "training.freeze_epochs is for a pretrained trunk: set model.weights or model.init_from, or"
                 f" freeze_epochs=0. Received: {self.training.freeze_epochs}"
             )
         fold = self.training.fold
-        if fold != "none" and fold >= self.data.folds:
+        if isinstance(fold, int) and fold >= self.data.folds:
             raise ValueError(
-                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}) or none."
+                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none or all."
                 f" Received: {fold}"
             )
         return self

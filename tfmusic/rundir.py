@@ -61,6 +61,28 @@ class RunDir:
         return self.path / "pretrained.json"
 
     @property
+    def ensemble(self) -> Path:
+        """Which runs this one is the mean of, with their weights; absent where it was trained itself."""
+        return self.path / "ensemble.json"
+
+    def fold(self, number: int) -> "RunDir":
+        """Returns the run of one fold of a cross-validation."""
+        return RunDir(self.path / f"fold{number}")
+
+    def folds(self) -> list["RunDir"]:
+        """Returns the finished runs of a cross-validation in the order of the folds; none for a plain run."""
+        found: list[RunDir] = []
+        while self.fold(len(found)).calibration.is_file():
+            found.append(self.fold(len(found)))
+        return found
+
+    @property
+    def to_resume(self) -> "RunDir":
+        """The run to resume where this one was interrupted: the whole cross-validation of which it is a fold."""
+        is_fold = self.path.name.startswith("fold") and RunDir(self.path.parent).config.is_file()
+        return RunDir(self.path.parent) if is_fold else self
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tb"

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="run folder, or the word musicnn")
     parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush train or test folder, folder of .npy, .npy files")
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
-    parser.add_argument("--weights", type=Path, help="musicnn: the wheel, or a folder with MSD_musicnn/")
+    parser.add_argument(
+        "--weights", type=Path, help="musicnn: the wheel or its folder (default what tfmusic weights stored)"
+    )
     parser.add_argument("--network", default="MSD_musicnn", help="musicnn: MSD_musicnn (default) or MTT_musicnn")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
@@ -64,11 +66,9 @@ def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
         check_inputs(load_contract(run_dir.path), paths)
         return run_embedder(run_dir)
     start_tensorflow()
-    from tfmusic.pretrained.musicnn import HOW_TO_GET, NETWORKS
+    from tfmusic.pretrained.store import NETWORKS, stored_musicnn
     from tfmusic.serving.embed import musicnn_embedder
 
     if args.network not in NETWORKS:
         raise UsageError(f"--network must be one of {', '.join(NETWORKS)}. Received: {args.network}")
-    if args.weights is None:
-        raise UsageError(f"musicnn needs --weights FILE, the wheel that `{HOW_TO_GET}` brings")
-    return musicnn_embedder(args.weights, args.network)
+    return musicnn_embedder(args.weights or stored_musicnn(), args.network)

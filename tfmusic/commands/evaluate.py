@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> None:
     used = folder.read_json(folder.records)
     manifest = Manifest.read(args.records or Path(used["folder"]))
     same = manifest.tracks_sha256 == used["tracks_sha256"]
+    tasks = _tasks(folder, manifest, args.task)
+    if same and not args.split and folder.folds():
+        return report_folds(folder, manifest, tasks, args.out)
     splits = args.split or (used["validation"] if same else [])
     if not splits:
         why = "trained on every fold" if same else f"not trained on {manifest.folder}"
@@ -45,14 +48,53 @@ def run(args: argparse.Namespace) -> None:
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
     in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
     note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
-    tasks = _tasks(folder, manifest, args.task)
     for task in tasks:
         evaluation = _evaluate(folder, manifest, splits, task)
         seen = len(trained_on & set(evaluation.track_ids))
         report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
-        out = args.out or folder.report_folder(task)
-        out = out / task if args.out and len(tasks) > 1 else out
-        _write(evaluation, report, out)
+        _write(evaluation, report, _report_folder(folder, task, tasks, args.out))
+    return None
+
+
+def report_folds(
+    folder: "RunDir", manifest: "Manifest", tasks: Sequence[str] | None = None, out: Path | None = None
+) -> None:
+    """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
+    start_tensorflow()
+    from tfmusic.configfile import load_config
+    from tfmusic.reports.evaluation import Evaluation
+    from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
+
+    held_out, config = score_held_out(folder, manifest), load_config(folder.config)
+    options = config.evaluation
+    tasks = tasks or list(held_out.contract.parts())
+    for task in tasks:
+        folds, contract = held_out.part(task), held_out.contract.parts()[task].contract
+        parts = [
+            Evaluation.of(
+                contract,
+                calibration,
+                aggregator=options.aggregator,
+                top_k=options.top_k,
+                track_ids=fold.track_ids,
+                logits=fold.logits,
+                targets=fold.targets,
+            )
+            for fold, calibration in zip(folds, calibrate_apart(folds, contract.kind, options), strict=True)
+        ]
+        evaluation = Evaluation.join(parts)
+        values = [part.headline for part in parts]
+        note = "note: every track was scored by the model whose fold holds it out, at a threshold of the other folds"
+        if config.training.select == "best":
+            note += "; the epochs were chosen on these tracks, so new music will score a little lower"
+        splits = [f"fold{number}" for number in range(len(folds))]
+        report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": 0, "note": note}
+        _write(evaluation, report, _report_folder(folder, task, tasks, out))
+
+
+def _report_folder(folder: "RunDir", task: str, tasks: Sequence[str], asked: Path | None) -> Path:
+    out = asked or folder.report_folder(task)
+    return out / task if asked and len(tasks) > 1 else out
 
 
 def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[str]:

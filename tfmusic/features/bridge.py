@@ -29,15 +29,25 @@ def bridge(mel: np.ndarray, source: Mapping[str, Any], target: Mapping[str, Any]
     """
     if all(source[key] == target[key] for key in ("sample_rate_hz", "n_fft", "hop_length", "n_bins")):
         return mel
+    steps = frames_for_each(source, target)
+    shapes = [(int(side["n_bins"]), int(side["n_fft"])) for side in (source, target)]
+    mapped = bridge_matrix(*shapes[0], *shapes[1], int(source["sample_rate_hz"])) @ mel
+    return _between_frames(mapped, steps)
+
+
+def frames_for_each(source: Mapping[str, Any], target: Mapping[str, Any]) -> int:
+    """Returns how many frames of the target there are for one of the source.
+
+    Raises:
+        DataError: the sample rates differ, or the hops do not divide.
+    """
     steps, rest = divmod(int(source["hop_length"]), int(target["hop_length"]))
     if source["sample_rate_hz"] != target["sample_rate_hz"] or rest:
         raise DataError(
             f"feature must have sample_rate_hz={target['sample_rate_hz']} and a hop_length that is a multiple of"
             f" {target['hop_length']}. Received: {dict(source)}"
         )
-    shapes = [(int(side["n_bins"]), int(side["n_fft"])) for side in (source, target)]
-    mapped = bridge_matrix(*shapes[0], *shapes[1], int(source["sample_rate_hz"])) @ mel
-    return _between_frames(mapped, steps)
+    return steps
 
 
 @lru_cache(maxsize=4)

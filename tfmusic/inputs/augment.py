@@ -71,8 +71,8 @@ def random_masks(n_batch: Any, length: Any, n_masks: int, widest: Any, seed: tf.
     """
     widest = tf.clip_by_value(tf.cast(widest, tf.int32), 0, tf.cast(length, tf.int32) - 1)
     draw = tf.random.stateless_uniform([2, n_batch, n_masks, 1], seed)
-    width = _whole_below(draw[0], widest + 1)
-    start = _whole_below(draw[1], tf.cast(length, tf.int32) - width)
+    width = whole_below(draw[0], widest + 1)
+    start = whole_below(draw[1], tf.cast(length, tf.int32) - width)
     cells = tf.range(length, dtype=tf.int32)
     return tf.reduce_any((cells >= start) & (cells < start + width), axis=1)
 
@@ -87,8 +87,8 @@ def time_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:
     n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
     reach = tf.minimum(warp_frames, (n_frames - 1) // 2)
     draw = tf.random.stateless_uniform([2, n_batch, 1], seed)
-    point = reach + _whole_below(draw[0], n_frames - 2 * reach)
-    moved = point + _whole_below(draw[1], tf.maximum(2 * reach - 1, 1)) - tf.maximum(reach - 1, 0)
+    point = reach + whole_below(draw[0], n_frames - 2 * reach)
+    moved = point + whole_below(draw[1], tf.maximum(2 * reach - 1, 1)) - tf.maximum(reach - 1, 0)
     return tf.gather(codes, warp_rows(n_frames, point, moved), batch_dims=1)
 
 
@@ -119,14 +119,7 @@ def mixup(codes: tf.Tensor, targets: tf.Tensor, alpha: float, seed: tf.Tensor) -
     return mixed, here * targets + (1.0 - here) * tf.roll(targets, 1, axis=0)
 
 
-def random_crop(codes: tf.Tensor, frames: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns windows of `frames` frames at random places of the segments [batch, >= frames, n_bins]."""
-    n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
-    start = _whole_below(tf.random.stateless_uniform([n_batch, 1], seed), n_frames - frames + 1)
-    return tf.gather(codes, start + tf.range(frames)[None, :], batch_dims=1)
-
-
-def _whole_below(uniform: tf.Tensor, limit: Any) -> tf.Tensor:
+def whole_below(uniform: tf.Tensor, limit: Any) -> tf.Tensor:
     """Returns whole numbers 0 to limit - 1 of uniform numbers in [0, 1)."""
     limit = tf.cast(limit, tf.int32)
     # A float32 just below 1 times a large limit may round up to the limit itself.

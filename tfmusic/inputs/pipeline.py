@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfmusic.contract import Contract
 from tfmusic.features.segments import cut
 from tfmusic.inputs import augment
+from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import StoredTrack, iterate
 
@@ -26,6 +27,7 @@ class TrainingInput:
         frames: length of the model's input.
         batch_size: segments in a batch.
         shuffle_segments: size of the shuffle buffer, segments.
+        distortion: how far tempo, pitch, loudness and timbre may change.
         policy: SpecAugment parameters.
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
         class_weights: weight of an example by its first label, or None.
@@ -35,6 +37,7 @@ class TrainingInput:
     frames: int
     batch_size: int
     shuffle_segments: int
+    distortion: Distortion
     policy: augment.SpecAugment
     mixup_alpha: float
     class_weights: np.ndarray | None
@@ -110,12 +113,16 @@ def _make_batch(
     options: TrainingInput,
     epoch: int,
 ) -> tuple[Any, ...]:
-    """Returns one augmented batch: crop, then warp and masks, then mixup; targets by task where there are several."""
+    """Returns one augmented batch; targets by task where there are several.
+
+    The order: crop, distort, warp and mask, mix.
+    """
     contract = manifest.contract
     codes, targets = _parse(records, manifest)
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
-    crop_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
-    codes = augment.random_crop(codes, options.frames, crop_seed)
+    crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+    codes = random_crop(codes, options.frames, options.distortion, crop_seed)
+    codes = distort(codes, options.distortion, contract, distort_seed)
     cells = tf.constant(np.round(fill) if contract.dtype == "uint8" else fill, contract.dtype)
     codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
     weights = _weights(targets, options.class_weights)

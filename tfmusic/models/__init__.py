@@ -13,6 +13,7 @@ from keras import layers
 
 from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
 from tfmusic.models.blocks import normalised_input
+from tfmusic.models.bridged import Bridge, bridged_input, set_bridge
 from tfmusic.models.heads import Outputs
 
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -34,6 +35,9 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "mlp": mlp.build,
 }
 
+WITH_HIDDEN = ("musicnn",)
+RESIDUAL = ("resnet18", "resnet34")  # those that know stochastic depth
+
 
 def build_model(
     name: str,
@@ -44,9 +48,12 @@ def build_model(
     dtype: str = "uint8",
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
+    bridge: Bridge | None = None,
     width: int | None = None,
+    hidden: int | None = None,
     pooling: str | None = None,
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
 
@@ -60,20 +67,31 @@ def build_model(
         dtype: storage type of the codes.
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.
+        bridge: to another spectrogram, which the network then sees instead of normalised codes.
         width: channels of the first block; None takes the paper's.
+        hidden: units of the dense layer before the last; None takes the paper's. For those of `WITH_HIDDEN` alone.
         pooling: `average`, `max` or `attention` over what the trunk leaves of time and bins; None takes the paper's.
         dropout: share of features dropped before the last layer.
+        stochastic_depth: share of training examples that the last residual block leaves as they are (Huang et al.
+            2016, arXiv 1603.09382); earlier blocks less, in proportion. For the networks of `RESIDUAL` alone.
 
     Raises:
         KeyError: no builder of that name.
     """
-    inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
-    options = {"width": width, "pooling": pooling}
-    chosen = {key: value for key, value in options.items() if value is not None}
+    if bridge is None:
+        inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
+    else:
+        inputs, values = bridged_input((frames, n_bins), dtype=dtype, bridge=bridge)
+    options = {"width": width, "pooling": pooling, "hidden": hidden}
+    chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    chosen |= {"stochastic_depth": stochastic_depth} if stochastic_depth else {}
     logits = BUILDERS[name](values, n_outputs, dropout=dropout, **chosen)
     if isinstance(logits, dict):
         logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
-    return keras.Model(inputs, logits, name=name)
+    model = keras.Model(inputs, logits, name=name)
+    if bridge is not None:
+        set_bridge(model, bridge)
+    return model
 
 
 def for_prediction(model: keras.Model) -> keras.Model:

@@ -49,14 +49,19 @@ def subsample(x: Any, stride: int | tuple[int, int], *, name: str) -> Any:
     return x if stride in (1, (1, 1)) else layers.MaxPooling2D(1, stride, name=f"{name}_subsample")(x)
 
 
-def basic_block(x: Any, channels: int, stride: int | tuple[int, int], *, name: str) -> Any:
-    """Returns the residual block of two 3x3 convolutions (He et al. 2015)."""
+def basic_block(x: Any, channels: int, stride: int | tuple[int, int], *, skipped: float = 0.0, name: str) -> Any:
+    """Returns the residual block of two 3x3 convolutions (He et al. 2015).
+
+    In training `skipped` is the share of examples that take the shortcut alone.
+    """
     shortcut = x
     if stride not in (1, (1, 1)) or int(x.shape[-1]) != channels:
         shortcut = conv_bn(x, channels, 1, stride=stride, name=f"{name}_shortcut")
     y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
     # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677): deep stacks then start at sane logits.
     y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
+    if skipped:
+        y = layers.Dropout(skipped, noise_shape=(None, 1, 1, 1), name=f"{name}_skip")(y)
     return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 

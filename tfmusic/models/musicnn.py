@@ -9,18 +9,28 @@ from tfmusic.models.heads import Outputs, logits, pool
 # The authors' input: 3 s, as log10(10000 m + 1).
 FEATURE = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 96}
 FRAMES = 187
+SCALE_FACTOR = 10000.0
 
 _HEIGHTS = (0.4, 0.7)  # of the timbral filters, as a share of the bins
 _LENGTHS = (128, 64, 32)  # of the temporal filters, frames
 
 
-def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "max_mean", dropout: float = 0.5) -> Any:
+def build(
+    x: Any,
+    n_outputs: Outputs,
+    *,
+    width: int = 64,
+    pooling: str = "max_mean",
+    dropout: float = 0.5,
+    hidden: int | None = None,
+) -> Any:
     """Returns the logits of timbral and temporal filters, three residual layers over time and two dense layers.
 
     Input [batch, frames, n_bins, 1]; at the authors' 187 x 96 and 50 outputs 787,159 trainable parameters, as
     their MSD and MTT checkpoints hold, which `tfmusic.pretrained` reads. Receptive field: 146 frames.
     `width` is that of the three layers; the front end has 3.2 times as many timbral filters and .8 times as many
     temporal ones. `pooling: max_mean`, the authors', joins maximum and mean.
+    `hidden` is the number of units before the last layer, 3.125 times the width unless given.
     """
     x = layers.BatchNormalization(name="input_bn")(x)
     timbral = [_timbral(x, int(3.1875 * width), share, name=f"timbral{i}") for i, share in enumerate(_HEIGHTS, 1)]
@@ -38,7 +48,7 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "max_me
     x = layers.BatchNormalization(name="pool_bn")(_pool(x, pooling))
     if dropout:
         x = layers.Dropout(dropout, name="pool_dropout")(x)
-    x = layers.Dense(int(3.125 * width), activation="relu", name="hidden")(x)
+    x = layers.Dense(hidden or int(3.125 * width), activation="relu", name="hidden")(x)
     return logits(layers.BatchNormalization(name="hidden_bn")(x), n_outputs, dropout=dropout)
 
 

@@ -13,10 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmusic.errors import RunError
+from tfmusic.pretrained.store import HOW_TO_GET, NETWORKS
 from tfmusic.pretrained.transplant import LayerWeights
-
-NETWORKS = ("MSD_musicnn", "MTT_musicnn")
-HOW_TO_GET = "pip download --no-deps musicnn==0.1.0"
 
 _FILES = (".index", ".data-00000-of-00001")  # the checkpoint's prefix is empty
 _CONV = {"timbral1": 0, "timbral2": 1, "temporal1": 2, "temporal2": 3, "temporal3": 4, "mid1": 5, "mid2": 6, "mid3": 7}

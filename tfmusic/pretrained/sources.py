@@ -10,6 +10,7 @@ from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
+from tfmusic.pretrained.store import stored_musicnn
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 from tfmusic.rundir import RunDir, is_run, open_run
 
@@ -25,7 +26,7 @@ def find_weights(section: ModelSection) -> LayerWeights:
         return keras_file_weights(RunDir(Path(section.init_from)).checkpoint("best"))
     if section.weights == "imagenet":
         return imagenet_weights(section.name)
-    path, kind = Path(section.weights), _kind_of(section)
+    path, kind = _path_of(section), _kind_of(section)
     if kind == ".keras":
         return keras_file_weights(path)
     if kind == "musicnn":
@@ -53,7 +54,7 @@ def check_source(config: Config, contract: Contract) -> None:
                 "input.normalize must be per_bin or global with ImageNet weights, which want a spread they know."
                 " Received: none"
             )
-    if kind not in ("none", "imagenet", "run") and not Path(section.weights).exists():
+    if kind not in ("none", "imagenet", "run") and not _path_of(section).exists():
         raise RunError(f"{section.weights}: no such file; model.weights must be a file of weights")
     if kind == "musicnn":
         _check_musicnn_input(config)
@@ -78,12 +79,13 @@ def trained_on(run: RunDir) -> frozenset[str]:
 
 def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
     """Refuses a run whose trunk would misread the records: it has learned another spectrogram or other values."""
-    theirs, normalize = Contract.load(run.contract), load_config(run.config).input.normalize
+    theirs, source = Contract.load(run.contract), load_config(run.config).input
     pairs = {
         "feature": (dict(contract.feature), dict(theirs.feature)),
         "scale": (contract.scale["name"], theirs.scale["name"]),
         "dtype": (contract.dtype, theirs.dtype),
-        "input.normalize": (config.input.normalize, normalize),
+        "input.normalize": (config.input.normalize, source.normalize),
+        "input.bridge": (config.input.bridge, source.bridge),
     }
     for name, (ours, found) in pairs.items():
         if ours != found:
@@ -93,7 +95,9 @@ def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
 
 
 def _check_musicnn_input(config: Config) -> None:
-    """Refuses a spectrogram that the published weights would misread."""
+    """Refuses a spectrogram that the published weights would misread; the bridge takes any that it can map."""
+    if config.input.bridge == "musicnn":
+        return
     feature, wanted = config.feature, musicnn.FEATURE
     settings = {
         **{f"feature.{key}": (getattr(feature, key), value) for key, value in wanted.items()},
@@ -105,8 +109,13 @@ def _check_musicnn_input(config: Config) -> None:
     if wrong:
         raise ConfigError(
             f"model.weights={config.model.weights}: the weights of musicnn want {', '.join(wrong)};"
-            " for other spectrograms use tfmusic embed musicnn and model.name=mlp"
+            " or set input.bridge=musicnn, which turns other spectrograms into these"
         )
+
+
+def _path_of(section: ModelSection) -> Path:
+    """Returns the file or folder of weights; raises RunError where musicnn's are asked for and not stored."""
+    return stored_musicnn() if section.weights == "musicnn" else Path(section.weights)
 
 
 def _kind_of(section: ModelSection) -> str:
@@ -115,13 +124,15 @@ def _kind_of(section: ModelSection) -> str:
     if section.weights in ("none", "imagenet"):
         return section.weights
     path = Path(section.weights)
+    if section.weights == "musicnn" and section.name == "musicnn":
+        return "musicnn"
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return path.suffix
     if section.name == "musicnn" and (path.suffix == ".whl" or path.is_dir()):
         return "musicnn"
     raise ConfigError(
         "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, or for"
-        f" model.name=musicnn the musicnn wheel. Received: {path}"
+        f" model.name=musicnn musicnn or its wheel. Received: {path}"
     )
 
 

@@ -68,6 +68,23 @@ class Evaluation:
             np.concatenate([np.full(len(track), 1 / len(track)) for track in logits]),
         )
 
+    @classmethod
+    def join(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        """Returns one evaluation of the tracks of several, which no two share; labels and aggregator are the same."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        return cls(
+            first.contract,
+            first.aggregator,
+            tuple(track_id for part in parts for track_id in part.track_ids),
+            np.concatenate([part.targets for part in parts]),
+            {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
+            np.concatenate([part.segment_scores for part in parts]),
+            np.concatenate([part.segment_targets for part in parts]),
+            np.concatenate([part.segment_weights for part in parts]),
+        )
+
     @property
     def headline(self) -> float:
         """The task's metric under the aggregator that decides."""
@@ -113,6 +130,7 @@ def format_report(report: dict[str, Any]) -> str:
         f" {', '.join(report['splits'])} ({report['segments']:,} windows scored), aggregator {report['aggregator']}",
         f"single windows {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
         f" the best single answer for all tracks {report['constant_answer_value']:.4f}",
+        *_fold_line(report),
         "",
         format_table(list(report["aggregators"].items()), ("aggregator", report["metric"])),
         "",
@@ -121,6 +139,15 @@ def format_report(report: dict[str, Any]) -> str:
     if len(report["labels"]) > _SHOWN_LABELS:
         lines.append(f"... {len(report['labels']) - _SHOWN_LABELS} more labels in report.json")
     return "\n".join(lines)
+
+
+def _fold_line(report: dict[str, Any]) -> list[str]:
+    """Returns the values of the folds of a cross-validation with their mean and standard deviation."""
+    if "folds" not in report:
+        return []
+    values = np.array(report["folds"])
+    listed = " ".join(f"{value:.3f}" for value in values)
+    return [f"folds {listed}: mean {values.mean():.4f}, standard deviation {values.std(ddof=1):.4f}"]
 
 
 _SHOWN_LABELS = 15

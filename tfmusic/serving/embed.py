@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmusic.contract import Contract
 from tfmusic.datasets.track import Track
+from tfmusic.errors import UsageError
 from tfmusic.features.bridge import bridge
 from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
 from tfmusic.features.npy import read_any_mel
@@ -61,7 +62,11 @@ def run_embedder(run: RunDir) -> Embedder:
 
     Raises:
         RunError: the run has no model, contract or calibration.
+        UsageError: the run is an ensemble, which has as many last layers as members.
     """
+    if run.ensemble.is_file():
+        members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
+        raise UsageError(f"{run.path}: is an ensemble; embed with one of its members: {', '.join(members)}")
     contract = Contract.load(run.contract)
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]

@@ -12,11 +12,11 @@ from tfmusic.errors import RunError
 
 
 class StepWatch(keras.callbacks.Callback):
-    """Moves the progress bar and stops at the first loss that is no number."""
+    """Moves the progress bar, where steps are shown, and stops at the first loss that is no number."""
 
-    def __init__(self, progress: Progress, epoch: int) -> None:
+    def __init__(self, progress: Progress, epoch: int, *, shown: bool = True) -> None:
         super().__init__()
-        self.progress, self.epoch = progress, epoch
+        self.progress, self.epoch, self.shown = progress, epoch, shown
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks the loss so far of the epoch; one NaN makes it NaN."""
@@ -26,7 +26,8 @@ class StepWatch(keras.callbacks.Callback):
                 f"the loss became {loss} at step {batch + 1} of epoch {self.epoch + 1}: lower"
                 " training.learning_rate, or set training.precision=float32"
             )
-        self.progress.advance(note=f"epoch {self.epoch + 1} loss {loss:.4f}")
+        if self.shown:
+            self.progress.advance(note=f"epoch {self.epoch + 1} loss {loss:.4f}")
 
 
 class MetricsLog:

@@ -7,9 +7,10 @@ from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError
 from tfmusic.features.embeddings import NAME as EMBEDDING
-from tfmusic.models import BUILDERS
+from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.manifest import Manifest
+from tfmusic.training.bridge import find_bridge
 from tfmusic.training.optimizer import make_loss
 
 
@@ -92,6 +93,15 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     make_losses(config, contract)
     if not resume:
         check_source(config, contract)
+    find_bridge(config.input.bridge, contract)
+    for key, names in (("stochastic_depth", RESIDUAL), ("hidden", WITH_HIDDEN)):
+        value = getattr(config.model, key)
+        if value not in (0.0, "default") and config.model.name not in names:
+            raise ConfigError(
+                f"model.{key} is for {', '.join(names)}. Received: {value} for model.name={config.model.name}"
+            )
+    if config.training.cache_frozen and contract.heads:
+        raise ConfigError("training.cache_frozen is for one task: set it to false for several")
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds

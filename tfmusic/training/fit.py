@@ -1,26 +1,24 @@
 """The training of one model: epochs, checkpoints, calibration, and what its folder holds."""
 
-import platform
 import shutil
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmusic import __version__
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
 from tfmusic.console import console
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
-from tfmusic.inputs import pipeline
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir, write_json
 from tfmusic.training.callbacks import MetricsLog, StepWatch
+from tfmusic.training.environment import environment
 from tfmusic.training.job import Job
+from tfmusic.training.resting import TrunkCache
 from tfmusic.training.stages import stage_of, stages
 from tfmusic.training.state import averaged_weights, load_state, restore, save_state
 from tfmusic.training.validation import calibrate, validate
@@ -33,20 +31,24 @@ class TrainingProgress:
     epoch: int = 0
     best_metric: float = -1.0
     best_epoch: int = 0
+    kept_metric: float | None = None
     seconds: float = 0.0
     was_finished: bool = False
 
 
-def fit(config: Config, manifest: Manifest, run: RunDir, *, resume: bool) -> TrainingProgress:
+def fit(
+    config: Config, manifest: Manifest, run: RunDir, *, resume: bool, cache: TrunkCache | None = None
+) -> TrainingProgress:
     """Trains a model into a run folder and returns how it went.
 
-    An existing run folder is replaced, unless it is to be resumed, once all checks are passed.
+    An existing run folder is replaced, unless it is to be resumed, once all checks are passed. `cache` keeps what a
+    frozen trunk makes of the tracks for other trainings on the same records.
 
     Raises:
         ConfigError, RecordsError: config and records do not go together.
         RunError: the loss became NaN, or the state to resume is not of this model or these records.
     """
-    job = Job.prepare(config, manifest, run, resume=resume)
+    job = Job.prepare(config, manifest, run, resume=resume, cache=cache)
     progress = _resume(job) if resume else TrainingProgress()
     if _has_ended(progress, config) and run.calibration.is_file():
         progress.was_finished = True
@@ -71,8 +73,9 @@ def _resume(job: Job) -> TrainingProgress:
     _check_same_tracks(job, job.run)
     fields, values = load_state(job.run.state)
     progress = TrainingProgress(**fields)
+    restore(job.run.state, job.model.variables, values[: len(job.model.variables)])  # a trunk to be cached, above all
     job.start_stage(stage_of(job.config.training, progress.epoch - 1))
-    restore(job.run.state, job.training_model, values)
+    restore(job.run.state, _variables(job), values)
     return progress
 
 
@@ -87,9 +90,11 @@ def _train(job: Job, progress: TrainingProgress) -> None:
         while not _has_ended(progress, config):
             if progress.epoch in first_epochs:
                 job.start_stage(first_epochs[progress.epoch])
-            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch))
+            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch, shown=job.resting is None))
+            if job.resting:
+                bar.advance(job.steps_per_epoch)
             log.write(numbers)
-            save_state(run.state, job.training_model, vars(progress))
+            save_state(run.state, _variables(job), vars(progress))
             console.say(_epoch_line(numbers, config.training.epochs, progress))  # shown when it cannot be lost
     calibrate(job)
 
@@ -97,14 +102,11 @@ def _train(job: Job, progress: TrainingProgress) -> None:
 def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict[str, Any]:
     """Trains one epoch, validates, keeps the checkpoints, and returns the numbers of the epoch."""
     begin = time.monotonic()
-    ds = pipeline.for_training(job.manifest, job.folds.training, job.fill, job.input, epoch=progress.epoch)
-    history = job.training_model.fit(
-        ds, initial_epoch=progress.epoch, epochs=progress.epoch + 1, verbose=0, shuffle=False, callbacks=[watch]
-    )
+    loss = job.train_epoch(progress.epoch, [watch])
     progress.epoch += 1
-    numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": float(history.history["loss"][0])}
-    numbers["learning_rate"] = float(np.asarray(job.training_model.optimizer.learning_rate))
-    with averaged_weights(job.training_model):
+    numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": loss}
+    numbers["learning_rate"] = float(np.asarray(job.learner.optimizer.learning_rate))
+    with averaged_weights(job.learner):
         if job.folds.validation:
             numbers |= validate(job)
         _keep_checkpoints(job, progress, numbers.get("validation"))
@@ -113,10 +115,19 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict
     return numbers
 
 
+def _variables(job: Job) -> list[Any]:
+    """Returns all that a resumed training needs: the variables of the whole model and of the optimizer at work."""
+    return [*job.model.variables, *job.learner.optimizer.variables]
+
+
 def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:
+    """Saves the model as `last`, and as `best` where it is the one to keep so far."""
     _save_model(job.model, job.run, "last")
-    if metric is None or metric > progress.best_metric:
+    is_best = metric is None or metric > progress.best_metric
+    if is_best or job.config.training.select == "last":
         _save_model(job.model, job.run, "best")
+        progress.kept_metric = metric
+    if is_best:
         progress.best_epoch = progress.epoch
         progress.best_metric = metric if metric is not None else -1.0
 
@@ -139,11 +150,11 @@ def _has_ended(progress: TrainingProgress, config: Config) -> bool:
 def _say_what_is_kept(run: RunDir) -> None:
     """Says how to go on; a folder without a finished epoch is of no use and goes."""
     if run.state.is_file():
-        console.say(f"finished epochs are kept: go on with --resume --run-dir {run.path}")
+        console.say(f"finished epochs are kept: go on with --resume --run-dir {run.to_resume.path}")
         return
     console.log_path = None
     shutil.rmtree(run.path, ignore_errors=True)
-    console.say("no epoch had ended: nothing is kept")
+    console.say("no epoch had ended: nothing of it is kept")
 
 
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
@@ -191,14 +202,3 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
     shutil.rmtree(run.evaluation, ignore_errors=True)
     for leftover in run.path.rglob("*.tmp*"):
         leftover.unlink()
-
-
-def environment() -> dict[str, Any]:
-    """Returns versions of Python and packages, backend and kind of machine."""
-    packages = ("tensorflow", "keras", "numpy", "pandas", "google-crc32c")
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "backend": keras.backend.backend(),
-        "packages": {"tfmusic": __version__} | {name: metadata.version(name) for name in packages},
-    }

@@ -12,16 +12,22 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.inputs import augment, pipeline
+from tfmusic.inputs.distort import Distortion
+from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model
+from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
+from tfmusic.training.bridge import find_bridge
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
 from tfmusic.training.optimizer import make_optimizer
+from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
+    section = config.model
     return build_model(
         config.model.name,
         frames=contract.frames,
@@ -29,9 +35,12 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
         n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
         dtype=contract.dtype,
         **_normalisation(config.input.normalize, mean, variance),
-        width=None if config.model.width == "default" else config.model.width,
-        pooling=None if config.model.pooling == "default" else config.model.pooling,
-        dropout=config.model.dropout,
+        bridge=find_bridge(config.input.bridge, contract),
+        width=None if section.width == "default" else section.width,
+        hidden=None if section.hidden == "default" else section.hidden,
+        pooling=None if section.pooling == "default" else section.pooling,
+        dropout=section.dropout,
+        stochastic_depth=section.stochastic_depth,
     )
 
 
@@ -52,9 +61,9 @@ def _precision(policy: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """All that stays the same over the epochs of a training."""
+    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached."""
 
     config: Config
     manifest: Manifest
@@ -67,9 +76,19 @@ class Job:
     input: pipeline.TrainingInput
     steps_per_epoch: int
     pretrained: Pretrained | None
+    cache: TrunkCache
+    resting: RestingTrunk | None = None
 
     @classmethod
-    def prepare(cls, config: Config, manifest: Manifest, run: RunDir, *, resume: bool = False) -> "Job":
+    def prepare(
+        cls,
+        config: Config,
+        manifest: Manifest,
+        run: RunDir,
+        *,
+        resume: bool = False,
+        cache: TrunkCache | None = None,
+    ) -> "Job":
         """Returns the job after all checks; shards are compared with their checksums.
 
         Raises:
@@ -87,21 +106,64 @@ class Job:
             training_model = _training_model(model, contract)
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
         steps = n_segments // options.batch_size
-        return cls(config, manifest, run, folds, contract, model, training_model, mean, options, steps, pretrained)
+        if pretrained is not None and config.training.cache_frozen:
+            cut_trunk(model, pretrained.layers.loaded)  # says now what could not be done later
+        return cls(
+            config,
+            manifest,
+            run,
+            folds,
+            contract,
+            model,
+            training_model,
+            mean,
+            options,
+            steps,
+            pretrained,
+            cache or TrunkCache(),
+        )
 
     def start_stage(self, stage: Stage) -> None:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
         options, trunk = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
         for layer in self.model.layers:
-            layer.trainable = not (stage.is_frozen and layer.name in trunk)
-        steps = stage.epochs * self.steps_per_epoch
-        warmup_steps = min(math.ceil(options.warmup_epochs * self.steps_per_epoch), steps // 2)
+            layer.trainable = layer.name != FIXED and not (stage.is_frozen and layer.name in trunk)
+        self.resting = self._rest() if stage.is_frozen and options.cache_frozen else None
+        steps_per_epoch = len(self.resting) // options.batch_size if self.resting else self.steps_per_epoch
+        steps = stage.epochs * steps_per_epoch
+        warmup_steps = min(math.ceil(options.warmup_epochs * steps_per_epoch), steps // 2)
         in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
         slow = [variable for some in in_trunk for variable in some]
-        optimizer = make_optimizer(options, self.training_model, steps, warmup_steps, slow)
+        learner = self.learner
+        optimizer = make_optimizer(options, learner, steps, warmup_steps, slow)
         jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
-        self.training_model.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
-        self.training_model.optimizer.build(self.training_model.trainable_variables)  # what scales the loss, if any
+        learner.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
+        learner.optimizer.build(learner.trainable_variables)  # what scales the loss, if any
+
+    @property
+    def learner(self) -> keras.Model:
+        """What the epochs of the stage train: the model, or its head alone while the trunk's answers are cached."""
+        return self.resting.head if self.resting else self.training_model
+
+    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback]) -> float:
+        """Trains one epoch, counted from 0, and returns its loss."""
+        options = self.input
+        if self.resting:
+            data: Any = self.resting.epoch(
+                seed=options.seed, epoch=epoch, batch_size=options.batch_size, mixup_alpha=options.mixup_alpha
+            )
+            arguments = {"x": data[0], "y": data[1], "batch_size": options.batch_size}
+        else:
+            ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
+            arguments = {"x": ds}
+        history = self.learner.fit(
+            **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
+        )
+        return float(history.history["loss"][0])
+
+    def score_validation(self) -> TrackLogits:
+        """Returns the logits of every validation track, of all tasks side by side."""
+        return self.resting.score_validation() if self.resting else self.score_with(self.predict_fn)
 
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
@@ -116,6 +178,22 @@ class Job:
             return np.concatenate([logits[task] for task in tasks], axis=1)
 
         return predict
+
+    def score_with(self, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
+        """Returns what another model says of the validation tracks; codes [batch, frames, n_bins] to logits."""
+        return score_splits(
+            self.manifest,
+            self.folds.validation,
+            predict_fn,
+            frames=self.contract.frames,
+            hop_frames=self.contract.hop_frames,
+            batch_size=self.config.evaluation.batch_size,
+        )
+
+    def _rest(self) -> RestingTrunk:
+        assert self.pretrained is not None  # the config allows frozen epochs of a pretrained trunk alone
+        splits = (self.folds.training, self.folds.validation)
+        return RestingTrunk(self.model, self.pretrained.layers.loaded, self.contract, self.manifest, splits, self.cache)
 
     def describe(self) -> str:
         """Returns what will be trained on what, and where its trunk comes from."""
@@ -187,12 +265,21 @@ def _training_input(
         if section.policy == "custom"
         else augment.POLICIES[section.policy]
     )
-    if is_embedding(manifest.contract):  # a mask is for neighbouring bins, which embeddings do not have
-        policy = augment.POLICIES["none"]
+    distortion = Distortion(
+        crop_pieces=section.crop_pieces,
+        time_stretch=section.time_stretch,
+        freq_stretch=section.freq_stretch,
+        freq_shift_bins=section.freq_shift_bins,
+        gain_db=section.gain_db,
+        equalizer_db=section.equalizer_db,
+    )
+    if is_embedding(manifest.contract):  # these are for neighbouring bins, which embeddings do not have
+        policy, distortion = augment.POLICIES["none"], Distortion()
     return pipeline.TrainingInput(
         frames=frames,
         batch_size=min(config.training.batch_size, n_segments),
         shuffle_segments=min(config.input.shuffle_segments, n_segments),
+        distortion=distortion,
         policy=policy,
         mixup_alpha=section.mixup_alpha,
         class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,

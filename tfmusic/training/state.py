@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 from tfmusic.errors import RunError
 
 
-def save_state(path: Path, model: keras.Model, progress: Mapping[str, Any]) -> None:
+def save_state(path: Path, variables: Sequence[Any], progress: Mapping[str, Any]) -> None:
     """Writes every variable of model and optimizer, random states included, and the progress as JSON."""
-    arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(_variables(model))}
+    arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
     text = np.frombuffer(json.dumps(dict(progress)).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name("state.tmp.npz")
@@ -41,13 +41,12 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         raise RunError(f"{path}: must be the saved state of a training: {error}") from error
 
 
-def restore(path: Path, model: keras.Model, values: list[np.ndarray]) -> None:
-    """Sets every variable of model and optimizer to the values of a state.
+def restore(path: Path, variables: Sequence[Any], values: list[np.ndarray]) -> None:
+    """Sets variables of model and optimizer to the values of a state.
 
     Raises:
         RunError: they are of another model or optimizer; `path` names the state.
     """
-    variables = _variables(model)
     shapes, wanted = [value.shape for value in values], [tuple(variable.shape) for variable in variables]
     if shapes != wanted:
         raise RunError(
@@ -74,7 +73,3 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     finally:
         for weight, value in zip(weights, raw, strict=True):
             weight.assign(value)
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    return [*model.variables, *model.optimizer.variables]

@@ -1,13 +1,13 @@
 """Validation tracks through the model: the metric of an epoch, and the calibration of the finished model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmusic.contract import Contract
-from tfmusic.inputs.tracks import TrackLogits, score_splits
+from tfmusic.inputs.tracks import TrackLogits
 from tfmusic.models import for_prediction
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
@@ -20,7 +20,7 @@ def validate(job: Job) -> dict[str, Any]:
 
     Of several tasks: the metric of each, and their mean, which chooses the best epoch.
     """
-    scored = _score(job, job.predict_fn)
+    scored = job.score_validation()
     found = {
         task: (headline_name(part.contract.kind), _metric(job, part.contract, scored.part(part.columns)))
         for task, part in job.contract.parts().items()
@@ -37,7 +37,7 @@ def calibrate(job: Job) -> None:
     calibrations = {task: Calibration() for task in job.contract.parts()}
     if job.folds.validation:
         best = keras.saving.load_model(job.run.checkpoint("best"), compile=False, safe_mode=True)
-        scored = _score(job, for_prediction(best).predict_on_batch)
+        scored = job.score_with(for_prediction(best).predict_on_batch)
         calibrations = {
             task: _fit(job, part.contract, scored.part(part.columns), AGGREGATORS)
             for task, part in job.contract.parts().items()
@@ -63,14 +63,3 @@ def _fit(job: Job, contract: Contract, scored: TrackLogits, aggregators: Iterabl
     if contract.kind == "single" or not options.calibrate:
         return Calibration()
     return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators)
-
-
-def _score(job: Job, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
-    return score_splits(
-        job.manifest,
-        job.folds.validation,
-        predict_fn,
-        frames=job.contract.frames,
-        hop_frames=job.contract.hop_frames,
-        batch_size=job.config.evaluation.batch_size,
-    )

@@ -1,0 +1,216 @@
+"""Cross-validation and ensembles: every track held out once, one run that is the mean, resumed where it stood."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import SMALL_MODEL, fit_small
+from tfmusic.cli import main
+from tfmusic.contract import Contract
+from tfmusic.models import build_model
+from tfmusic.models.ensemble import build_ensemble
+from tfmusic.records.manifest import Manifest
+from tfmusic.rundir import RunDir
+from tfmusic.scoring.blend import blend_weights
+from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
+
+
+@pytest.fixture(scope="module")
+def crossed(records, tmp_path_factory):
+    """Run folder of a cross-validation of a small q2 model over the five folds."""
+    out = tmp_path_factory.mktemp("folds") / "run"
+    assert fit_small("q2", records, out, "training.epochs=1", "training.select=last", flags=("--folds", "5")) == 0
+    return out
+
+
+def members(frames, n_outputs):
+    return [build_model("resnet18", frames=n, n_bins=32, n_outputs=n_outputs, width=4) for n in frames]
+
+
+def codes(frames, n=3):
+    return np.random.default_rng(0).integers(0, 256, (n, frames, 32), np.uint8)
+
+
+def test_ensemble_is_the_weighted_mean_of_logits(tmp_path):
+    """Members of one length; saved and loaded again, and nested in another ensemble."""
+    models, x = members((64, 64), 3), codes(64)
+    want = 0.3 * models[0].predict_on_batch(x) + 0.7 * models[1].predict_on_batch(x)
+    whole = build_ensemble(models, [0.3, 0.7])
+    np.testing.assert_allclose(whole.predict_on_batch(x), want, atol=1e-5)
+    whole.save(tmp_path / "whole.keras")
+    again = keras.saving.load_model(tmp_path / "whole.keras", compile=False, safe_mode=True)
+    nested = build_ensemble([again, models[0]], [0.5, 0.5])
+    np.testing.assert_allclose(nested.predict_on_batch(x), 0.5 * want + 0.5 * models[0].predict_on_batch(x), atol=1e-5)
+
+
+def test_a_member_with_a_shorter_window_covers_the_longer_one():
+    """Its logits are the mean over evenly spaced windows, the last of which ends with the input."""
+    models, x = members((64, 40), 3), codes(64)
+    short = (models[1].predict_on_batch(x[:, :40]) + models[1].predict_on_batch(x[:, 24:])) / 2
+    want = 0.5 * models[0].predict_on_batch(x) + 0.5 * short
+    np.testing.assert_allclose(build_ensemble(models, [0.5, 0.5]).predict_on_batch(x), want, atol=1e-5)
+
+
+def test_ensemble_of_several_tasks_keeps_their_heads():
+    """The layer of each task has its own columns of the mean."""
+    models, x = members((64, 64), {"a": 3, "b": 2}), codes(64)
+    whole = build_ensemble(models, [0.5, 0.5], tasks=["a", "b"])
+    want = (models[0].predict_on_batch(x) + models[1].predict_on_batch(x)) / 2
+    np.testing.assert_allclose(whole.predict_on_batch(x), want, atol=1e-5)
+    assert whole.get_layer("logits_b").output.shape == (None, 2)
+
+
+def test_ensemble_needs_two_members_and_a_weight_each():
+    """Anything else is a mistake of the caller."""
+    with pytest.raises(ValueError, match="two members or more"):
+        build_ensemble(members((64,), 3), [1.0])
+    with pytest.raises(ValueError, match="a weight each"):
+        build_ensemble(members((64, 64), 3), [1.0])
+
+
+def test_blend_weights_follow_the_better_member():
+    """A member that knows gets the weight, one that guesses next to none; two halves of the truth share it."""
+    rng = np.random.default_rng(0)
+    targets = np.eye(4, dtype=bool)[rng.integers(0, 4, 300)]
+    knows, guesses = 3.0 * targets + rng.normal(0, 1, (300, 4)), rng.normal(0, 1, (300, 4))
+    weights = blend_weights([knows, guesses], targets, "single")
+    assert weights[0] > 0.8
+    assert weights[1] < 0.25 * weights[0]
+    other = 3.0 * targets + rng.normal(0, 1, (300, 4))
+    shared = blend_weights([knows, other], targets, "single")
+    assert 0.5 < shared[0] / shared[1] < 2
+    tags = rng.random((300, 4)) < 0.3
+    assert blend_weights([4.0 * tags - 2, guesses], tags, "multi")[0] > 1
+
+
+def test_every_track_is_held_out_once(crossed, records):
+    """The out-of-fold report has every track of the records, each scored by the model of its own fold."""
+    manifest, run = Manifest.read(records), RunDir(crossed)
+    names = [name for name in manifest.splits if name.startswith("fold")]
+    table = pd.read_csv(crossed / "evaluation" / "predictions.csv")
+    assert sorted(table.iloc[:, 0].astype(str)) == sorted(manifest.track_ids(names))
+    for number, fold in enumerate(run.folds()):
+        used = json.loads(fold.records.read_text())
+        assert used["validation"] == [f"fold{number}"]
+        assert not set(used["training_tracks"]) & set(manifest.track_ids([f"fold{number}"]))
+    report = json.loads((crossed / "evaluation" / "report.json").read_text())
+    assert len(report["folds"]) == 5
+    assert report["tracks"] == len(table)
+
+
+def test_the_run_is_the_mean_of_its_folds(crossed):
+    """Its logits are the mean of the logits of the five models."""
+    run = RunDir(crossed)
+    contract = Contract.load(run.contract)
+    x = np.random.default_rng(1).integers(0, 256, (2, contract.frames, contract.n_bins), np.uint8)
+    logits = [
+        keras.saving.load_model(fold.checkpoint("best"), compile=False).predict_on_batch(x) for fold in run.folds()
+    ]
+    whole = keras.saving.load_model(run.checkpoint("best"), compile=False).predict_on_batch(x)
+    assert len(logits) == 5
+    np.testing.assert_allclose(whole, np.mean(logits, axis=0), atol=1e-4)
+
+
+def test_thresholds_of_a_fold_never_saw_its_tracks(crossed, records):
+    """The calibration that judges a fold stays the same whatever the labels of that fold are."""
+    held_out = score_held_out(RunDir(crossed), Manifest.read(records))
+    from tfmusic.config import EvaluationSection
+
+    folds = held_out.part("q2")
+    before = calibrate_apart(folds, "multi", EvaluationSection())
+    object.__setattr__(folds[0], "targets", ~folds[0].targets)
+    after = calibrate_apart(folds, "multi", EvaluationSection())
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+def test_a_cross_validated_run_is_used_like_any_other(crossed, music, tmp_path):
+    """predict and the exported model agree; evaluate without --split is the out-of-fold report again."""
+    assert main(["predict", str(crossed), str(music / "q2" / "test"), "--out", str(tmp_path / "a.json")]) == 0
+    assert main(["export", str(crossed), "--out", str(tmp_path / "export")]) == 0
+    assert (
+        main(["predict", str(tmp_path / "export"), str(music / "q2" / "test"), "--out", str(tmp_path / "b.json")]) == 0
+    )
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    before = (crossed / "evaluation" / "report.json").read_bytes()
+    assert main(["evaluate", str(crossed)]) == 0
+    assert (crossed / "evaluation" / "report.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, records, tmp_path, monkeypatch):
+    """Interrupted in the third fold and resumed: the same weights of the mean as undisturbed."""
+    from tfmusic.training import folds
+
+    out, fit = tmp_path / "run", folds.fit
+
+    def interrupted(config, manifest, run, **options):
+        if run.path.name == "fold2":
+            raise KeyboardInterrupt
+        return fit(config, manifest, run, **options)
+
+    options = ("training.epochs=1", "training.select=last")
+    monkeypatch.setattr(folds, "fit", interrupted)
+    assert fit_small("q2", records, out, *options, flags=("--folds", "5")) == 130
+    assert not RunDir(out).calibration.is_file()
+    monkeypatch.setattr(folds, "fit", fit)
+    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
+    mine, theirs = (
+        keras.saving.load_model(RunDir(path).checkpoint("best"), compile=False).get_weights() for path in (out, crossed)
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_ensemble_command(crossed, records, music, tmp_path, capsys):
+    """Two cross-validations become one, fold by fold; the shorter window counts; export and run agree."""
+    other = tmp_path / "other"
+    arguments = ["fit", "q2", "--records", str(records), "--run-dir", str(other), "--folds", "5", *SMALL_MODEL]
+    short = ["model.name=cnn1d", "input.frames=40", "input.hop_frames=20", "training.batch_size=8", "training.epochs=1"]
+    assert main([*arguments, *short]) == 0
+    out = tmp_path / "joined"
+    assert main(["ensemble", str(crossed), str(other), "--out", str(out)]) == 0
+    assert "weight" in capsys.readouterr().out
+    assert [run.path.name for run in RunDir(out).folds()] == [f"fold{i}" for i in range(5)]
+    assert json.loads((out / "evaluation" / "report.json").read_text())["tracks"] == len(
+        Manifest.read(records).track_ids([f"fold{i}" for i in range(5)])
+    )
+    known = [one["weight"] for one in json.loads((out / "fold3" / "ensemble.json").read_text())["members"]]
+    assert len(known) == 2
+    assert main(["export", str(out)]) == 0
+    for model, name in ((out, "a"), (out / "export", "b")):
+        assert main(["predict", str(model), str(music / "q2" / "test"), "--out", str(tmp_path / f"{name}.csv")]) == 0
+    a, b = (pd.read_csv(tmp_path / f"{name}.csv").select_dtypes("number") for name in "ab")
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    assert main(["ensemble", str(crossed), str(other), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_wrong_ensembles_are_refused(crossed, trained, tmp_path, capsys):
+    """One run alone, the same twice, or a plain run with a cross-validation: one line, and nothing is written."""
+    wrong = {
+        "two different runs or more": [crossed],
+        "two different runs": [crossed, crossed],
+        "must all be cross-validations of as many folds, or none": [crossed, trained],
+    }
+    for message, runs in wrong.items():
+        assert main(["ensemble", *map(str, runs), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_has_no_embedding(crossed, music, tmp_path, capsys):
+    """The mean of several models has no one vector before its last layer; its members have."""
+    arguments = ["embed", str(crossed), str(music / "q2" / "test"), "--out", str(tmp_path / "e.npz")]
+    assert main(arguments) == 2
+    assert "fold0" in capsys.readouterr().err
+
+
+def test_folds_must_be_those_of_the_records(records, tmp_path, capsys):
+    """--folds 4 on records dealt into five says what to do."""
+    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "x"), "--folds", "4"]) == 2
+    assert "--folds must be 5" in capsys.readouterr().err

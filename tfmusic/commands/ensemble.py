@@ -1,0 +1,47 @@
+"""`tfmusic ensemble RUN RUN... --out RUN`: several runs as one, by the weighted mean of their logits."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from tfmusic.errors import UsageError
+from tfmusic.quiet import start_tensorflow
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on the same records")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--records", type=Path, help="records folder (default the one the first run was trained on)")
+    parser.add_argument("--equal", action="store_true", help="equal weights; else fitted on tracks that all hold out")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Joins the runs and reports the whole on held-out tracks."""
+    from tfmusic.commands import evaluate
+    from tfmusic.console import console
+    from tfmusic.folders import check_target, put_in_place
+    from tfmusic.records.manifest import Manifest
+    from tfmusic.rundir import RunDir, open_run
+
+    runs = [open_run(path) for path in args.runs]
+    if len({run.path.resolve() for run in runs}) < 2 or len({run.path.resolve() for run in runs}) < len(runs):
+        raise UsageError("ensemble must be given two different runs or more")
+    check_target(args.out, overwrite=args.overwrite, marker="config.yaml", what="run folders")
+    records = args.records or Path(runs[0].read_json(runs[0].records)["folder"])
+    manifest = Manifest.read(records)
+    start_tensorflow()
+    from tfmusic.training.ensemble import join_runs
+
+    partial = args.out.parent / f".{args.out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
+        put_in_place(partial, args.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
+    console.table(rows, ("run", "weight"))
+    console.say(f"run: {args.out}")
+    return evaluate.run(argparse.Namespace(run_dir=args.out, records=args.records, split=None, task=None, out=None))

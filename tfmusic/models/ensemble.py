@@ -1,0 +1,70 @@
+"""Several trained models as one: the weighted mean of their logits."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def build_ensemble(members: Sequence[keras.Model], weights: Sequence[float], *, tasks: Sequence[str] = ()) -> Any:
+    """Returns a model from codes [batch, frames, n_bins] to the weighted mean of the members' logits.
+
+    The mean of logits is the logit of the normalised geometric mean of the scores, a product of experts (Hinton 1999).
+    `frames` is that of the member with the longest window; a shorter one looks at evenly spaced windows that cover
+    it, and the mean of their logits is its own.
+
+    Args:
+        members: two or more models on codes of the same dtype and number of bins.
+        weights: of every member; they sum to 1.
+        tasks: names of the tasks where the models answer several, in the order of their logits.
+
+    Raises:
+        ValueError: fewer than two members, or not a weight for each.
+    """
+    if len(members) < 2 or len(members) != len(weights):
+        raise ValueError(f"must have two members or more, and a weight each. Received: {len(members)}, {len(weights)}")
+    frames = max(int(member.input.shape[1]) for member in members)
+    shape = (frames, int(members[0].input.shape[2]))
+    codes = keras.Input(shape, dtype=keras.backend.standardize_dtype(members[0].input.dtype), name="codes")
+    answers = [_answer(member, codes, frames, tasks, name=f"member{i}") for i, member in enumerate(members)]
+    names = {task: f"logits_{task}" for task in tasks} or {"": "logits"}
+    logits = [
+        _mean([answer[task] for answer in answers], weights, part=task, name=name) for task, name in names.items()
+    ]
+    whole = layers.Concatenate(name="logits", dtype="float32")(logits) if len(logits) > 1 else logits[0]
+    return keras.Model(codes, whole, name="ensemble")
+
+
+def _answer(member: keras.Model, codes: Any, frames: int, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
+    """Returns the logits of a member by task, `""` where there is one."""
+    outputs = {task: member.get_layer(f"logits_{task}").output for task in tasks} or {"": member.outputs[0]}
+    model = keras.Model(member.input, list(outputs.values()), name=name)
+    own = int(member.input.shape[1])
+    seen = [model(_window(codes, start, own, frames, name=f"{name}_from{start}")) for start in _starts(own, frames)]
+    by_window = [some if isinstance(some, list | tuple) else [some] for some in seen]
+    means = zip(*by_window, strict=True)
+    return {
+        task: _mean(list(parts), [1 / len(seen)] * len(seen), part=task, name=f"{name}_mean_{task}")
+        for task, parts in zip(outputs, means, strict=True)
+    }
+
+
+def _starts(own: int, frames: int) -> list[int]:
+    n_windows = math.ceil(frames / own)
+    return [round(i * (frames - own) / max(n_windows - 1, 1)) for i in range(n_windows)]
+
+
+def _window(codes: Any, start: int, own: int, frames: int, *, name: str) -> Any:
+    return codes if own == frames else layers.Cropping1D((start, frames - start - own), name=name)(codes)
+
+
+def _mean(logits: list[Any], weights: Sequence[float], *, part: str, name: str) -> Any:
+    if len(logits) == 1:
+        return logits[0]
+    shares = [
+        layers.Rescaling(float(weight), dtype="float32", name=f"{name}_share{i}_{part}")(some)
+        for i, (some, weight) in enumerate(zip(logits, weights, strict=True))
+    ]
+    return layers.Add(dtype="float32", name=name)(shares)

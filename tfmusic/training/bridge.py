@@ -1,0 +1,25 @@
+"""The bridge that a config asks for, from the spectrogram of the records."""
+
+from tfmusic.contract import Contract
+from tfmusic.errors import ConfigError
+from tfmusic.features.bridge import bridge_matrix, frames_for_each
+from tfmusic.models.bridged import Bridge
+from tfmusic.models.musicnn import FEATURE, SCALE_FACTOR
+
+
+def find_bridge(name: str, contract: Contract) -> Bridge | None:
+    """Returns the bridge to musicnn's spectrogram, or None where none is asked for.
+
+    Raises:
+        ConfigError: the input is no spectrogram, or one that cannot be mapped.
+    """
+    if name == "none":
+        return None
+    source = contract.feature
+    if source["name"] != "mel":
+        raise ConfigError(f"input.bridge={name} is for mel-spectrograms. Received: {source['name']}")
+    steps = frames_for_each(source, FEATURE)
+    sizes = [int(side[key]) for side in (source, FEATURE) for key in ("n_bins", "n_fft")]
+    matrix = bridge_matrix(sizes[0], sizes[1], sizes[2], sizes[3], int(source["sample_rate_hz"]))
+    scale = contract.scale
+    return Bridge(matrix, steps, SCALE_FACTOR, (str(scale["name"]), float(scale["low"]), float(scale["high"])))

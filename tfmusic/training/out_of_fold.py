@@ -1,0 +1,88 @@
+"""Tracks scored by a model that has not trained on them: the validation fold of a run, or every fold of several."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.configfile import load_config
+from tfmusic.contract import Contract
+from tfmusic.errors import RunError
+from tfmusic.inputs.tracks import TrackLogits, score_splits
+from tfmusic.models import for_prediction
+from tfmusic.records.manifest import Manifest
+from tfmusic.rundir import RunDir
+from tfmusic.scoring.aggregate import AGGREGATORS
+from tfmusic.scoring.calibrate import Calibration
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits of the tracks that a run has not trained on, of all tasks side by side, fold after fold."""
+
+    contract: Contract
+    folds: tuple[TrackLogits, ...]
+
+    def part(self, task: str) -> tuple[TrackLogits, ...]:
+        """Returns the folds of one task."""
+        return tuple(fold.part(self.contract.parts()[task].columns) for fold in self.folds)
+
+
+def score_held_out(run: RunDir, manifest: Manifest) -> HeldOut:
+    """Returns the logits of a run on its validation fold, or of each model of a cross-validation on its own.
+
+    Raises:
+        RunError: the run has no validation fold, or was not trained on these records.
+    """
+    folds = run.folds() or [run]
+    scored = [_score(fold, manifest) for fold in folds]
+    return HeldOut(Contract.load(folds[0].contract), tuple(scored))
+
+
+def _score(run: RunDir, manifest: Manifest) -> TrackLogits:
+    used = run.read_json(run.records)
+    if used["tracks_sha256"] != manifest.tracks_sha256:
+        raise RunError(f"{run.path}: was not trained on the records {manifest.folder}")
+    if not used["validation"]:
+        raise RunError(f"{run.path}: has no validation fold: it was trained on every track")
+    contract = Contract.load(run.contract)
+    model = for_prediction(keras.saving.load_model(run.checkpoint("best"), compile=False, safe_mode=True))
+    return score_splits(
+        manifest,
+        used["validation"],
+        model.predict_on_batch,
+        frames=contract.frames,
+        hop_frames=contract.hop_frames,
+        batch_size=load_config(run.config).evaluation.batch_size,
+    )
+
+
+def calibrate_together(folds: Sequence[TrackLogits], kind: str, options: Any) -> Calibration:
+    """Returns the calibration that suits the tracks of all folds; a neutral one where there is nothing to calibrate.
+
+    `options` is the evaluation section of the config.
+    """
+    if kind == "single" or not options.calibrate:
+        return Calibration()
+    logits = [track for fold in folds for track in fold.logits]
+    targets = np.concatenate([fold.targets for fold in folds])
+    return Calibration.fit(logits, targets, top_k=options.top_k, aggregators=AGGREGATORS)
+
+
+def calibrate_apart(folds: Sequence[TrackLogits], kind: str, options: Any) -> list[Calibration]:
+    """Returns a calibration for every fold, each fitted on the tracks of the other folds."""
+    if len(folds) == 1:
+        return [calibrate_together(folds, kind, options)]
+    others: Iterable[list[TrackLogits]] = ([f for j, f in enumerate(folds) if j != i] for i in range(len(folds)))
+    return [calibrate_together(some, kind, options) for some in others]
+
+
+def track_means(folds: Sequence[TrackLogits]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the mean logits and the targets of every track by name."""
+    return {
+        track_id: (logits.mean(0), target)
+        for fold in folds
+        for track_id, logits, target in zip(fold.track_ids, fold.logits, fold.targets, strict=True)
+    }

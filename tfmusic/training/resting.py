@@ -1,0 +1,129 @@
+"""A frozen trunk whose answers are computed once: what is left to train is a small head on embeddings."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import keras
+import numpy as np
+
+from tfmusic.contract import Contract
+from tfmusic.errors import ConfigError
+from tfmusic.inputs.tracks import TrackLogits, score_splits
+from tfmusic.models import for_prediction
+from tfmusic.models.bridged import FIXED
+from tfmusic.records.manifest import Manifest
+
+_CUT = "pool"  # the layer that a trunk ends with
+_WITHOUT_TRAINING = {FIXED, "normalise"}
+
+
+@dataclass(frozen=True)
+class TrunkCache:
+    """Embeddings by trunk and split; the folds of a cross-validation share them where their trunk is the same."""
+
+    known: dict[tuple[str, str], TrackLogits] = field(default_factory=dict)
+
+
+class RestingTrunk:
+    """The embeddings that a frozen trunk makes of all windows, and the head that learns from them.
+
+    Attributes:
+        head: embeddings [batch, n_dims] to logits; its layers are those of the whole model.
+        training: embeddings [n_windows, n_dims] of every training track.
+        validation: those of every validation track; empty without a validation fold.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loaded: Sequence[str],
+        contract: Contract,
+        manifest: Manifest,
+        splits: tuple[Sequence[str], Sequence[str]],
+        cache: TrunkCache,
+    ) -> None:
+        """Embeds the training and validation splits; raises ConfigError where the trunk cannot be cut off."""
+        trunk, self.head = cut_trunk(model, loaded)
+        key = _digest(trunk)
+        for split in (*splits[0], *splits[1]):
+            if (key, split) not in cache.known:
+                cache.known[key, split] = _embed(trunk, contract, manifest, split)
+        self.training, self.validation = (_join([cache.known[key, split] for split in part]) for part in splits)
+        self._windows = np.concatenate(self.training.logits)
+        repeats = [len(track) for track in self.training.logits]
+        self._targets = np.repeat(self.training.targets, repeats, axis=0).astype(np.float32)
+
+    def __len__(self) -> int:
+        """Number of training windows."""
+        return len(self._windows)
+
+    def epoch(self, *, seed: int, epoch: int, batch_size: int, mixup_alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns embeddings and targets of whole batches in the order of an epoch, mixed with others if asked."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self))[: len(self) // batch_size * batch_size]
+        windows, targets = self._windows[order], self._targets[order]
+        if not mixup_alpha:
+            return windows, targets
+        share = rng.beta(mixup_alpha, mixup_alpha, (len(order), 1)).astype(np.float32)
+        share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
+        return (
+            share * windows + (1.0 - share) * windows[partner],
+            share * targets + (1.0 - share) * targets[partner],
+        )
+
+    def score_validation(self) -> TrackLogits:
+        """Returns the logits of every validation track."""
+        counts = [len(track) for track in self.validation.logits]
+        logits = self.head.predict(np.concatenate(self.validation.logits), batch_size=256, verbose=0)
+        return replace(self.validation, logits=tuple(np.split(logits, np.cumsum(counts)[:-1])))
+
+
+def cut_trunk(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, keras.Model]:
+    """Returns the part of a model up to its pooling, and the part after it.
+
+    Raises:
+        ConfigError: the model has no such place, or layers before it are not pretrained and so would have to learn.
+    """
+    cut = next((layer for layer in model.layers if layer.name == _CUT), None)
+    if cut is None:
+        raise ConfigError(
+            f"training.cache_frozen is for models that pool at the end of their trunk; {model.name} does not: set it"
+            " to false"
+        )
+    trunk = for_prediction(keras.Model(model.input, cut.output))
+    new = [layer.name for layer in trunk.layers if layer.weights and layer.name not in {*loaded, *_WITHOUT_TRAINING}]
+    if new:
+        raise ConfigError(
+            f"training.cache_frozen needs a trunk that is pretrained to its last layer. Not loaded: {', '.join(new)}"
+        )
+    return trunk, keras.Model(cut.output, model.outputs[0])
+
+
+def _embed(trunk: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
+    return score_splits(
+        manifest,
+        [split],
+        trunk.predict_on_batch,
+        frames=contract.frames,
+        hop_frames=contract.hop_frames,
+        batch_size=64,
+    )
+
+
+def _join(parts: Sequence[TrackLogits]) -> TrackLogits:
+    if not parts:
+        return TrackLogits((), (), (), np.zeros((0, 0), bool))
+    return TrackLogits(
+        tuple(row for part in parts for row in part.rows),
+        tuple(track_id for part in parts for track_id in part.track_ids),
+        tuple(track for part in parts for track in part.logits),
+        np.concatenate([part.targets for part in parts]),
+    )
+
+
+def _digest(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
