@@ -292,7 +292,7 @@ def test_a_track_without_embedding(embedded, music, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["musicnn", "--out", "e.npy"], "--out must end in .npz. Received: e.npy"),
-        (["musicnn", "--out", "e.npz"], "musicnn needs --weights FILE, the wheel that `pip download --no-deps"),
+        (["musicnn", "--out", "e.npz"], "no such folder. `tfmusic weights musicnn` puts musicnn's weights there"),
         (["musicnn", "--out", "e.npz", "--network", "x"], "--network must be one of MSD_musicnn, MTT_musicnn"),
         (["nowhere", "--out", "e.npz"], "nowhere: no such folder; it must be a run folder"),
     ],

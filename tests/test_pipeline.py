@@ -104,9 +104,8 @@ def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size
 
 def test_every_track_is_scored_once(manifest):
     """Scored tracks are the tracks of the manifest, each with all of its windows and its own labels."""
-    scored = score_splits(
-        manifest, SPLITS, lambda x: x.mean(axis=(1, 2))[:, None], frames=100, hop_frames=50, batch_size=16
-    )
+    contract = replace(manifest.contract, frames=100, hop_frames=50)
+    scored = score_splits(manifest, SPLITS, lambda x: x.mean(axis=(1, 2))[:, None], contract, batch_size=16)
     assert len(scored.rows) == sum(manifest.split(name).tracks for name in SPLITS)
     assert len(set(scored.track_ids)) == len(scored.rows)
     tracks = {track.row: track for name in SPLITS for track in iterate_tracks(manifest, name)}

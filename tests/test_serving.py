@@ -94,7 +94,7 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     contract = replace(contract, frames=64)
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
-    tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, 128))
+    tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
     answer = load_answer_fn(tmp_path)(mel)
     windows, _ = cut(Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel), frames=64, hop_frames=15)
     expected = Calibration().track_scores(
@@ -116,7 +116,7 @@ def test_signatures_take_the_files_shape():
     """`serving_default` takes [n_bins, n_frames], `file` the [1, n_bins, n_frames] of an .npy."""
     model, contract = small_model("single")
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
-    made = signatures(module, 128)
+    made = signatures(module, contract)
     assert made["serving_default"].structured_input_signature[0][0].shape.as_list() == [128, None]
     assert made["file"].structured_input_signature[0][0].shape.as_list() == [1, 128, None]
 

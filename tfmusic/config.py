@@ -18,6 +18,10 @@ PositiveOrZero = Annotated[float, Field(ge=0.0)]
 Question = Literal["q1", "q2", "q3"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
+MetadataField = Literal[
+    "genres", "artists", "album", "title", "lyric", "country", "gender", "artist_type", "production", "agency",
+    "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
+]  # fmt: skip
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 
 
@@ -139,6 +143,19 @@ class ModelSection(Section):
         return self
 
 
+class MetadataSection(Section):
+    """What a model reads beside the spectrogram; no fields, no metadata.
+
+    A value that fewer than `min_count` training tracks have counts as a rare one of its field. In training every field
+    is hidden from an example with probability `dropout`, so that a track without metadata is answered as well.
+    """
+
+    fields: list[MetadataField] = []
+    min_count: Count = 3
+    width: Count = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+
+
 class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
@@ -161,7 +178,7 @@ class TrainingSection(Section):
     trunk_rate_factor: Positive = 0.1
     batch_size: Count = 32
     seed: Seed = 0
-    loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal"] = "auto"
+    loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal", "asymmetric", "soft_f1"] = "auto"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -178,11 +195,13 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """How segment scores become the answer of a track."""
+    """How segment scores become the answer of a track: at least `min_tags` and at most `max_tags` of several tags."""
 
     aggregator: AggregatorName = "mean"
     top_k: Count = 3
     calibrate: bool = True
+    min_tags: CountOrZero = 0
+    max_tags: Count | Literal["none"] = "none"
     batch_size: Count = 64
 
 
@@ -196,6 +215,7 @@ class Config(Section):
     input: InputSection = InputSection()
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
+    metadata: MetadataSection = MetadataSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
 
@@ -245,6 +265,13 @@ class Config(Section):
             raise ValueError(
                 "training.freeze_epochs is for a pretrained trunk: set model.weights or model.init_from, or"
                 f" freeze_epochs=0. Received: {self.training.freeze_epochs}"
+            )
+        if self.metadata.fields and isinstance(self.task, list):
+            raise ValueError(f"metadata.fields is for one task. Received: task={self.task}")
+        most = self.evaluation.max_tags
+        if most != "none" and most < self.evaluation.min_tags:
+            raise ValueError(
+                f"evaluation.max_tags must be at least min_tags={self.evaluation.min_tags}. Received: {most}"
             )
         fold = self.training.fold
         if isinstance(fold, int) and fold >= self.data.folds:

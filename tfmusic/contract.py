@@ -1,7 +1,7 @@
 """The contract: what a model's input must be, stored with records, run and export, compared before use."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -37,6 +37,7 @@ class Contract:
         frames: length of the model's input, frames.
         hop_frames: distance between windows when a track is scored, frames.
         heads: the tasks of a model that answers several, in the order of their logits; empty for one task.
+        metadata: the tokens that a model with metadata knows, in the order of its input; empty for others.
     """
 
     task: str
@@ -49,6 +50,7 @@ class Contract:
     hop_frames: int
     version: int = CONTRACT_VERSION
     heads: tuple[Head, ...] = ()
+    metadata: tuple[str, ...] = ()
 
     @property
     def n_bins(self) -> int:
@@ -72,15 +74,15 @@ class Contract:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the contract for JSON; `heads` only where there are some, as it came later than format 1."""
-        fields = asdict(self)
-        return fields if self.heads else {name: value for name, value in fields.items() if name != "heads"}
+        """Returns the contract for JSON; `heads` and `metadata`, younger than format 1, only where there are some."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("heads", "metadata")}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Returns the contract that `to_dict` gave; raises TypeError, KeyError or AttributeError where it is none."""
         heads = tuple(Head(head["task"], head["kind"], tuple(head["labels"])) for head in fields.get("heads", ()))
-        return cls(**(dict(fields) | {"labels": tuple(fields["labels"]), "heads": heads}))
+        tuples = {"labels": tuple(fields["labels"]), "heads": heads, "metadata": tuple(fields.get("metadata", ()))}
+        return cls(**(dict(fields) | tuples))
 
     def save(self, path: Path) -> None:
         """Writes the contract as JSON."""
@@ -103,6 +105,15 @@ class Contract:
             raise RunError(f"{path}: contract version must be {CONTRACT_VERSION}. Received: {version}")
         return contract
 
+    def encode_metadata(self, tokens: Iterable[str]) -> list[float]:
+        """Returns 1 for every known token of a track, else 0, in the order of `metadata`.
+
+        A token that is not known counts as `field=?`, where the model knows rare values of that field.
+        """
+        known = set(self.metadata)
+        found = {token if token in known else rare_token(token) for token in tokens}
+        return [float(token in found) for token in self.metadata]
+
     def difference(self, other: "Contract") -> str | None:
         """Returns the first field in which data for `other` would not fit this model, as text, or None."""
         for field in ("kind", "labels", "feature", "scale", "dtype"):
@@ -110,6 +121,11 @@ class Contract:
             if mine != theirs:
                 return f"{field}: {_short(mine)} against {_short(theirs)}"
         return None
+
+
+def rare_token(token: str) -> str:
+    """Returns the token that stands for rare values of a token's field."""
+    return f"{token.partition('=')[0]}=?"
 
 
 @dataclass(frozen=True)

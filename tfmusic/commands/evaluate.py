@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tfmusic.rundir import RunDir
 
 
+_WITHOUT = "; metadata left out"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
@@ -22,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", action="append", help="split to score; may stand several times (default: validation)"
     )
     parser.add_argument("--task", help="of a model for several tasks, the one to score (default: all)")
+    parser.add_argument("--without-metadata", action="store_true", help="score as if the tracks had no metadata")
     parser.add_argument("--out", type=Path, help="folder of the report (default RUN/evaluation)")
 
 
@@ -36,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     same = manifest.tracks_sha256 == used["tracks_sha256"]
     tasks = _tasks(folder, manifest, args.task)
     if same and not args.split and folder.folds():
-        return report_folds(folder, manifest, tasks, args.out)
+        return report_folds(folder, manifest, tasks, args.out, with_metadata=not args.without_metadata)
     splits = args.split or (used["validation"] if same else [])
     if not splits:
         why = "trained on every fold" if same else f"not trained on {manifest.folder}"
@@ -48,8 +52,9 @@ def run(args: argparse.Namespace) -> None:
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
     in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
     note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
+    note += _WITHOUT if args.without_metadata else ""
     for task in tasks:
-        evaluation = _evaluate(folder, manifest, splits, task)
+        evaluation = _evaluate(folder, manifest, splits, task, with_metadata=not args.without_metadata)
         seen = len(trained_on & set(evaluation.track_ids))
         report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
         _write(evaluation, report, _report_folder(folder, task, tasks, args.out))
@@ -57,7 +62,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report_folds(
-    folder: "RunDir", manifest: "Manifest", tasks: Sequence[str] | None = None, out: Path | None = None
+    folder: "RunDir",
+    manifest: "Manifest",
+    tasks: Sequence[str] | None = None,
+    out: Path | None = None,
+    *,
+    with_metadata: bool = True,
 ) -> None:
     """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
     start_tensorflow()
@@ -65,7 +75,7 @@ def report_folds(
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
 
-    held_out, config = score_held_out(folder, manifest), load_config(folder.config)
+    held_out, config = score_held_out(folder, manifest, with_metadata=with_metadata), load_config(folder.config)
     options = config.evaluation
     tasks = tasks or list(held_out.contract.parts())
     for task in tasks:
@@ -87,6 +97,7 @@ def report_folds(
         note = "note: every track was scored by the model whose fold holds it out, at a threshold of the other folds"
         if config.training.select == "best":
             note += "; the epochs were chosen on these tracks, so new music will score a little lower"
+        note += "" if with_metadata else _WITHOUT
         splits = [f"fold{number}" for number in range(len(folds))]
         report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": 0, "note": note}
         _write(evaluation, report, _report_folder(folder, task, tasks, out))
@@ -129,7 +140,9 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path) -> None:
     console.say(f"report: {out}")
 
 
-def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str], task: str) -> "Evaluation":
+def _evaluate(
+    folder: "RunDir", manifest: "Manifest", splits: Sequence[str], task: str, *, with_metadata: bool
+) -> "Evaluation":
     start_tensorflow()
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
@@ -143,9 +156,9 @@ def _evaluate(folder: "RunDir", manifest: "Manifest", splits: Sequence[str], tas
         manifest,
         splits,
         loaded.model.predict_on_batch,
-        frames=loaded.contract.frames,
-        hop_frames=loaded.contract.hop_frames,
+        loaded.contract,
         batch_size=PREDICT_BATCH,
+        with_metadata=with_metadata,
     ).part(stored.columns, has_own_logits=True)
     return Evaluation.of(
         loaded.contract,

@@ -17,11 +17,21 @@ from pathlib import Path
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
+from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
 from tfmusic.folders import check_target, put_in_place
 from tfmusic.records import tfds
-from tfmusic.records.manifest import MANIFEST_NAME, TRACKS_NAME, Manifest, Shard, Split, Statistics, file_sha256
+from tfmusic.records.manifest import (
+    MANIFEST_NAME,
+    TOKENS_NAME,
+    TRACKS_NAME,
+    Manifest,
+    Shard,
+    Split,
+    Statistics,
+    file_sha256,
+)
 
 RECORDS_VERSION = "1.0.0"
 
@@ -107,6 +117,7 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
     for result in results:
         skipped |= result.skipped
     _write_tracks(plan, skipped, partial / TRACKS_NAME)
+    _write_tokens(plan, partial / TOKENS_NAME)
     manifest = _manifest(plan, options, results, skipped, partial)
     shape = (manifest.segment_frames, manifest.contract.n_bins)
     tfds.write(
@@ -154,8 +165,16 @@ def _manifest(
         source_bytes=plan.source_bytes,
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
-        | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {}),
+        | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {})
+        | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )
+
+
+def _write_tokens(plan: Plan, path: Path) -> None:
+    """Writes the metadata tokens of every track, a line each; no file where no track has any."""
+    tokens = [tokens_of(track.metadata) for track in plan.tracks]
+    if any(tokens):
+        path.write_text("".join(json.dumps(some, ensure_ascii=False) + "\n" for some in tokens), encoding="utf-8")
 
 
 def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:

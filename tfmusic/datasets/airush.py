@@ -78,7 +78,13 @@ def load_test(folder: Path, *, question: str) -> tuple[Track, ...]:
     ids = [check_track_id(row["track_index"], str(list_path)) for row in rows]
     check_unique(ids, str(list_path))
     mels = _existing(data / "mel_spectrogram")
-    return tuple(Track(track_id, mels / f"{track_id}.npy") for track_id in ids)
+    metadata = _Metadata.load(list_path.parent)
+    # The list itself may hold columns of metadata; a label among them must not become a token.
+    known = [{key: value for key, value in row.items() if key != QUESTIONS[question].column} for row in rows]
+    return tuple(
+        metadata.track(track_id, mels / f"{track_id}.npy", labels=(), label_row=row)
+        for track_id, row in zip(ids, known, strict=True)
+    )
 
 
 def find_test(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ from tfmusic.contract import Contract
 from tfmusic.features.segments import cut
 from tfmusic.inputs import augment
 from tfmusic.inputs.distort import Distortion, distort, random_crop
+from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import StoredTrack, iterate
 
@@ -27,27 +28,31 @@ class TrainingInput:
         frames: length of the model's input.
         batch_size: segments in a batch.
         shuffle_segments: size of the shuffle buffer, segments.
-        distortion: how far tempo, pitch, loudness and timbre may change.
         policy: SpecAugment parameters.
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
         class_weights: weight of an example by its first label, or None.
         seed: with the epoch, decides order, crops and masks.
+        distortion: how far tempo, pitch, loudness and timbre may change.
+        metadata: that of every track, or None.
     """
 
     frames: int
     batch_size: int
     shuffle_segments: int
-    distortion: Distortion
     policy: augment.SpecAugment
     mixup_alpha: float
     class_weights: np.ndarray | None
     seed: int
+    distortion: Distortion = Distortion()  # noqa: RUF009 - it never changes
+    metadata: Metadata | None = None
 
 
 def for_training(
     manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput, *, epoch: int
 ) -> tf.data.Dataset:
     """Returns one epoch of (codes [batch, frames, n_bins], targets [batch, n_labels]) or with weights [batch].
+
+    With metadata the first is a pair, codes and tokens [batch, n_tokens].
 
     Every stored segment comes once; only whole batches come, so that the training step has one shape. The same
     seed and epoch give the same batches, so that a resumed run goes on as if it had not stopped.
@@ -72,20 +77,43 @@ def for_training(
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Windows of whole tracks: codes [batch, frames, n_bins], and the row of each window's track, -1 for padding."""
+    """Windows of whole tracks.
+
+    Attributes:
+        codes: [batch, frames, n_bins].
+        track: row of each window's track, -1 for padding.
+        metadata: [batch, n_tokens] for models with metadata, else None.
+    """
 
     codes: np.ndarray
     track: np.ndarray
+    metadata: np.ndarray | None = None
+
+    @property
+    def inputs(self) -> Any:
+        """What the model takes: the codes, or both."""
+        return self.codes if self.metadata is None else [self.codes, self.metadata]
 
 
 def for_evaluation(
-    tracks: Iterator[StoredTrack], *, frames: int, hop_frames: int, batch_size: int
+    tracks: Iterator[StoredTrack],
+    *,
+    frames: int,
+    hop_frames: int,
+    batch_size: int,
+    metadata: np.ndarray | None = None,
 ) -> Iterator[EvaluationBatch]:
     """Yields every window of every track once, in order, in batches of one shape.
 
     The last batch is filled up with its last window, marked -1: nothing is dropped, nothing counts twice. Windows
-    are cut from the whole track exactly as `predict` and the exported model cut them.
+    are cut from the whole track exactly as `predict` and the exported model cut them. `metadata` [n_rows, n_tokens] is
+    that of the track of each row.
     """
+
+    def batch(windows: list[np.ndarray], rows: list[int]) -> EvaluationBatch:
+        track = np.array(rows)
+        return EvaluationBatch(np.stack(windows), track, None if metadata is None else metadata[track])
+
     waiting: list[np.ndarray] = []
     rows: list[int] = []
     for track in tracks:
@@ -93,11 +121,11 @@ def for_evaluation(
         waiting.extend(windows)
         rows.extend([track.row] * len(windows))
         while len(waiting) >= batch_size:
-            yield EvaluationBatch(np.stack(waiting[:batch_size]), np.array(rows[:batch_size]))
+            yield batch(waiting[:batch_size], rows[:batch_size])
             del waiting[:batch_size], rows[:batch_size]
     if waiting:
         n_missing = batch_size - len(waiting)
-        yield EvaluationBatch(np.stack(waiting + [waiting[-1]] * n_missing), np.array(rows + [-1] * n_missing))
+        yield batch(waiting + [waiting[-1]] * n_missing, rows + [-1] * n_missing)
 
 
 def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +146,7 @@ def _make_batch(
     The order: crop, distort, warp and mask, mix.
     """
     contract = manifest.contract
-    codes, targets = _parse(records, manifest)
+    codes, targets, rows = _parse(records, manifest)
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)
@@ -127,24 +155,35 @@ def _make_batch(
     codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
     weights = _weights(targets, options.class_weights)
     present = _present(targets, contract, is_mixed=bool(options.mixup_alpha))
-    if options.mixup_alpha:
-        codes, targets = augment.mixup(codes, targets, options.mixup_alpha, mix_seed)
+    tokens = options.metadata.draw(rows, distort_seed) if options.metadata else tf.zeros([options.batch_size, 0])
+    if options.mixup_alpha:  # metadata is mixed as the targets are
+        codes, both = augment.mixup(codes, tf.concat([targets, tokens], 1), options.mixup_alpha, mix_seed)
+        targets, tokens = both[:, : len(contract.labels)], both[:, len(contract.labels) :]
     codes.set_shape([options.batch_size, options.frames, contract.n_bins])
     if contract.heads:
         return codes, {task: targets[:, part.columns] for task, part in contract.parts().items()}, present
-    return (codes, targets) if weights is None else (codes, targets, weights)
+    inputs = (codes, tokens) if options.metadata else codes
+    return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
-def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns codes [batch, segment_frames, n_bins] and multi-hot targets [batch, n_labels] of serialized records."""
+def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns what serialized records hold.
+
+    Codes [batch, segment_frames, n_bins], multi-hot targets [batch, n_labels], rows of the tracks [batch].
+    """
     contract = manifest.contract
     features = tf.io.parse_example(
-        records, {"mel": tf.io.FixedLenFeature([], tf.string), "label": tf.io.RaggedFeature(tf.int64)}
+        records,
+        {
+            "mel": tf.io.FixedLenFeature([], tf.string),
+            "label": tf.io.RaggedFeature(tf.int64),
+            "track": tf.io.FixedLenFeature([], tf.int64),
+        },
     )
     cells = tf.io.decode_raw(features["mel"], contract.dtype)
     codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
-    return codes, tf.reduce_max(one_hot, axis=1)
+    return codes, tf.reduce_max(one_hot, axis=1), features["track"]
 
 
 def _present(targets: tf.Tensor, contract: Contract, *, is_mixed: bool) -> dict[str, tf.Tensor]:

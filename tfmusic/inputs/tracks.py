@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfmusic.contract import Contract
+from tfmusic.inputs.metadata import metadata_table
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
@@ -46,13 +48,22 @@ class TrackLogits:
 def score_splits(
     manifest: Manifest,
     splits: Sequence[str],
-    predict_fn: Callable[[np.ndarray], Any],
+    predict_fn: Callable[[Any], Any],
+    contract: Contract,
     *,
-    frames: int,
-    hop_frames: int,
     batch_size: int,
+    with_metadata: bool = True,
 ) -> TrackLogits:
-    """Returns the logits of every track of some splits; each track comes once, with all of its frames."""
+    """Returns the logits of every track of some splits; each track comes once, with all of its frames.
+
+    Args:
+        manifest: the records.
+        splits: which of them.
+        predict_fn: the model, from the inputs of a batch to logits.
+        contract: what its input must be.
+        batch_size: windows at a time.
+        with_metadata: whether a model that knows metadata is given that of the tracks, or none.
+    """
     seen: dict[int, StoredTrack] = {}
 
     def tracks() -> Iterator[StoredTrack]:
@@ -61,7 +72,16 @@ def score_splits(
                 seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
                 yield track
 
-    batches = for_evaluation(tracks(), frames=frames, hop_frames=hop_frames, batch_size=batch_size)
+    metadata = metadata_table(manifest, contract)
+    if metadata is not None and not with_metadata:
+        metadata = np.zeros_like(metadata)
+    batches = for_evaluation(
+        tracks(),
+        frames=contract.frames,
+        hop_frames=contract.hop_frames,
+        batch_size=batch_size,
+        metadata=metadata,
+    )
     logits = collect_logits(batches, predict_fn)
     rows = tuple(sorted(logits))
     targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)

@@ -14,7 +14,7 @@ from keras import layers
 from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
 from tfmusic.models.blocks import normalised_input
 from tfmusic.models.bridged import Bridge, bridged_input, set_bridge
-from tfmusic.models.heads import Outputs
+from tfmusic.models.heads import Outputs, add_metadata
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "cnn1d": cnn1d.build,
@@ -32,11 +32,12 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "shortchunk": shortchunk.build_shortchunk,
     "shortchunk_res": shortchunk.build_shortchunk_res,
     "musicnn": musicnn.build,
+    "musicnn_mlp": musicnn.build_mlp,
     "mlp": mlp.build,
 }
 
-WITH_HIDDEN = ("musicnn",)
-RESIDUAL = ("resnet18", "resnet34")  # those that know stochastic depth
+WITH_HIDDEN = ("musicnn_mlp",)  # whose hidden layer may be set
+RESIDUAL = ("resnet18", "resnet34")  # which know stochastic depth
 
 
 def build_model(
@@ -54,8 +55,12 @@ def build_model(
     pooling: str | None = None,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    n_tokens: int = 0,
+    token_width: int = 32,
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
+
+    With `n_tokens` it takes a pair, codes and metadata tokens [batch, n_tokens], and adds the logits of both.
 
     Several tasks stand side by side in the logits; the layer `logits_TASK` has those of one.
 
@@ -74,6 +79,8 @@ def build_model(
         dropout: share of features dropped before the last layer.
         stochastic_depth: share of training examples that the last residual block leaves as they are (Huang et al.
             2016, arXiv 1603.09382); earlier blocks less, in proportion. For the networks of `RESIDUAL` alone.
+        n_tokens: number of metadata tokens; 0 for none. For one task alone.
+        token_width: size of their embedding.
 
     Raises:
         KeyError: no builder of that name.
@@ -88,6 +95,8 @@ def build_model(
     logits = BUILDERS[name](values, n_outputs, dropout=dropout, **chosen)
     if isinstance(logits, dict):
         logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
+    if n_tokens:
+        inputs, logits = add_metadata(inputs, logits, n_tokens, width=token_width)
     model = keras.Model(inputs, logits, name=name)
     if bridge is not None:
         set_bridge(model, bridge)

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 
-def build_ensemble(members: Sequence[keras.Model], weights: Sequence[float], *, tasks: Sequence[str] = ()) -> Any:
+def build_ensemble(
+    members: Sequence[keras.Model],
+    weights: Sequence[float],
+    *,
+    tasks: Sequence[str] = (),
+    member_metadata: Sequence[Sequence[str]] | None = None,
+) -> keras.Model:
     """Returns a model from codes [batch, frames, n_bins] to the weighted mean of the members' logits.
 
     The mean of logits is the logit of the normalised geometric mean of the scores, a product of experts (Hinton 1999).
@@ -19,30 +26,62 @@ def build_ensemble(members: Sequence[keras.Model], weights: Sequence[float], *, 
         members: two or more models on codes of the same dtype and number of bins.
         weights: of every member; they sum to 1.
         tasks: names of the tasks where the models answer several, in the order of their logits.
+        member_metadata: the metadata tokens that each member knows; the ensemble takes those of `join_metadata`.
 
     Raises:
         ValueError: fewer than two members, or not a weight for each.
     """
     if len(members) < 2 or len(members) != len(weights):
         raise ValueError(f"must have two members or more, and a weight each. Received: {len(members)}, {len(weights)}")
-    frames = max(int(member.input.shape[1]) for member in members)
-    shape = (frames, int(members[0].input.shape[2]))
-    codes = keras.Input(shape, dtype=keras.backend.standardize_dtype(members[0].input.dtype), name="codes")
-    answers = [_answer(member, codes, frames, tasks, name=f"member{i}") for i, member in enumerate(members)]
+    metadata = join_metadata(member_metadata or [])
+    first = members[0].inputs[0]
+    frames = max(int(member.inputs[0].shape[1]) for member in members)
+    codes = keras.Input((frames, int(first.shape[2])), dtype=getattr(first.dtype, "name", first.dtype), name="codes")
+    tokens = keras.Input((len(metadata),), dtype="float32", name="metadata") if metadata else None
+    answers = [
+        _answer(member, codes, _known(tokens, metadata, known, name=f"member{i}"), tasks, name=f"member{i}")
+        for i, (member, known) in enumerate(zip(members, member_metadata or [()] * len(members), strict=True))
+    ]
     names = {task: f"logits_{task}" for task in tasks} or {"": "logits"}
     logits = [
         _mean([answer[task] for answer in answers], weights, part=task, name=name) for task, name in names.items()
     ]
     whole = layers.Concatenate(name="logits", dtype="float32")(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(codes, whole, name="ensemble")
+    return keras.Model(codes if tokens is None else [codes, tokens], whole, name="ensemble")
 
 
-def _answer(member: keras.Model, codes: Any, frames: int, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
+def join_metadata(known: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Returns the metadata tokens that any of several models knows, sorted."""
+    return tuple(sorted({token for some in known for token in some}))
+
+
+def _known(tokens: Any, metadata: Sequence[str], known: Sequence[str], *, name: str) -> Any:
+    """Returns the tokens as a member knows them, in its order; None for one without metadata.
+
+    What others know and it does not is a rare value of its field to it.
+    """
+    if tokens is None or not known:
+        return None
+    place = {token: i for i, token in enumerate(known)}
+    columns = [place.get(token, place.get(f"{token.partition('=')[0]}=?")) for token in metadata]
+    choice = np.array([[float(column == i) for i in range(len(known))] for column in columns], np.float32)
+    chosen = layers.Dense(
+        len(known),
+        use_bias=False,
+        trainable=False,
+        kernel_initializer=keras.initializers.Constant(choice.tolist()),
+        name=f"{name}_tokens",
+    )(tokens)
+    return layers.ReLU(max_value=1.0, name=f"{name}_known")(chosen)  # several rare values count as one
+
+
+def _answer(member: keras.Model, codes: Any, tokens: Any, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
     """Returns the logits of a member by task, `""` where there is one."""
     outputs = {task: member.get_layer(f"logits_{task}").output for task in tasks} or {"": member.outputs[0]}
-    model = keras.Model(member.input, list(outputs.values()), name=name)
-    own = int(member.input.shape[1])
-    seen = [model(_window(codes, start, own, frames, name=f"{name}_from{start}")) for start in _starts(own, frames)]
+    model = keras.Model(member.inputs, list(outputs.values()), name=name)
+    own, frames = int(member.inputs[0].shape[1]), int(codes.shape[1])
+    windows = [_window(codes, start, own, frames, name=f"{name}_from{start}") for start in _starts(own, frames)]
+    seen = [model(window if tokens is None else [window, tokens]) for window in windows]
     by_window = [some if isinstance(some, list | tuple) else [some] for some in seen]
     means = zip(*by_window, strict=True)
     return {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 from keras import layers
 
 Outputs = int | Mapping[str, int]  # number of labels, or that of every task of a model with several heads
@@ -39,3 +40,15 @@ def pool(features: Any, pooling: str) -> Any:
         weights = layers.Softmax(axis=1, name="attention")(layers.Dense(1, name="attention_score")(x))
         return layers.Reshape((channels,), name="pool")(layers.Dot(axes=1, name="attend")([x, weights]))
     raise ValueError(f"pooling must be average, max or attention. Received: {pooling!r}")
+
+
+def add_metadata(codes: Any, audio: Any, n_tokens: int, *, width: int) -> tuple[list[Any], Any]:
+    """Returns the inputs of codes and metadata, and the sum of the logits of both.
+
+    The tokens of a track are embedded and summed. Nothing here has a bias: a track without metadata gets the logits
+    of its audio alone.
+    """
+    metadata = keras.Input((n_tokens,), dtype="float32", name="metadata")
+    x = layers.Dense(width, use_bias=False, activation="relu", name="tokens")(metadata)
+    told = layers.Dense(int(audio.shape[-1]), use_bias=False, dtype="float32", name="metadata_logits")(x)
+    return [codes, metadata], layers.Add(name="with_metadata", dtype="float32")([audio, told])

@@ -14,6 +14,8 @@ from tfmusic.pretrained.store import stored_musicnn
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 from tfmusic.rundir import RunDir, is_run, open_run
 
+_MUSICNN = ("musicnn", "musicnn_mlp")
+
 
 def find_weights(section: ModelSection) -> LayerWeights:
     """Returns the pretrained weights that a config asks for.
@@ -124,15 +126,15 @@ def _kind_of(section: ModelSection) -> str:
     if section.weights in ("none", "imagenet"):
         return section.weights
     path = Path(section.weights)
-    if section.weights == "musicnn" and section.name == "musicnn":
+    if section.weights == "musicnn" and section.name in _MUSICNN:
         return "musicnn"
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return path.suffix
-    if section.name == "musicnn" and (path.suffix == ".whl" or path.is_dir()):
+    if section.name in _MUSICNN and (path.suffix == ".whl" or path.is_dir()):
         return "musicnn"
     raise ConfigError(
         "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, or for"
-        f" model.name=musicnn musicnn or its wheel. Received: {path}"
+        f" {' or '.join(_MUSICNN)} musicnn or its wheel. Received: {path}"
     )
 
 

@@ -17,6 +17,7 @@ from tfmusic.records.schema import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
 TRACKS_NAME = "tracks.csv"
+TOKENS_NAME = "tokens.jsonl"  # a JSON list of metadata tokens a track, in the order of tracks.csv
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,16 @@ class Manifest:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]
 
+    def track_rows(self, splits: Sequence[str]) -> list[int]:
+        """Returns the rows of the stored tracks of some splits."""
+        return [int(row["row"]) for row in self._rows(splits)]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of tracks.csv, skipped tracks included."""
+        with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
+            return sum(1 for _ in csv.DictReader(file))
+
     def count_labels(self, splits: Sequence[str]) -> Counter[str]:
         """Returns how many tracks of some splits have each label."""
         return Counter(label for row in self._rows(splits) for label in json.loads(row["labels"]))
@@ -107,6 +118,19 @@ class Manifest:
     def trunk_tracks(self) -> frozenset[str]:
         """Names of the tracks that trained what made the embeddings, where these records hold some and it is known."""
         return frozenset(self.settings.get("trunk_tracks", ()))
+
+    def read_tokens(self) -> list[tuple[str, ...]]:
+        """Returns the metadata tokens of every track by its row; none where the records have no metadata.
+
+        Raises:
+            RecordsError: the file is missing or is not the one that the manifest lists.
+        """
+        path = self.folder / TOKENS_NAME
+        if "tokens_sha256" not in self.settings:
+            return []
+        _check_file(path, self.settings["tokens_sha256"])
+        with path.open(encoding="utf-8") as file:
+            return [tuple(json.loads(line)) for line in file]
 
     def _rows(self, splits: Sequence[str]) -> list[dict[str, str]]:
         with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
@@ -165,6 +189,8 @@ class Manifest:
             RecordsError: a file is missing or differs; the message names it.
         """
         _check_file(self.folder / TRACKS_NAME, self.tracks_sha256)
+        if "tokens_sha256" in self.settings:
+            _check_file(self.folder / TOKENS_NAME, self.settings["tokens_sha256"])
         for split in splits:
             for shard in self.split(split).shards:
                 path = self.folder / shard.file

@@ -26,6 +26,7 @@ class Evaluation:
         segment_scores: [n_segments, n_labels] of all tracks.
         segment_targets: bool [n_segments, n_labels].
         segment_weights: [n_segments], those of a track sum to 1, so that long tracks count no more than short ones.
+        limits: how many tags an answer may have.
     """
 
     contract: Contract
@@ -36,6 +37,7 @@ class Evaluation:
     segment_scores: np.ndarray
     segment_targets: np.ndarray
     segment_weights: np.ndarray
+    limits: metrics.Limits
 
     @classmethod
     def of(
@@ -66,6 +68,7 @@ class Evaluation:
             calibration.segment_scores(np.concatenate(logits), kind=kind),
             np.repeat(targets, [len(track) for track in logits], axis=0),
             np.concatenate([np.full(len(track), 1 / len(track)) for track in logits]),
+            calibration.limits,
         )
 
     @classmethod
@@ -83,17 +86,21 @@ class Evaluation:
             np.concatenate([part.segment_scores for part in parts]),
             np.concatenate([part.segment_targets for part in parts]),
             np.concatenate([part.segment_weights for part in parts]),
+            first.limits,
         )
 
     @property
     def headline(self) -> float:
         """The task's metric under the aggregator that decides."""
-        return metrics.headline(self.scores[self.aggregator], self.targets, self.contract.kind)
+        return self._value(self.aggregator)
+
+    def _value(self, aggregator: str) -> float:
+        return metrics.headline(self.scores[aggregator], self.targets, self.contract.kind, limits=self.limits)
 
     def report(self) -> dict[str, Any]:
         """Returns everything as JSON-ready values."""
         kind, labels = self.contract.kind, self.contract.labels
-        predicted = metrics.decide(self.scores[self.aggregator], kind)
+        predicted = metrics.decide(self.scores[self.aggregator], kind, self.limits)
         segment = metrics.headline(self.segment_scores, self.segment_targets, kind, self.segment_weights)
         per_label = metrics.per_label(predicted, self.targets)
         report: dict[str, Any] = {
@@ -103,7 +110,7 @@ class Evaluation:
             "aggregator": self.aggregator,
             "tracks": len(self.track_ids),
             "segments": len(self.segment_scores),
-            "aggregators": {name: metrics.headline(scores, self.targets, kind) for name, scores in self.scores.items()},
+            "aggregators": {name: self._value(name) for name in self.scores},
             "segment_value": segment,
             "track_gain": self.headline - segment,
             "labels": {
@@ -118,7 +125,7 @@ class Evaluation:
 
     def answers(self) -> tuple[list[Any], list[Any]]:
         """Returns predicted and true label names (lists of them for several tags) of every track."""
-        predicted = metrics.decide(self.scores[self.aggregator], self.contract.kind)
+        predicted = metrics.decide(self.scores[self.aggregator], self.contract.kind, self.limits)
         labels, kind = self.contract.labels, self.contract.kind
         return metrics.names(predicted, labels, kind), metrics.names(self.targets, labels, kind)
 

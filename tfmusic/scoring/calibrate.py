@@ -17,6 +17,7 @@ import numpy as np
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
 from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
+from tfmusic.scoring.metrics import NO_LIMITS, Limits
 
 
 def best_threshold(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
@@ -36,10 +37,14 @@ def best_threshold(scores: np.ndarray, targets: np.ndarray) -> tuple[float, floa
 
 @dataclass(frozen=True)
 class Calibration:
-    """Shifts that are subtracted from logits: one for segments, one for tracks under each aggregator."""
+    """Shifts that are subtracted from logits: one for segments, one for tracks under each aggregator.
+
+    The limits of the number of tags travel along, as both decide what scores mean.
+    """
 
     segment_shift: float = 0.0
     track_shift: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AGGREGATORS, 0.0))
+    limits: Limits = NO_LIMITS
 
     @classmethod
     def fit(
@@ -49,6 +54,7 @@ class Calibration:
         *,
         top_k: int,
         aggregators: Iterable[str] = tuple(AGGREGATORS),
+        limits: Limits = NO_LIMITS,
     ) -> Self:
         """Returns the calibration of a task with several tags.
 
@@ -57,6 +63,7 @@ class Calibration:
             targets: bool [n_tracks, n_tags].
             top_k: parameter of the aggregator top_k_mean.
             aggregators: those that will be asked for; the others keep a shift of 0.
+            limits: of the number of tags, kept with the shifts.
         """
         repeated = np.repeat(targets, [len(track) for track in logits], axis=0)
         segment_shift = _shift(to_scores(np.concatenate(logits), "multi"), repeated)
@@ -64,7 +71,7 @@ class Calibration:
         for name in aggregators:
             scores = [aggregate(track - segment_shift, kind="multi", aggregator=name, top_k=top_k) for track in logits]
             track_shift[name] = _shift(np.stack(scores), targets)
-        return cls(segment_shift, track_shift)
+        return cls(segment_shift, track_shift, limits)
 
     def track_scores(self, logits: np.ndarray, *, kind: str, aggregator: str, top_k: int) -> np.ndarray:
         """Returns the calibrated scores [n_labels] of a track with logits [n_segments, n_labels]."""
@@ -91,7 +98,8 @@ class Calibration:
             fields = json.loads(path.read_text(encoding="utf-8"))
             fields = fields if task is None else fields[task]
             shifts = {name: float(fields["track_shift"][name]) for name in AGGREGATORS}
-            return cls(float(fields["segment_shift"]), shifts)
+            least, most = fields.get("limits", NO_LIMITS)
+            return cls(float(fields["segment_shift"]), shifts, Limits(int(least), None if most is None else int(most)))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: must be the calibration of a tfmusic model: {error}") from error
 

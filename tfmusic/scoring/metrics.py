@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,11 +39,27 @@ def one_hot(ids: np.ndarray, n_classes: int) -> np.ndarray:
     return np.asarray(np.arange(n_classes) == ids[:, None])
 
 
-def decide(scores: np.ndarray, kind: str) -> np.ndarray:
-    """Returns the answer as bool [n_tracks, n_labels]: the best class, or every tag whose score is at least .5."""
+class Limits(NamedTuple):
+    """How many tags an answer has at least, and at most; None for no limit."""
+
+    min_tags: int = 0
+    max_tags: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+def decide(scores: np.ndarray, kind: str, limits: Limits = NO_LIMITS) -> np.ndarray:
+    """Returns the answer as bool [n_tracks, n_labels].
+
+    The best class; or every tag whose score is at least .5, filled up or cut off with the highest scores first where
+    they are fewer or more than the limits allow. Of equal scores the first label counts as the higher.
+    """
     if kind == "single":
         return one_hot(scores.argmax(1), scores.shape[1])
-    return np.asarray(scores >= 0.5)
+    rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    most = scores.shape[1] if limits.max_tags is None else limits.max_tags
+    return np.asarray(((scores >= 0.5) & (rank < most)) | (rank < limits.min_tags))
 
 
 def names(chosen: np.ndarray, labels: Sequence[str], kind: str) -> list[Any]:
@@ -52,7 +68,13 @@ def names(chosen: np.ndarray, labels: Sequence[str], kind: str) -> list[Any]:
     return [row[0] for row in lists] if kind == "single" else lists
 
 
-def headline(scores: np.ndarray, targets: np.ndarray, kind: str, weights: np.ndarray | None = None) -> float:
+def headline(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    kind: str,
+    weights: np.ndarray | None = None,
+    limits: Limits = NO_LIMITS,
+) -> float:
     """Returns the metric of the task: accuracy for one label a track, global micro-F1 for several.
 
     Args:
@@ -60,10 +82,11 @@ def headline(scores: np.ndarray, targets: np.ndarray, kind: str, weights: np.nda
         targets: bool [n_tracks, n_labels].
         kind: `single` or `multi`.
         weights: weight of every row, or None for 1.
+        limits: of the number of tags.
     """
     if kind == "single":
         return float(np.average(scores.argmax(1) == targets.argmax(1), weights=weights))
-    return micro_f1(decide(scores, kind), targets, weights)
+    return micro_f1(decide(scores, kind, limits), targets, weights)
 
 
 def headline_name(kind: str) -> str:

@@ -70,7 +70,7 @@ def run_embedder(run: RunDir) -> Embedder:
     contract = Contract.load(run.contract)
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
-    model = for_prediction(keras.Model(loaded.model.input, heads[-1].input))
+    model = for_prediction(keras.Model(loaded.model.inputs[0], heads[-1].input))
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
     feature = embedding_feature(
         f"{contract.task} {_digest(model)}",

@@ -28,7 +28,7 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        tf.saved_model.save(module, str(partial), signatures=signatures(module, loaded.contract.n_bins))
+        tf.saved_model.save(module, str(partial), signatures=signatures(module, loaded.contract))
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")
         (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
+from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
 from tfmusic.errors import RunError, UsageError
 from tfmusic.features import embeddings
@@ -85,11 +86,12 @@ class Predictions:
     contract: Contract
     track_ids: tuple[str, ...]
     scores: np.ndarray
+    limits: metrics.Limits
 
     def answers(self) -> list[Any]:
         """Returns a label name, or a list of tag names that may be empty, for every track."""
         kind = self.contract.kind
-        return metrics.names(metrics.decide(self.scores, kind), self.contract.labels, kind)
+        return metrics.names(metrics.decide(self.scores, kind, self.limits), self.contract.labels, kind)
 
 
 def predict_tracks(
@@ -109,10 +111,11 @@ def predict_tracks(
     check_inputs(load_contract(model_path), [track.feature_path for track in tracks])
     if is_run(model_path):
         loaded = load_run(RunDir(model_path), task)
-        return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track))
+        return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track), loaded.calibration.limits)
     contract = load_contract(model_path)
     choose_task(contract, task)
-    return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track))
+    limits = Calibration.load(model_path / "calibration.json").limits
+    return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track), limits)
 
 
 def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
@@ -144,7 +147,16 @@ def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[
             yield StoredTrack(row, track.track_id, (), cells)
             on_track()
 
-    batches = for_evaluation(stored(), frames=contract.frames, hop_frames=contract.hop_frames, batch_size=PREDICT_BATCH)
+    metadata = None
+    if contract.metadata:
+        metadata = np.array([contract.encode_metadata(tokens_of(track.metadata)) for track in tracks], np.float32)
+    batches = for_evaluation(
+        stored(),
+        frames=contract.frames,
+        hop_frames=contract.hop_frames,
+        batch_size=PREDICT_BATCH,
+        metadata=metadata,
+    )
     logits = collect_logits(batches, loaded.model.predict_on_batch)
     return np.stack(
         [
@@ -163,6 +175,6 @@ def _from_export(path: Path, contract: Contract, tracks: tuple[Track, ...], on_t
     scores = []
     for track in tracks:
         mel = read_feature(track.feature_path, track.track_id, contract.feature)
-        scores.append(answer(mel)["track_scores"])
+        scores.append(answer(mel, tokens_of(track.metadata))["track_scores"])
         on_track()
     return np.stack(scores).astype(np.float64)

@@ -5,7 +5,7 @@ two steps of calibration and the aggregator. Tests hold both to 1e-5 of each oth
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ _EPSILON = 1e-7
 class TrackModel(tf.Module):
     """Answers for one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
 
+    A model with metadata takes `module(mel, tokens)` as well, with tokens such as "genres=jazz", string [n].
+
     Returns a dict of `track_scores` [n_labels], `segment_scores` [n_windows, n_labels] and `segment_starts`
     [n_windows], frames.
     """
@@ -32,7 +34,11 @@ class TrackModel(tf.Module):
         self, model: keras.Model, contract: Contract, calibration: Calibration, *, aggregator: str, top_k: int
     ) -> None:
         super().__init__()
-        self._model, self._contract, self._calibration = (lambda x: model(x, training=False)), contract, calibration
+        self._model, self._contract, self._calibration = (
+            (lambda x: model(x, training=False)),
+            contract,
+            calibration,
+        )
         # The variables alone are tracked: the saved graph then needs no Keras to load.
         variables = model.variables  # tf.Variables in Keras 2, around them in Keras 3
         self._weights = [item if isinstance(item, tf.Variable) else item.value for item in variables]
@@ -43,13 +49,13 @@ class TrackModel(tf.Module):
         self._table = tf.constant(scale.table()) if contract.dtype == "uint8" else None
 
     @tf.function  # type: ignore[untyped-decorator]
-    def __call__(self, mel: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __call__(self, mel: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the answer for one track."""
         if mel.shape.rank == 3:
             mel = mel[0]
         cells = self._encode(mel)
         windows, starts = self._windows(cells)
-        logits = self._logits(cells, windows) - self._calibration.segment_shift
+        logits = self._logits(cells, windows, self._metadata(tokens)) - self._calibration.segment_shift
         kind = self._contract.kind
         scores = self._aggregate(logits)
         if kind == "multi" and self._track_shift:
@@ -90,7 +96,19 @@ class TrackModel(tf.Module):
         starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
         return (starts[:, None] + tf.range(frames)[None, :]) % n_frames, starts
 
-    def _logits(self, cells: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+    def _metadata(self, tokens: tf.Tensor | None) -> list[tf.Tensor]:
+        """Returns the metadata input [1, n_tokens] as `Contract.encode_metadata` makes it; nothing without metadata."""
+        known = self._contract.metadata
+        if not known:
+            return []
+        if tokens is None:
+            return [tf.zeros([1, len(known)])]
+        rare = tf.strings.regex_replace(tokens, "=.*", "=?")
+        is_known = tf.reduce_any(tokens[:, None] == tf.constant(known)[None, :], axis=1)
+        counted = tf.where(is_known, tokens, rare)
+        return [tf.cast(tf.reduce_any(counted[:, None] == tf.constant(known)[None, :], axis=0), tf.float32)[None, :]]
+
+    def _logits(self, cells: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
         """Returns logits [n_windows, n_labels], float64, a few windows at a time."""
         n_windows = tf.shape(windows)[0]
         n_calls = (n_windows + WINDOWS_PER_CALL - 1) // WINDOWS_PER_CALL
@@ -99,7 +117,8 @@ class TrackModel(tf.Module):
         def body(call: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             chosen = windows[call * WINDOWS_PER_CALL : (call + 1) * WINDOWS_PER_CALL]
             codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
-            return call + 1, parts.write(call, self._model(codes))  # type: ignore[no-untyped-call]
+            told = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
+            return call + 1, parts.write(call, self._model([codes, *told] if told else codes))  # type: ignore[no-untyped-call]
 
         _, parts = tf.while_loop(lambda call, _: call < n_calls, body, (0, parts), parallel_iterations=1)
         logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])
@@ -147,21 +166,33 @@ def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Te
     }
 
 
-def signatures(module: TrackModel, n_bins: int) -> dict[str, Any]:
-    """Returns the signatures of the SavedModel: `serving_default` [n_bins, n_frames], `file` [1, n_bins, n_frames]."""
-    specs = {"serving_default": [n_bins, None], "file": [1, n_bins, None]}
-    return {
-        name: module.__call__.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="mel"))
-        for name, shape in specs.items()
-    }
+def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
+    """Returns the signatures of the SavedModel.
+
+    `serving_default` takes [n_bins, n_frames], `file` [1, n_bins, n_frames]; `with_metadata`, of models that read some,
+    [n_bins, n_frames] and tokens.
+    """
+    specs = {"serving_default": [contract.n_bins, None], "file": [1, contract.n_bins, None]}
+    mels = {name: tf.TensorSpec(shape, tf.float32, name="mel") for name, shape in specs.items()}
+    found = {name: module.__call__.get_concrete_function(spec) for name, spec in mels.items()}
+    if contract.metadata:
+        tokens = tf.TensorSpec([None], tf.string, name="tokens")
+        mel = mels["serving_default"]
+        found["with_metadata"] = module.__call__.get_concrete_function(mel, tokens)
+    return found
 
 
-def load_answer_fn(path: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Returns the answer function of an exported folder: linear power [n_bins, n_frames] to numpy arrays."""
+def load_answer_fn(path: Any) -> Callable[..., dict[str, np.ndarray]]:
+    """Returns the answer function of an exported folder: linear power [n_bins, n_frames] to numpy arrays.
+
+    It takes the metadata tokens of the track as well, which a model without metadata does not look at.
+    """
     module = tf.saved_model.load(str(path))
+    reads = "with_metadata" in module.signatures
 
-    def answer(mel: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in module(tf.constant(mel)).items()}
+    def answer(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        told = [tf.constant(tokens, tf.string)] if reads else []
+        return {name: value.numpy() for name, value in module(tf.constant(mel), *told).items()}
 
     answer.module = module  # type: ignore[attr-defined]  # keeps the variables alive
     return answer

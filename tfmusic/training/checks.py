@@ -7,6 +7,7 @@ from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError
 from tfmusic.features.embeddings import NAME as EMBEDDING
+from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.manifest import Manifest
@@ -35,8 +36,8 @@ def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
     return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
 
 
-def model_contract(config: Config, manifest: Manifest) -> Contract:
-    """Returns the contract of the model to be trained.
+def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract:
+    """Returns the contract of the model to be trained; the metadata it knows is that of the training folds.
 
     Raises:
         RecordsError: the records were built for another task, feature, scale or segment than the config says.
@@ -65,9 +66,23 @@ def model_contract(config: Config, manifest: Manifest) -> Contract:
                 f"{manifest.folder}: {key} must be {asked} as the config says. Received: {found};"
                 f" build the records again or change {key}"
             )
+    metadata = _metadata(config, manifest, folds)
     if is_embedding(stored):
-        return stored
-    return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames)
+        return replace(stored, metadata=metadata)
+    return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames, metadata=metadata)
+
+
+def _metadata(config: Config, manifest: Manifest, folds: Folds) -> tuple[str, ...]:
+    section = config.metadata
+    if not section.fields:
+        return ()
+    tokens = known_tokens(manifest, folds.training, section.fields, section.min_count)
+    if not tokens:
+        raise RecordsError(
+            f"{manifest.folder}: metadata.fields={section.fields} asks for metadata, and no track has any: build the"
+            " records from data with metadata, or set metadata.fields=[]"
+        )
+    return tokens
 
 
 def is_embedding(contract: Contract) -> bool:
@@ -82,7 +97,8 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         ConfigError: no such model, or a loss or weights that are not for this kind of labels.
         RecordsError: the records are not those that the config describes.
     """
-    contract, folds = model_contract(config, manifest), choose_folds(manifest, config.training.fold)
+    folds = choose_folds(manifest, config.training.fold)
+    contract = model_contract(config, manifest, folds)
     if config.model.name not in BUILDERS:
         raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
     if is_embedding(contract) and config.model.name != "mlp":

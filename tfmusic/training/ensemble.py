@@ -1,6 +1,7 @@
 """Trained runs to one run that is their mean: evaluated, exported and asked like any other."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,7 @@ from tfmusic.configfile import load_config, to_yaml
 from tfmusic.contract import Contract
 from tfmusic.errors import RunError, UsageError
 from tfmusic.folders import write_text
-from tfmusic.models.ensemble import build_ensemble
+from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir, write_json
 from tfmusic.scoring.blend import blend_weights
@@ -94,13 +95,14 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
     contracts = [Contract.load(member.contract) for member in members]
     longest = max(contracts, key=lambda contract: contract.frames)
     models = [keras.saving.load_model(member.checkpoint("best"), compile=False, safe_mode=True) for member in members]
-    joined = build_ensemble(models, weights, tasks=[head.task for head in longest.heads])
+    known = [contract.metadata for contract in contracts]
+    joined = build_ensemble(models, weights, tasks=[head.task for head in longest.heads], member_metadata=known)
     path = out.checkpoint("best")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name("best.tmp.keras")
     joined.save(tmp)
     tmp.replace(path)
-    longest.save(out.contract)
+    replace(longest, metadata=join_metadata(known)).save(out.contract)
     if not out.config.is_file():
         write_text(out.config, to_yaml(load_config(members[0].config)))
     used = [member.read_json(member.records) for member in members]
@@ -118,10 +120,10 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
         out.records,
     )
     write_json(environment(), out.environment)
-    known = [
+    shares = [
         {"run": _name(member.path, out.path), "weight": weight} for member, weight in zip(members, weights, strict=True)
     ]
-    write_json({"members": known}, out.ensemble)
+    write_json({"members": shares}, out.ensemble)
 
 
 def _name(member: Path, out: Path) -> str:

@@ -13,6 +13,7 @@ from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.inputs import augment, pipeline
 from tfmusic.inputs.distort import Distortion
+from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model
 from tfmusic.models.bridged import FIXED
@@ -41,6 +42,8 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
         pooling=None if section.pooling == "default" else section.pooling,
         dropout=section.dropout,
         stochastic_depth=section.stochastic_depth,
+        n_tokens=len(contract.metadata),
+        token_width=config.metadata.width,
     )
 
 
@@ -100,7 +103,7 @@ class Job:
         keras.utils.set_random_seed(config.training.seed)
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
         n_segments = sum(manifest.split(name).segments for name in folds.training)
-        options = _training_input(config, manifest, folds, n_segments, contract.frames)
+        options = _training_input(config, manifest, folds, n_segments, contract)
         with _precision(config.training.precision):
             model = _build(config, contract, mean, variance)
             training_model = _training_model(model, contract)
@@ -149,10 +152,8 @@ class Job:
         """Trains one epoch, counted from 0, and returns its loss."""
         options = self.input
         if self.resting:
-            data: Any = self.resting.epoch(
-                seed=options.seed, epoch=epoch, batch_size=options.batch_size, mixup_alpha=options.mixup_alpha
-            )
-            arguments = {"x": data[0], "y": data[1], "batch_size": options.batch_size}
+            inputs, targets = self.resting.epoch(epoch)
+            arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": options.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
             arguments = {"x": ds}
@@ -185,15 +186,16 @@ class Job:
             self.manifest,
             self.folds.validation,
             predict_fn,
-            frames=self.contract.frames,
-            hop_frames=self.contract.hop_frames,
+            self.contract,
             batch_size=self.config.evaluation.batch_size,
         )
 
     def _rest(self) -> RestingTrunk:
         assert self.pretrained is not None  # the config allows frozen epochs of a pretrained trunk alone
         splits = (self.folds.training, self.folds.validation)
-        return RestingTrunk(self.model, self.pretrained.layers.loaded, self.contract, self.manifest, splits, self.cache)
+        return RestingTrunk(
+            self.model, self.pretrained.layers.loaded, self.contract, self.manifest, splits, self.cache, self.input
+        )
 
     def describe(self) -> str:
         """Returns what will be trained on what, and where its trunk comes from."""
@@ -250,7 +252,7 @@ def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str
 
 
 def _training_input(
-    config: Config, manifest: Manifest, folds: Folds, n_segments: int, frames: int
+    config: Config, manifest: Manifest, folds: Folds, n_segments: int, contract: Contract
 ) -> pipeline.TrainingInput:
     section = config.augment
     policy = (
@@ -276,12 +278,13 @@ def _training_input(
     if is_embedding(manifest.contract):  # these are for neighbouring bins, which embeddings do not have
         policy, distortion = augment.POLICIES["none"], Distortion()
     return pipeline.TrainingInput(
-        frames=frames,
+        frames=contract.frames,
         batch_size=min(config.training.batch_size, n_segments),
         shuffle_segments=min(config.input.shuffle_segments, n_segments),
         distortion=distortion,
         policy=policy,
         mixup_alpha=section.mixup_alpha,
+        metadata=Metadata.of(manifest, contract, config.metadata.dropout),
         class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,
         seed=config.training.seed,
     )

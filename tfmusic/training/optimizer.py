@@ -8,13 +8,16 @@ import numpy as np
 
 from tfmusic.config import TrainingSection
 from tfmusic.errors import ConfigError
+from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
 
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
-_LOSSES = {
+_LOSSES: dict[str, tuple[str, Any]] = {
     "cross_entropy": ("single", keras.losses.CategoricalCrossentropy),
     "binary_cross_entropy": ("multi", keras.losses.BinaryCrossentropy),
     "focal": ("multi", keras.losses.BinaryFocalCrossentropy),
+    "asymmetric": ("multi", AsymmetricLoss),
+    "soft_f1": ("multi", SoftF1Loss),
 }
 
 _DEFAULT_LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy"}
@@ -97,4 +100,5 @@ def make_loss(options: TrainingSection, kind: str) -> Any:
         fitting = " or ".join(["auto", *(name for name, (for_kind, _) in _LOSSES.items() if for_kind == kind)])
         what = "one label" if kind == "single" else "several tags"
         raise ConfigError(f"training.loss must be {fitting} for {what} a track. Received: {options.loss}")
-    return loss(from_logits=True, label_smoothing=options.label_smoothing)
+    takes_scores = {} if name in ("asymmetric", "soft_f1") else {"from_logits": True}
+    return loss(**takes_scores, label_smoothing=options.label_smoothing)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
+from tfmusic.config import EvaluationSection
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.errors import RunError
@@ -16,6 +16,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.metrics import Limits
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,18 @@ class HeldOut:
         return tuple(fold.part(self.contract.parts()[task].columns) for fold in self.folds)
 
 
-def score_held_out(run: RunDir, manifest: Manifest) -> HeldOut:
+def score_held_out(run: RunDir, manifest: Manifest, *, with_metadata: bool = True) -> HeldOut:
     """Returns the logits of a run on its validation fold, or of each model of a cross-validation on its own.
 
     Raises:
         RunError: the run has no validation fold, or was not trained on these records.
     """
     folds = run.folds() or [run]
-    scored = [_score(fold, manifest) for fold in folds]
+    scored = [_score(fold, manifest, with_metadata=with_metadata) for fold in folds]
     return HeldOut(Contract.load(folds[0].contract), tuple(scored))
 
 
-def _score(run: RunDir, manifest: Manifest) -> TrackLogits:
+def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogits:
     used = run.read_json(run.records)
     if used["tracks_sha256"] != manifest.tracks_sha256:
         raise RunError(f"{run.path}: was not trained on the records {manifest.folder}")
@@ -53,25 +54,28 @@ def _score(run: RunDir, manifest: Manifest) -> TrackLogits:
         manifest,
         used["validation"],
         model.predict_on_batch,
-        frames=contract.frames,
-        hop_frames=contract.hop_frames,
+        contract,
         batch_size=load_config(run.config).evaluation.batch_size,
+        with_metadata=with_metadata,
     )
 
 
-def calibrate_together(folds: Sequence[TrackLogits], kind: str, options: Any) -> Calibration:
-    """Returns the calibration that suits the tracks of all folds; a neutral one where there is nothing to calibrate.
+def tag_limits(options: EvaluationSection) -> Limits:
+    """Returns how many tags an answer may have."""
+    return Limits(options.min_tags, None if options.max_tags == "none" else options.max_tags)
 
-    `options` is the evaluation section of the config.
-    """
+
+def calibrate_together(folds: Sequence[TrackLogits], kind: str, options: EvaluationSection) -> Calibration:
+    """Returns the calibration that suits the tracks of all folds; a neutral one where there is nothing to calibrate."""
+    limits = tag_limits(options)
     if kind == "single" or not options.calibrate:
-        return Calibration()
+        return Calibration(limits=limits)
     logits = [track for fold in folds for track in fold.logits]
     targets = np.concatenate([fold.targets for fold in folds])
-    return Calibration.fit(logits, targets, top_k=options.top_k, aggregators=AGGREGATORS)
+    return Calibration.fit(logits, targets, top_k=options.top_k, aggregators=AGGREGATORS, limits=limits)
 
 
-def calibrate_apart(folds: Sequence[TrackLogits], kind: str, options: Any) -> list[Calibration]:
+def calibrate_apart(folds: Sequence[TrackLogits], kind: str, options: EvaluationSection) -> list[Calibration]:
     """Returns a calibration for every fold, each fitted on the tracks of the other folds."""
     if len(folds) == 1:
         return [calibrate_together(folds, kind, options)]

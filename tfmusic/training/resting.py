@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError
+from tfmusic.inputs.pipeline import TrainingInput
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
 from tfmusic.models.bridged import FIXED
@@ -42,6 +45,7 @@ class RestingTrunk:
         manifest: Manifest,
         splits: tuple[Sequence[str], Sequence[str]],
         cache: TrunkCache,
+        options: TrainingInput,
     ) -> None:
         """Embeds the training and validation splits; raises ConfigError where the trunk cannot be cut off."""
         trunk, self.head = cut_trunk(model, loaded)
@@ -50,32 +54,39 @@ class RestingTrunk:
             if (key, split) not in cache.known:
                 cache.known[key, split] = _embed(trunk, contract, manifest, split)
         self.training, self.validation = (_join([cache.known[key, split] for split in part]) for part in splits)
+        self.options = options
         self._windows = np.concatenate(self.training.logits)
         repeats = [len(track) for track in self.training.logits]
+        self._rows = np.repeat(self.training.rows, repeats)
         self._targets = np.repeat(self.training.targets, repeats, axis=0).astype(np.float32)
 
     def __len__(self) -> int:
         """Number of training windows."""
         return len(self._windows)
 
-    def epoch(self, *, seed: int, epoch: int, batch_size: int, mixup_alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        """Returns embeddings and targets of whole batches in the order of an epoch, mixed with others if asked."""
-        rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(self))[: len(self) // batch_size * batch_size]
-        windows, targets = self._windows[order], self._targets[order]
-        if not mixup_alpha:
-            return windows, targets
-        share = rng.beta(mixup_alpha, mixup_alpha, (len(order), 1)).astype(np.float32)
-        share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
-        return (
-            share * windows + (1.0 - share) * windows[partner],
-            share * targets + (1.0 - share) * targets[partner],
-        )
+    def epoch(self, epoch: int) -> tuple[Any, np.ndarray]:
+        """Returns the head's inputs and targets of whole batches in the order of an epoch, mixed if asked."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, epoch])
+        order = rng.permutation(len(self))[: len(self) // options.batch_size * options.batch_size]
+        parts = [self._windows[order], self._targets[order]]
+        if options.metadata:
+            seed = tf.constant([options.seed, epoch], tf.int64)
+            parts.append(options.metadata.draw(tf.constant(self._rows[order]), seed).numpy())
+        if options.mixup_alpha:
+            share = rng.beta(options.mixup_alpha, options.mixup_alpha, (len(order), 1)).astype(np.float32)
+            share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
+            parts = [share * part + (1.0 - share) * part[partner] for part in parts]
+        windows, targets, *tokens = parts
+        return [windows, *tokens] if tokens else windows, targets
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track."""
         counts = [len(track) for track in self.validation.logits]
-        logits = self.head.predict(np.concatenate(self.validation.logits), batch_size=256, verbose=0)
+        inputs: Any = np.concatenate(self.validation.logits)
+        if self.options.metadata:
+            inputs = [inputs, self.options.metadata.table[np.repeat(self.validation.rows, counts)]]
+        logits = self.head.predict(inputs, batch_size=256, verbose=0)
         return replace(self.validation, logits=tuple(np.split(logits, np.cumsum(counts)[:-1])))
 
 
@@ -91,24 +102,18 @@ def cut_trunk(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, k
             f"training.cache_frozen is for models that pool at the end of their trunk; {model.name} does not: set it"
             " to false"
         )
-    trunk = for_prediction(keras.Model(model.input, cut.output))
+    trunk = for_prediction(keras.Model(model.inputs[0], cut.output))
     new = [layer.name for layer in trunk.layers if layer.weights and layer.name not in {*loaded, *_WITHOUT_TRAINING}]
     if new:
         raise ConfigError(
             f"training.cache_frozen needs a trunk that is pretrained to its last layer. Not loaded: {', '.join(new)}"
         )
-    return trunk, keras.Model(cut.output, model.outputs[0])
+    return trunk, keras.Model([cut.output, *model.inputs[1:]], model.outputs[0])
 
 
 def _embed(trunk: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
-    return score_splits(
-        manifest,
-        [split],
-        trunk.predict_on_batch,
-        frames=contract.frames,
-        hop_frames=contract.hop_frames,
-        batch_size=64,
-    )
+    alone = replace(contract, metadata=())  # a trunk hears, the head reads
+    return score_splits(manifest, [split], trunk.predict_on_batch, alone, batch_size=64)
 
 
 def _join(parts: Sequence[TrackLogits]) -> TrackLogits:

@@ -13,6 +13,7 @@ from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
 from tfmusic.scoring.metrics import headline, headline_name
 from tfmusic.training.job import Job
+from tfmusic.training.out_of_fold import tag_limits
 
 
 def validate(job: Job) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def validate(job: Job) -> dict[str, Any]:
 
 def calibrate(job: Job) -> None:
     """Fits the calibration of the best checkpoint on the validation tracks and stores it; a neutral one without."""
-    calibrations = {task: Calibration() for task in job.contract.parts()}
+    limits = tag_limits(job.config.evaluation)
+    calibrations = {task: Calibration(limits=limits) for task in job.contract.parts()}
     if job.folds.validation:
         best = keras.saving.load_model(job.run.checkpoint("best"), compile=False, safe_mode=True)
         scored = job.score_with(for_prediction(best).predict_on_batch)
@@ -55,11 +57,12 @@ def _metric(job: Job, contract: Contract, scored: TrackLogits) -> float:
         calibration.track_scores(logits, kind=contract.kind, aggregator=options.aggregator, top_k=options.top_k)
         for logits in scored.logits
     ]
-    return headline(np.stack(scores), scored.targets, contract.kind)
+    return headline(np.stack(scores), scored.targets, contract.kind, limits=calibration.limits)
 
 
 def _fit(job: Job, contract: Contract, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:
     options = job.config.evaluation
+    limits = tag_limits(options)
     if contract.kind == "single" or not options.calibrate:
-        return Calibration()
-    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators)
+        return Calibration(limits=limits)
+    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators, limits=limits)
