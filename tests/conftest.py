@@ -10,7 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tfmusic.cli import main
 from tfmusic.datasets import synthetic
 
-SMALL_MODEL = ("model.name=resnet18", "model.width=4", "input.frames=64", "input.hop_frames=32")
+SMALL_MODEL = (
+    "model.name=resnet18", "model.width=4", "input.frames=64", "input.hop_frames=32", "metadata.fields=[]",
+    "training.fold=0", "training.select=best",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

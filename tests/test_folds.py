@@ -143,9 +143,9 @@ def test_a_cross_validated_run_is_used_like_any_other(crossed, music, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, records, tmp_path, monkeypatch):
     """Interrupted in the third fold and resumed: the same weights of the mean as undisturbed."""
-    from tfmusic.training import folds
+    from tfmusic.training import recipe
 
-    out, fit = tmp_path / "run", folds.fit
+    out, fit = tmp_path / "run", recipe.fit
 
     def interrupted(config, manifest, run, **options):
         if run.path.name == "fold2":
@@ -153,10 +153,10 @@ def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, records
         return fit(config, manifest, run, **options)
 
     options = ("training.epochs=1", "training.select=last")
-    monkeypatch.setattr(folds, "fit", interrupted)
+    monkeypatch.setattr(recipe, "fit", interrupted)
     assert fit_small("q2", records, out, *options, flags=("--folds", "5")) == 130
     assert not RunDir(out).calibration.is_file()
-    monkeypatch.setattr(folds, "fit", fit)
+    monkeypatch.setattr(recipe, "fit", fit)
     assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
     mine, theirs = (
         keras.saving.load_model(RunDir(path).checkpoint("best"), compile=False).get_weights() for path in (out, crossed)
@@ -214,3 +214,48 @@ def test_folds_must_be_those_of_the_records(records, tmp_path, capsys):
     """--folds 4 on records dealt into five says what to do."""
     assert main(["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "x"), "--folds", "4"]) == 2
     assert "--folds must be 5" in capsys.readouterr().err
+
+
+def test_report_compares_runs(crossed, trained, capsys):
+    """A row a run with value, interval and folds; the same as Markdown; a run without evaluation is named."""
+    assert main(["evaluate", str(trained)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(crossed), str(trained)]) == 0
+    shown = capsys.readouterr().out
+    value = json.loads((crossed / "evaluation" / "report.json").read_text())["value"]
+    assert f"{value:.3f}" in shown
+    assert "resnet18, a model a fold" in shown
+    assert "±" in shown
+    assert main(["report", "--markdown", str(trained)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert main(["report", str(crossed / "fold0")]) == 2
+    assert "has no evaluation. `tfmusic evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_config_with_partners_trains_all_and_joins_them(records, music, tmp_path, capsys):
+    """Own model and partner's under one folder, fold by fold; interrupted and resumed, the whole is finished."""
+    from tfmusic.configfile import find_config, load_config, to_yaml
+
+    small = [*SMALL_MODEL, "training.batch_size=8", "training.epochs=1", "training.fold=all"]
+    (tmp_path / "other.yaml").write_text(to_yaml(load_config(find_config("q2"), [*small, "model.name=cnn1d"])))
+    out = tmp_path / "run"
+    asked = ["fit", "q2", "--records", str(records), "--run-dir", str(out), *small]
+    partner = f"ensemble.partners=[{tmp_path / 'other.yaml'}]"
+    assert main([*asked, partner, "--dry-run"]) == 0
+    assert "10 models: own/fold0" in capsys.readouterr().out
+    assert main([*asked, partner]) == 0
+    assert {"own", "other", "fold4", "checkpoints"} <= {path.name for path in out.iterdir()}
+    members = [one["run"] for one in json.loads((out / "fold0" / "ensemble.json").read_text())["members"]]
+    assert len(members) == 2
+    assert main(["predict", str(out), str(music / "q2" / "test"), "--out", str(tmp_path / "a.json")]) == 0
+    before = RunDir(out).calibration.read_bytes()
+    RunDir(out).calibration.unlink()
+    RunDir(out / "other" / "fold4").calibration.unlink()
+    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
+    assert RunDir(out).calibration.read_bytes() == before
+    assert main([*asked[:-1], "training.fold=1", partner, "--overwrite"]) == 2
+    assert "must have training.fold=1 and no partners of its own" in capsys.readouterr().err
+    assert RunDir(out).calibration.is_file()

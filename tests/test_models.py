@@ -234,7 +234,7 @@ def test_export_keeps_the_output(name, tmp_path):
     scale = {"name": "db", "low": -60.0, "high": 30.0}
     contract = Contract("t", "single", ("a", "b", "c"), feature, scale, "uint8", 40, 20)
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
-    tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, 64))
+    tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, contract))
     mel = (10 ** np.random.default_rng(0).uniform(-6, 3, (64, 95))).astype(np.float32)
     mine, theirs = module(tf.constant(mel)), load_answer_fn(tmp_path / "export")(mel)
     np.testing.assert_allclose(theirs["segment_scores"], mine["segment_scores"].numpy(), atol=1e-6)

@@ -20,6 +20,7 @@ COMMANDS = {
     "fit": "train a model on records",
     "ensemble": "join runs into one by the mean of their logits",
     "evaluate": "score a run on held-out tracks",
+    "report": "compare evaluated runs",
     "predict": "answer for tracks",
     "score": "compare a prediction file with the answers",
     "embed": "extract embeddings of tracks from a run or from musicnn",

@@ -194,6 +194,16 @@ class TrainingSection(Section):
     tensorboard: bool = True
 
 
+class EnsembleSection(Section):
+    """Configs, by name or path, whose models are trained on the same records as well and joined with this one.
+
+    `weights: fitted` finds their shares on the tracks that all hold out.
+    """
+
+    partners: list[Annotated[str, Field(min_length=1)]] = []
+    weights: Literal["fitted", "equal"] = "fitted"
+
+
 class EvaluationSection(Section):
     """How segment scores become the answer of a track: at least `min_tags` and at most `max_tags` of several tags."""
 
@@ -218,6 +228,7 @@ class Config(Section):
     metadata: MetadataSection = MetadataSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    ensemble: EnsembleSection = EnsembleSection()
 
     @property
     def tasks(self) -> dict[str, str]:
@@ -274,6 +285,8 @@ class Config(Section):
                 f"evaluation.max_tags must be at least min_tags={self.evaluation.min_tags}. Received: {most}"
             )
         fold = self.training.fold
+        if self.ensemble.partners and fold == "none":
+            raise ValueError("ensemble.partners needs tracks that all hold out: set training.fold to a number or all")
         if isinstance(fold, int) and fold >= self.data.folds:
             raise ValueError(
                 f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none or all."

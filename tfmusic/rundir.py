@@ -78,9 +78,18 @@ class RunDir:
 
     @property
     def to_resume(self) -> "RunDir":
-        """The run to resume where this one was interrupted: the whole cross-validation of which it is a fold."""
-        is_fold = self.path.name.startswith("fold") and RunDir(self.path.parent).config.is_file()
-        return RunDir(self.path.parent) if is_fold else self
+        """The run to resume where this one was interrupted: the one that it is a part of, where it is."""
+        above = RunDir(self.path.parent)
+        return above.to_resume if above.config.is_file() else self
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a finished epoch lies here, of this run or of those that it is made of."""
+        return (
+            self.state.is_file()
+            or any(self.path.glob("*/backup/state.npz"))
+            or any(self.path.glob("*/*/backup/state.npz"))
+        )
 
     @property
     def tensorboard(self) -> Path:

@@ -44,8 +44,4 @@ def run(args: argparse.Namespace) -> None:
     rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
     console.table(rows, ("run", "weight"))
     console.say(f"run: {args.out}")
-    return evaluate.run(
-        argparse.Namespace(
-            run_dir=args.out, records=args.records, split=None, task=None, out=None, without_metadata=False
-        )
-    )
+    return evaluate.run(argparse.Namespace(run_dir=args.out, **evaluate.DEFAULTS | {"records": args.records}))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _WITHOUT = "; metadata left out"
+DEFAULTS: dict[str, Any] = {"records": None, "split": None, "task": None, "out": None, "without_metadata": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from tfmusic.config import Config
-    from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir
+    from tfmusic.training.fit import TrainingProgress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.print_config:
         return arguments.print_config(config)
+    from tfmusic.commands import evaluate
+    from tfmusic.configfile import find_config, load_config
     from tfmusic.console import console
     from tfmusic.folders import check_target
     from tfmusic.records.manifest import Manifest
@@ -45,50 +47,41 @@ def run(args: argparse.Namespace) -> None:
     root = Path("runs")
     if args.resume:
         folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task_name)
-        if not folder.state.is_file() and not folder.fold(0).state.is_file():
+        if not folder.has_begun:
             raise RunError(f"{folder.path}: nothing to resume: no finished epoch. Leave out --resume")
         config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
         check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
+    partners = {name: load_config(find_config(name)) for name in config.ensemble.partners}
     start_tensorflow()
-    if config.training.fold == "all":
-        return _cross_validate(config, manifest, folder, resume=args.resume, dry_run=args.dry_run)
-    from tfmusic.training.checks import check
-    from tfmusic.training.fit import fit
+    from tfmusic.training.recipe import Recipe
 
-    _, folds = check(config, manifest, resume=args.resume)
+    recipe = Recipe(config, partners, manifest, folder)
+    recipe.check(resume=args.resume)
     if args.dry_run:
-        trained, validated = ", ".join(folds.training), ", ".join(folds.validation) or "none"
-        return console.say(f"dry run: would train on {trained}, validate on {validated}, write {folder.path}")
-    progress = fit(config, manifest, folder, resume=args.resume)
-    if progress.was_finished:
-        return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
-    best = (progress.best_metric, progress.best_epoch) if folds.validation else ("none", progress.best_epoch)
-    console.table(
-        [(progress.epoch, round(progress.seconds), *best)], ("epochs", "seconds", "best validation", "in epoch")
-    )
+        return console.say(f"dry run: would train {recipe.describe()}, write {folder.path}")
+    progress = recipe.run(resume=args.resume, on_part=console.say)
+    if len(progress) == 1:
+        return _show(next(iter(progress.values())), config, folder)
+    rows = [
+        (name, one.epoch, round(one.seconds), one.kept_metric, one.best_metric, one.best_epoch)
+        for name, one in progress.items()
+    ]
+    console.table(rows, ("run", "epochs", "seconds", "validation, kept", "best", "in epoch"))
+    evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
     return console.say(f"run: {folder.path}")
 
 
-def _cross_validate(config: "Config", manifest: "Manifest", folder: "RunDir", *, resume: bool, dry_run: bool) -> None:
-    """Trains a model for every fold and reports all of them on the tracks that each holds out."""
-    from tfmusic.commands.evaluate import report_folds
+def _show(progress: "TrainingProgress", config: "Config", folder: "RunDir") -> None:
     from tfmusic.console import console
-    from tfmusic.training.checks import check
-    from tfmusic.training.folds import cross_validate, fold_configs
 
-    if dry_run:
-        for one in fold_configs(config):
-            check(one, manifest, resume=resume)
-        return console.say(f"dry run: would train {config.data.folds} models, one for each fold, write {folder.path}")
-    went = cross_validate(config, manifest, folder, resume=resume, on_fold=lambda number: console.say(f"fold {number}"))
-    rows = [
-        (f"fold{number}", one.epoch, round(one.seconds), one.kept_metric, one.best_metric, one.best_epoch)
-        for number, one in enumerate(went)
-    ]
-    console.table(rows, ("fold", "epochs", "seconds", "validation, kept", "best", "in epoch"))
-    report_folds(folder, manifest)
+    if progress.was_finished:
+        return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
+    validates = config.training.fold != "none"
+    best = (progress.best_metric, progress.best_epoch) if validates else ("none", progress.best_epoch)
+    row = (progress.epoch, round(progress.seconds), *best)
+    console.table([row], ("epochs", "seconds", "best validation", "in epoch"))
     return console.say(f"run: {folder.path}")
 
 

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the metric."""
     from tfmusic.console import console
     from tfmusic.datasets.airush import QUESTIONS
-    from tfmusic.scoring.metrics import best_constant, headline_name, score_answers
+    from tfmusic.scoring.metrics import answer_counts, best_constant, bootstrap_interval, headline_name, score_answers
 
     kind = QUESTIONS[args.task].kind
     predicted, answers = _read(args.predictions, kind), _read(args.answers, kind)
@@ -28,9 +28,11 @@ def run(args: argparse.Namespace) -> None:
             f" Received: {len(predicted)}"
         )
     value = score_answers(predicted, answers, kind)
+    low, high = bootstrap_interval(answer_counts(predicted, answers, kind))
     constant = best_constant(answers, kind)
     console.say(
-        f"{args.task}: {headline_name(kind)} {value:.4f} on {len(answers):,} tracks"
+        f"{args.task}: {headline_name(kind)} {value:.4f} (95 % interval {low:.3f} to {high:.3f})"
+        f" on {len(answers):,} tracks"
         f" (the best single answer for all tracks: {constant:.4f})"
     )
     console.say(f"predictions {args.predictions}, answers {args.answers}")

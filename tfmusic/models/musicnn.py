@@ -42,7 +42,8 @@ def build_mlp(
     """Returns the logits of a perceptron of one hidden layer on what musicnn's trunk has pooled.
 
     For other labels than the authors': the pooled vector is normalised by the music at hand instead of theirs, and
-    nothing after it is theirs. At 187 x 96 and 4 outputs 1,298,377 trainable parameters. Receptive field: 146 frames.
+    nothing after it is theirs. Input [batch, frames, n_bins, 1]; at 187 x 96 and 4 outputs 1,248,945 trainable
+    parameters. Receptive field: 146 frames.
     """
     x = layers.BatchNormalization(name="mlp_bn")(_pool(_features(x, width), pooling))
     x = layers.Dense(hidden, activation="relu", name="mlp_hidden")(x)

@@ -107,6 +107,7 @@ class Evaluation:
             "task": self.contract.task,
             "metric": metrics.headline_name(kind),
             "value": self.headline,
+            "interval": metrics.bootstrap_interval(metrics.answer_counts(*self.answers(), kind)),
             "aggregator": self.aggregator,
             "tracks": len(self.track_ids),
             "segments": len(self.segment_scores),
@@ -133,7 +134,8 @@ class Evaluation:
 def format_report(report: dict[str, Any]) -> str:
     """Returns the report as text for a terminal."""
     lines = [
-        f"{report['task']}: {report['metric']} {report['value']:.4f} on {report['tracks']:,} tracks of"
+        f"{report['task']}: {report['metric']} {report['value']:.4f}"
+        f" (95 % interval {report['interval'][0]:.3f} to {report['interval'][1]:.3f}) on {report['tracks']:,} tracks of"
         f" {', '.join(report['splits'])} ({report['segments']:,} windows scored), aggregator {report['aggregator']}",
         f"single windows {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
         f" the best single answer for all tracks {report['constant_answer_value']:.4f}",

@@ -96,11 +96,35 @@ def headline_name(kind: str) -> str:
 
 def score_answers(predicted: list[Any], answers: list[Any], kind: str) -> float:
     """Returns the official metric of label names: exact match, or global micro-F1 over lists of tags."""
+    hits, marked = answer_counts(predicted, answers, kind).sum(0)
+    return float(hits / marked) if marked else 0.0
+
+
+def answer_counts(predicted: list[Any], answers: list[Any], kind: str) -> np.ndarray:
+    """Returns two numbers for every track, [n_tracks, 2]; the metric is the ratio of their sums.
+
+    One label a track: whether it is right, and 1. Several: twice the tags in common, and all tags of both.
+    """
+    pairs = list(zip(predicted, answers, strict=True))
     if kind == "single":
-        return float(np.mean([mine == theirs for mine, theirs in zip(predicted, answers, strict=True)]))
-    hits = sum(len(set(mine) & set(theirs)) for mine, theirs in zip(predicted, answers, strict=True))
-    marked = sum(len(set(mine)) + len(set(theirs)) for mine, theirs in zip(predicted, answers, strict=True))
-    return 2 * hits / marked if marked else 0.0
+        return np.array([[float(mine == theirs), 1.0] for mine, theirs in pairs])
+    sets = [(set(mine), set(theirs)) for mine, theirs in pairs]
+    return np.array([[2.0 * len(mine & theirs), float(len(mine) + len(theirs))] for mine, theirs in sets])
+
+
+def bootstrap_interval(counts: np.ndarray, *, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Returns the 95 % interval of a metric over new draws of as many tracks (Efron 1979, percentiles).
+
+    Args:
+        counts: as `answer_counts` returns them.
+        samples: number of draws.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    sums = np.array([counts[rng.integers(0, len(counts), len(counts))].sum(0) for _ in range(samples)])
+    values = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(samples), where=sums[:, 1] > 0)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def best_constant(answers: list[Any], kind: str) -> float:

@@ -76,13 +76,7 @@ def _metadata(config: Config, manifest: Manifest, folds: Folds) -> tuple[str, ..
     section = config.metadata
     if not section.fields:
         return ()
-    tokens = known_tokens(manifest, folds.training, section.fields, section.min_count)
-    if not tokens:
-        raise RecordsError(
-            f"{manifest.folder}: metadata.fields={section.fields} asks for metadata, and no track has any: build the"
-            " records from data with metadata, or set metadata.fields=[]"
-        )
-    return tokens
+    return known_tokens(manifest, folds.training, section.fields, section.min_count)
 
 
 def is_embedding(contract: Contract) -> bool:

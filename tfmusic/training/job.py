@@ -207,7 +207,7 @@ class Job:
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
             f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
-            f"{self._describe_trunk()}{self._describe_leak()}"
+            f"{self._describe_metadata()}{self._describe_trunk()}{self._describe_leak()}"
         )
 
     @property
@@ -222,6 +222,14 @@ class Job:
             return f"embeddings of {contract.feature['source']}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
         mean = ", of which an mlp sees the mean alone" if self.config.model.name == "mlp" else ""
         return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins{mean}"
+
+    def _describe_metadata(self) -> str:
+        fields = self.config.metadata.fields
+        if not fields:
+            return ""
+        if not self.contract.metadata:
+            return f"\nnote: no training track has metadata of {', '.join(fields)}: the model has its spectrogram alone"
+        return f"\nmetadata: {len(self.contract.metadata)} values of {', '.join(fields)}"
 
     def _describe_trunk(self) -> str:
         if self.pretrained is None:
