@@ -184,3 +184,40 @@ def test_options_of_other_models_are_refused(records, tmp_path, capsys):
     assert "model.hidden is for musicnn_mlp. Received: 16 for model.name=resnet18" in capsys.readouterr().err
     assert fit_small("q2", records, tmp_path / "run", "model.name=cnn1d", "model.stochastic_depth=0.1") == 2
     assert "model.stochastic_depth is for resnet18, resnet34" in capsys.readouterr().err
+
+
+def test_a_resting_trunk_beside_metadata(stored, records, music, tmp_path):
+    """The head reads metadata while the trunk rests; the model is saved after every epoch and answers whole."""
+    out = tmp_path / "run"
+    assert fit_small("q2", records, out, *ASKED, "metadata.fields=[country,gender]", "augment.mixup_alpha=0.3") == 0
+    logged = json.loads(RunDir(out).metrics.read_text().splitlines()[-1])["validation"]
+    assert main(["predict", str(out), str(music / "q2" / "test"), "--out", str(tmp_path / "a.csv")]) == 0
+    assert main(["evaluate", str(out)]) == 0
+    assert 0 <= logged <= 1
+
+
+def test_cached_embeddings_are_those_of_the_very_trunk(trained, records):
+    """Trunks that differ in nothing but the statistics of their input, or their window, have their own embeddings."""
+    from dataclasses import replace
+
+    from tfmusic.contract import Contract
+    from tfmusic.models import build_model
+    from tfmusic.training.resting import _digest
+
+    contract = Contract.load(RunDir(trained).contract)
+    digests = set()
+    for mean in (100.0, 101.0):
+        statistics = {"mean": np.full(8, mean), "variance": np.full(8, 400.0)}
+        keras.utils.set_random_seed(0)
+        model = build_model("cnn1d", frames=32, n_bins=8, n_outputs=2, width=4, **statistics)
+        digests |= {_digest(model, contract), _digest(model, replace(contract, hop_frames=7))}
+    assert len(digests) == 4
+
+
+def test_class_weights_do_not_go_with_cached_embeddings(stored, records, tmp_path, music, capsys):
+    """The pair is refused before anything is written."""
+    assert main(["build-records", "q1", "--data", str(music), "--out", str(tmp_path / "r")]) == 0
+    asked = [*ASKED, "training.class_weights=balanced"]
+    assert fit_small("q1", tmp_path / "r", tmp_path / "run", *asked) == 2
+    assert "does not go with training.class_weights=balanced" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

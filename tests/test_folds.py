@@ -1,6 +1,7 @@
 """Cross-validation and ensembles: every track held out once, one run that is the mean, resumed where it stood."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -259,3 +260,86 @@ def test_a_config_with_partners_trains_all_and_joins_them(records, music, tmp_pa
     assert main([*asked[:-1], "training.fold=1", partner, "--overwrite"]) == 2
     assert "must have training.fold=1 and no partners of its own" in capsys.readouterr().err
     assert RunDir(out).calibration.is_file()
+
+
+def test_runs_on_other_folds_or_unfinished_are_not_joined(crossed, trained, music, records, tmp_path, capsys):
+    """Tracks dealt otherwise would leak; an unfinished training has no calibration."""
+    other = tmp_path / "r"
+    assert main(["build-records", "q2", "--data", str(music), "--out", str(other), "data.seed=1"]) == 0
+    assert fit_small("q2", other, tmp_path / "other", "training.epochs=1", "data.seed=1") == 0
+    capsys.readouterr()
+    assert main(["ensemble", str(trained), str(tmp_path / "other"), "--out", str(tmp_path / "out"), "--equal"]) == 2
+    assert "must have been trained on the tracks and folds of" in capsys.readouterr().err
+    half = tmp_path / "half"
+    shutil.copytree(crossed, half)
+    RunDir(half).fold(3).calibration.unlink()
+    for command in (["evaluate", str(half)], ["ensemble", str(crossed), str(half), "--out", str(tmp_path / "out")]):
+        assert main(command) == 2
+        assert (
+            f"3 of 5 folds have ended. Finish it with tfmusic fit {half}/config.yaml --resume"
+            in capsys.readouterr().err
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_of_another_scale_are_not_scored(crossed, music, tmp_path, capsys):
+    """The same tracks and folds on another scale would be misread."""
+    other = tmp_path / "r"
+    assert main(["build-records", "q2", "--data", str(music), "--out", str(other), "record.scale=log10_1p10"]) == 0
+    assert main(["evaluate", str(crossed), "--records", str(other)]) == 2
+    assert "must keep the contract of the model" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_replaces_nothing(crossed, records, tmp_path, capsys):
+    """--overwrite with weights that do not fit, or that lie in what is replaced: the old run stays whole."""
+    old = tmp_path / "old"
+    shutil.copytree(crossed, old)
+    flags = ("--folds", "5", "--overwrite")
+    for source, message in (
+        (crossed, "is an ensemble; start from one of its members: fold0"),
+        (old / "fold1", "lies in the run folder that is to be replaced"),
+    ):
+        assert fit_small("q2", records, old, f"model.init_from={source}", flags=flags) == 2
+        assert message in capsys.readouterr().err
+    assert fit_small("q2", records, old, f"model.init_from={crossed / 'fold1'}", "model.width=8", flags=flags) == 2
+    assert main(["evaluate", str(old)]) == 0
+
+
+def test_damaged_checkpoints_and_old_reports_give_one_line(crossed, tmp_path, capsys):
+    """A truncated model of a fold, and a report from before intervals."""
+    copy = tmp_path / "copy"
+    shutil.copytree(crossed, copy)
+    report = copy / "evaluation" / "report.json"
+    fields = json.loads(report.read_text())
+    del fields["interval"]
+    report.write_text(json.dumps(fields))
+    assert main(["report", str(copy)]) == 2
+    assert "Run tfmusic evaluate" in capsys.readouterr().err
+    RunDir(copy).fold(2).checkpoint("best").write_bytes(b"PK half a model")
+    assert main(["evaluate", str(copy)]) == 2
+    assert "best.keras: must be a Keras model of tfmusic" in capsys.readouterr().err
+
+
+def test_partners_need_names_of_their_own(records, tmp_path, capsys):
+    """A partner called own or like another would be lost."""
+    from tfmusic.configfile import find_config, load_config, to_yaml
+
+    text = to_yaml(load_config(find_config("q2"), ["training.fold=0"]))
+    for name in ("own.yaml", "a/p.yaml", "b/p.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for names in (["own.yaml"], ["a/p.yaml", "b/p.yaml"]):
+        partners = ",".join(str(tmp_path / name) for name in names)
+        assert fit_small("q2", records, tmp_path / "run", f"ensemble.partners=[{partners}]") == 2
+        assert "their file names must differ" in capsys.readouterr().err
+
+
+def test_runs_that_hold_out_nothing_in_common(crossed, tmp_path, capsys):
+    """Two folds of a cross-validation: no weights can be fitted; equal ones can, with a note."""
+    runs = [str(crossed / "fold0"), str(crossed / "fold1")]
+    assert main(["ensemble", *runs, "--out", str(tmp_path / "out")]) == 2
+    assert "hold out no track in common" in capsys.readouterr().err
+    assert main(["ensemble", *runs, "--out", str(tmp_path / "out"), "--equal"]) == 0
+    assert "not calibrated; score the whole on other tracks" in capsys.readouterr().out
+    members = json.loads((tmp_path / "out" / "ensemble.json").read_text())["members"]
+    assert (tmp_path / "out" / members[0]["run"]).resolve() == (crossed / "fold0").resolve()

@@ -1,6 +1,7 @@
 """Metadata beside the spectrogram: tokens, who may teach them, the same answer everywhere, and none at all."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -162,7 +163,6 @@ def test_the_contract_says_what_a_model_knows(told, records):
 
 def test_metadata_that_is_not_there_is_done_without(tmp_path, music, capsys):
     """Records of tracks without metadata: a note, and a model on spectrograms alone."""
-    import shutil
 
     data = tmp_path / "data"
     shutil.copytree(music / "q2", data / "q2")
@@ -177,7 +177,6 @@ def test_metadata_that_is_not_there_is_done_without(tmp_path, music, capsys):
 
 def test_damaged_tokens_are_noticed(records, tmp_path, capsys):
     """The token file is compared with its checksum before a training."""
-    import shutil
 
     copy = tmp_path / "r"
     shutil.copytree(Manifest.read(records).folder, copy)

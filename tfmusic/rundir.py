@@ -77,12 +77,6 @@ class RunDir:
         return found
 
     @property
-    def to_resume(self) -> "RunDir":
-        """The run to resume where this one was interrupted: the one that it is a part of, where it is."""
-        above = RunDir(self.path.parent)
-        return above.to_resume if above.config.is_file() else self
-
-    @property
     def has_begun(self) -> bool:
         """Whether a finished epoch lies here, of this run or of those that it is made of."""
         return (
@@ -125,6 +119,11 @@ def open_run(path: Path) -> RunDir:
     if not is_run(path):
         raise RunError(f"{path}: must be a run folder with a trained model: it lacks checkpoints/best.keras")
     return RunDir(path)
+
+
+def to_finish(run: RunDir) -> str:
+    """Returns the command that finishes an interrupted training."""
+    return f"tfmusic fit {run.config} --resume --run-dir {run.path}"
 
 
 def is_run(path: Path) -> bool:

@@ -9,6 +9,7 @@ from tfmusic.errors import RecordsError, UsageError
 from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
+    from tfmusic.config import Config
     from tfmusic.records.manifest import Manifest
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.rundir import RunDir
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
+    from tfmusic.configfile import load_config
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import open_run
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = Manifest.read(args.records or Path(used["folder"]))
     same = manifest.tracks_sha256 == used["tracks_sha256"]
     tasks = _tasks(folder, manifest, args.task)
-    if same and not args.split and folder.folds():
+    if same and not args.split and load_config(folder.config).training.fold == "all":
         return report_folds(folder, manifest, tasks, args.out, with_metadata=not args.without_metadata)
     splits = args.split or (used["validation"] if same else [])
     if not splits:
@@ -58,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
         evaluation = _evaluate(folder, manifest, splits, task, with_metadata=not args.without_metadata)
         seen = len(trained_on & set(evaluation.track_ids))
         report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
-        _write(evaluation, report, _report_folder(folder, task, tasks, args.out))
+        with_metadata = not args.without_metadata
+        _write(evaluation, report, _report_folder(folder, task, tasks, args.out, with_metadata=with_metadata))
     return None
 
 
@@ -72,12 +75,11 @@ def report_folds(
 ) -> None:
     """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
     start_tensorflow()
-    from tfmusic.configfile import load_config
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
 
-    held_out, config = score_held_out(folder, manifest, with_metadata=with_metadata), load_config(folder.config)
-    options = config.evaluation
+    held_out = score_held_out(folder, manifest, with_metadata=with_metadata)
+    options = _config_of(folder).evaluation
     tasks = tasks or list(held_out.contract.parts())
     for task in tasks:
         folds, contract = held_out.part(task), held_out.contract.parts()[task].contract
@@ -95,18 +97,65 @@ def report_folds(
         ]
         evaluation = Evaluation.join(parts)
         values = [part.headline for part in parts]
-        note = "note: every track was scored by the model whose fold holds it out, at a threshold of the other folds"
-        if config.training.select == "best":
-            note += "; the epochs were chosen on these tracks, so new music will score a little lower"
-        note += "" if with_metadata else _WITHOUT
+        seen, in_trunk = _known_to_folds(folder, evaluation.track_ids)
+        note = _fold_note(folder, seen, in_trunk, contract.kind) + ("" if with_metadata else _WITHOUT)
         splits = [f"fold{number}" for number in range(len(folds))]
-        report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": 0, "note": note}
-        _write(evaluation, report, _report_folder(folder, task, tasks, out))
+        report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": seen, "note": note}
+        _write(evaluation, report, _report_folder(folder, task, tasks, out, with_metadata=with_metadata))
 
 
-def _report_folder(folder: "RunDir", task: str, tasks: Sequence[str], asked: Path | None) -> Path:
-    out = asked or folder.report_folder(task)
-    return out / task if asked and len(tasks) > 1 else out
+def _known_to_folds(folder: "RunDir", track_ids: Sequence[str]) -> tuple[int, int]:
+    """Returns how many tracks the model of their own fold has trained on, and how many its trunk has."""
+    from tfmusic.records.manifest import Manifest
+
+    seen = in_trunk = 0
+    for fold in folder.folds():
+        used = fold.read_json(fold.records)
+        mine = set(Manifest.read(Path(used["folder"])).track_ids(used["validation"])) & set(track_ids)
+        seen += len(mine & set(used["training_tracks"]))
+        in_trunk += len(mine & set(used.get("trunk_tracks", ())))
+    return seen, in_trunk
+
+
+def _fold_note(folder: "RunDir", seen: int, in_trunk: int, kind: str) -> str:
+    """Returns what a reader must know of out-of-fold scores before believing them."""
+    if seen or in_trunk:
+        return _note(seen, in_trunk, chosen_on=False)
+    note = "note: every track was scored by the model whose fold holds it out"
+    note += ", at a threshold of the other folds" if kind == "multi" else ""
+    members = [one for fold in folder.folds() for one in _members(fold)]
+    if any(_config_of(one).training.select == "best" for one in members):
+        note += "; epochs were chosen on these tracks, so new music will score a little lower"
+    if any(fold.ensemble.is_file() for fold in folder.folds()):
+        note += "; so were the shares of the members, unless they are equal"
+    return note
+
+
+def _members(run: "RunDir") -> "list[RunDir]":
+    """Returns the trainings that a run is made of: itself, or the members of an ensemble."""
+    from tfmusic.rundir import RunDir
+
+    if not run.ensemble.is_file():
+        return [run]
+    found = [RunDir(run.path / member["run"]) for member in run.read_json(run.ensemble)["members"]]
+    return [one for member in found if member.config.is_file() for one in _members(member)]
+
+
+def _config_of(run: "RunDir") -> "Config":
+    """Returns the config that a run was trained with."""
+    from tfmusic.configfile import load_config
+
+    return load_config(run.config)
+
+
+def _report_folder(
+    folder: "RunDir", task: str, tasks: Sequence[str], asked: Path | None, *, with_metadata: bool
+) -> Path:
+    """Returns where a report goes; one without metadata stands apart, so that it is not taken for the run's own."""
+    if asked:
+        return asked / task if len(tasks) > 1 else asked
+    out = folder.report_folder(task)
+    return out if with_metadata else out.with_name(f"{out.name}-without-metadata")
 
 
 def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[str]:

@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         return arguments.print_config(config)
     from tfmusic.commands import evaluate
-    from tfmusic.configfile import find_config, load_config
     from tfmusic.console import console
     from tfmusic.folders import check_target
     from tfmusic.records.manifest import Manifest
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
         check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
-    partners = {name: load_config(find_config(name)) for name in config.ensemble.partners}
+    partners = {name: _partner(name, folder, resume=args.resume) for name in config.ensemble.partners}
     start_tensorflow()
     from tfmusic.training.recipe import Recipe
 
@@ -71,6 +70,14 @@ def run(args: argparse.Namespace) -> None:
     console.table(rows, ("run", "epochs", "seconds", "validation, kept", "best", "in epoch"))
     evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
     return console.say(f"run: {folder.path}")
+
+
+def _partner(name: str, folder: "RunDir", *, resume: bool) -> "Config":
+    """Returns the config of a partner; of a resumed training the one that it began with."""
+    from tfmusic.configfile import find_config, load_config
+
+    begun = folder.path / Path(name).stem / "config.yaml"
+    return load_config(begun if resume and begun.is_file() else find_config(name))
 
 
 def _show(progress: "TrainingProgress", config: "Config", folder: "RunDir") -> None:

@@ -60,7 +60,7 @@ def load(folder: Path, *, task: str, question: str) -> Dataset:
         console.warn(f"{train / 'train_data' / 'meta'}: track_meta.json has none of the labelled tracks")
     mels = _existing(train / "train_data" / "mel_spectrogram")
     tracks = tuple(
-        metadata.track(track_id, mels / f"{track_id}.npy", labels=names, label_row=row)
+        metadata.track(track_id, mels / f"{track_id}.npy", labels=names, label_row=row, label=ask.column)
         for track_id, names, row in zip(ids, labels, rows, strict=True)
     )
     return Dataset(task, ask.kind, tuple(sorted({name for names in labels for name in names})), tracks)
@@ -79,11 +79,10 @@ def load_test(folder: Path, *, question: str) -> tuple[Track, ...]:
     check_unique(ids, str(list_path))
     mels = _existing(data / "mel_spectrogram")
     metadata = _Metadata.load(list_path.parent)
-    # The list itself may hold columns of metadata; a label among them must not become a token.
-    known = [{key: value for key, value in row.items() if key != QUESTIONS[question].column} for row in rows]
+    label = QUESTIONS[question].column
     return tuple(
-        metadata.track(track_id, mels / f"{track_id}.npy", labels=(), label_row=row)
-        for track_id, row in zip(ids, known, strict=True)
+        metadata.track(track_id, mels / f"{track_id}.npy", labels=(), label_row=row, label=label)
+        for track_id, row in zip(ids, rows, strict=True)
     )
 
 
@@ -117,9 +116,11 @@ class _Metadata:
             lyrics=_lyrics(folder / "lyric_meta.json"),
         )
 
-    def track(self, track_id: str, path: Path, *, labels: tuple[str, ...], label_row: dict[str, Any]) -> Track:
+    def track(
+        self, track_id: str, path: Path, *, labels: tuple[str, ...], label_row: dict[str, Any], label: str
+    ) -> Track:
         # q3 keeps the metadata beside the label; its genre column is the label and must not become metadata.
-        row = self.tracks.get(track_id) or {key: value for key, value in label_row.items() if key != "genre"}
+        row = {key: value for key, value in (self.tracks.get(track_id) or label_row).items() if key != label}
         album, artists = meta.as_index(row.get("album_index")), meta.artist_indices(row)
         metadata = meta.decode_track(row) | meta.decode_album(self.albums.get(str(album), {}))
         metadata |= meta.decode_artist(self.artists.get(str(artists[0]), {}) if artists else {})

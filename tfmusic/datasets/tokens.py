@@ -1,7 +1,7 @@
 """Metadata of a track as tokens, `field=value`: what a model may read beside the spectrogram.
 
-No id of a track, artist or album is among them, nor the whole title: words alone, so that a token can stand for many
-tracks. Text is compared without regard to case.
+No number of a track, artist or album is among them, nor a whole title: names, and words of titles, so that a token can
+stand for many tracks. Text is compared without regard to case.
 """
 
 import re

@@ -24,7 +24,7 @@ def build_ensemble(
 
     Args:
         members: two or more models on codes of the same dtype and number of bins.
-        weights: of every member; they sum to 1.
+        weights: of every member, 0 or more; the higher their sum, the surer the whole.
         tasks: names of the tasks where the models answer several, in the order of their logits.
         member_metadata: the metadata tokens that each member knows; the ensemble takes those of `join_metadata`.
 

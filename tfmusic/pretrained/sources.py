@@ -81,6 +81,9 @@ def trained_on(run: RunDir) -> frozenset[str]:
 
 def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
     """Refuses a run whose trunk would misread the records: it has learned another spectrogram or other values."""
+    if run.ensemble.is_file():
+        members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
+        raise ConfigError(f"{run.path}: is an ensemble; start from one of its members: {', '.join(members)}")
     theirs, source = Contract.load(run.contract), load_config(run.config).input
     pairs = {
         "feature": (dict(contract.feature), dict(theirs.feature)),

@@ -10,7 +10,7 @@ LayerWeights = Mapping[str, Sequence[np.ndarray]]
 
 NEW_HEAD = "a new head"
 
-_HEAD = "logits"  # and logits_TASK
+_HEAD = ("logits", "tokens", "metadata_logits")  # and logits_TASK; of metadata every model knows other values
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def _reports(run: RunDir) -> list[Any]:
 
 def _row(run: RunDir, report: dict[str, Any]) -> tuple[str, ...]:
     config = load_config(run.config)
+    if "interval" not in report:
+        raise RunError(f"{run.path}: was evaluated by an older tfmusic. Run tfmusic evaluate {run.path} again")
     low, high = report["interval"]
     return (
         str(run.path),

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmusic.configfile import load_config
+from tfmusic.console import console
 from tfmusic.contract import Contract
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
@@ -18,8 +19,9 @@ from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.models import for_prediction
+from tfmusic.models.saved import load_saved
 from tfmusic.records.reader import StoredTrack
-from tfmusic.rundir import RunDir, is_run
+from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.collect import collect_logits
@@ -50,14 +52,8 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
     if not path.is_file():
         raise RunError(f"{path}: no such file: the run has not finished an epoch")
     if not run.calibration.is_file():
-        how = f"tfmusic fit {run.config} --resume --run-dir {run.path}"
-        raise RunError(f"{run.path}: training has not ended. Finish it with {how}")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises errors of any kind on a damaged archive
-        raise RunError(
-            f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0]}"
-        ) from error
+        raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
+    model = load_saved(path)
     if contract.heads:
         model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
     for_prediction(model)
@@ -149,6 +145,7 @@ def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[
 
     metadata = None
     if contract.metadata:
+        _warn_without_metadata(tracks)
         metadata = np.array([contract.encode_metadata(tokens_of(track.metadata)) for track in tracks], np.float32)
     batches = for_evaluation(
         stored(),
@@ -168,10 +165,17 @@ def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[
     )
 
 
+def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
+    if not any(track.metadata for track in tracks):
+        console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
+
+
 def _from_export(path: Path, contract: Contract, tracks: tuple[Track, ...], on_track: Callable[[], None]) -> np.ndarray:
     from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
 
     answer = load_answer_fn(path)
+    if contract.metadata:
+        _warn_without_metadata(tracks)
     scores = []
     for track in tracks:
         mel = read_feature(track.feature_path, track.track_id, contract.feature)

@@ -112,6 +112,8 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
             )
     if config.training.cache_frozen and contract.heads:
         raise ConfigError("training.cache_frozen is for one task: set it to false for several")
+    if config.training.cache_frozen and config.training.class_weights != "none":
+        raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds

@@ -11,6 +11,7 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
 from tfmusic.console import console
+from tfmusic.contract import Contract
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
 from tfmusic.records.manifest import Manifest
@@ -37,12 +38,19 @@ class TrainingProgress:
 
 
 def fit(
-    config: Config, manifest: Manifest, run: RunDir, *, resume: bool, cache: TrunkCache | None = None
+    config: Config,
+    manifest: Manifest,
+    run: RunDir,
+    *,
+    resume: bool,
+    cache: TrunkCache | None = None,
+    whole: RunDir | None = None,
 ) -> TrainingProgress:
     """Trains a model into a run folder and returns how it went.
 
     An existing run folder is replaced, unless it is to be resumed, once all checks are passed. `cache` keeps what a
-    frozen trunk makes of the tracks for other trainings on the same records.
+    frozen trunk makes of the tracks for other trainings on the same records; `whole` is the run to resume where this
+    one is a part of it.
 
     Raises:
         ConfigError, RecordsError: config and records do not go together.
@@ -61,7 +69,7 @@ def fit(
         console.say(description)
         _train(job, progress)
     except KeyboardInterrupt:
-        _say_what_is_kept(run)
+        _say_what_is_kept(run, whole or run)
         raise
     finally:
         console.log_path = None
@@ -73,6 +81,10 @@ def _resume(job: Job) -> TrainingProgress:
     _check_same_tracks(job, job.run)
     fields, values = load_state(job.run.state)
     progress = TrainingProgress(**fields)
+    if Contract.load(job.run.contract).metadata != job.contract.metadata:
+        raise RunError(
+            f"{job.run.path}: must be resumed with the records it began with: {job.manifest.folder} has other metadata"
+        )
     restore(job.run.state, job.model.variables, values[: len(job.model.variables)])  # a trunk to be cached, above all
     job.start_stage(stage_of(job.config.training, progress.epoch - 1))
     restore(job.run.state, _variables(job), values)
@@ -147,14 +159,16 @@ def _has_ended(progress: TrainingProgress, config: Config) -> bool:
     return is_stuck or progress.epoch >= config.training.epochs
 
 
-def _say_what_is_kept(run: RunDir) -> None:
+def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
     """Says how to go on; a folder without a finished epoch is of no use and goes."""
-    if run.state.is_file():
-        console.say(f"finished epochs are kept: go on with --resume --run-dir {run.to_resume.path}")
+    if not run.state.is_file():
+        console.log_path = None
+        shutil.rmtree(run.path, ignore_errors=True)
+    if whole.has_begun:
+        console.say(f"finished epochs are kept: go on with --resume --run-dir {whole.path}")
         return
-    console.log_path = None
-    shutil.rmtree(run.path, ignore_errors=True)
-    console.say("no epoch had ended: nothing of it is kept")
+    shutil.rmtree(whole.path, ignore_errors=True)
+    console.say("no epoch had ended: nothing is kept")
 
 
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:

@@ -132,7 +132,7 @@ class Job:
         for layer in self.model.layers:
             layer.trainable = layer.name != FIXED and not (stage.is_frozen and layer.name in trunk)
         self.resting = self._rest() if stage.is_frozen and options.cache_frozen else None
-        steps_per_epoch = len(self.resting) // options.batch_size if self.resting else self.steps_per_epoch
+        steps_per_epoch = len(self.resting) // self.resting.batch_size if self.resting else self.steps_per_epoch
         steps = stage.epochs * steps_per_epoch
         warmup_steps = min(math.ceil(options.warmup_epochs * steps_per_epoch), steps // 2)
         in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
@@ -153,7 +153,7 @@ class Job:
         options = self.input
         if self.resting:
             inputs, targets = self.resting.epoch(epoch)
-            arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": options.batch_size}
+            arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
             arguments = {"x": ds}

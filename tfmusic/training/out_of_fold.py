@@ -1,19 +1,19 @@
 """Tracks scored by a model that has not trained on them: the validation fold of a run, or every fold of several."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import keras
 import numpy as np
 
 from tfmusic.config import EvaluationSection
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
-from tfmusic.errors import RunError
+from tfmusic.errors import RecordsError, RunError
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
+from tfmusic.models.saved import load_saved
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
+from tfmusic.rundir import RunDir, to_finish
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.metrics import Limits
@@ -31,12 +31,26 @@ class HeldOut:
         return tuple(fold.part(self.contract.parts()[task].columns) for fold in self.folds)
 
 
-def score_held_out(run: RunDir, manifest: Manifest, *, with_metadata: bool = True) -> HeldOut:
+def check_finished(run: RunDir) -> None:
+    """Raises RunError where a training, or one of the trainings of a cross-validation, has not ended."""
+    config = load_config(run.config)
+    n_folds = len(run.folds())
+    if config.training.fold == "all" and n_folds < config.data.folds:
+        raise RunError(
+            f"{run.path}: {n_folds} of {config.data.folds} folds have ended. Finish it with {to_finish(run)}"
+        )
+    if n_folds == 0 and not run.calibration.is_file():
+        raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
+
+
+def score_held_out(run: RunDir, manifest: Manifest, *, with_metadata: bool = True, is_finished: bool = True) -> HeldOut:
     """Returns the logits of a run on its validation fold, or of each model of a cross-validation on its own.
 
     Raises:
         RunError: the run has no validation fold, or was not trained on these records.
     """
+    if is_finished:
+        check_finished(run)
     folds = run.folds() or [run]
     scored = [_score(fold, manifest, with_metadata=with_metadata) for fold in folds]
     return HeldOut(Contract.load(folds[0].contract), tuple(scored))
@@ -49,7 +63,11 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogi
     if not used["validation"]:
         raise RunError(f"{run.path}: has no validation fold: it was trained on every track")
     contract = Contract.load(run.contract)
-    model = for_prediction(keras.saving.load_model(run.checkpoint("best"), compile=False, safe_mode=True))
+    different = contract.difference(replace(manifest.contract, metadata=contract.metadata))
+    if different:
+        raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {run.path}: {different}")
+    manifest.verify(used["validation"])
+    model = for_prediction(load_saved(run.checkpoint("best")))
     return score_splits(
         manifest,
         used["validation"],

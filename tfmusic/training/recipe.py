@@ -1,5 +1,6 @@
 """All that one config asks for: one training, one for every fold, and those of its partners, joined to one run."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from tfmusic.rundir import RunDir
 from tfmusic.training.checks import check
 from tfmusic.training.ensemble import join_folds, join_runs
 from tfmusic.training.fit import TrainingProgress, fit
+from tfmusic.training.job import Job
 from tfmusic.training.resting import TrunkCache
 
+_RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
 OWN = "own"  # the folder of the config's own model beside its partners'
 
 
@@ -59,7 +62,16 @@ class Recipe:
                     f"ensemble.partners: {name} must have training.fold={fold} and no partners of its own. Received:"
                     f" fold={partner.training.fold}, partners={partner.ensemble.partners}"
                 )
+        stems = [Path(name).stem for name in self.partners]
+        if len({OWN, *stems}) <= len(stems) or any(_RESERVED.fullmatch(stem) for stem in stems):
+            raise ConfigError(
+                f"ensemble.partners: their file names must differ, and not be {OWN}, foldN or another name in a run"
+                f" folder. Received: {', '.join(stems)}"
+            )
         for part in self.parts():
+            source = part.config.model.init_from
+            if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):
+                raise ConfigError(f"model.init_from={source} lies in the run folder that is to be replaced")
             check(part.config, self.manifest, resume=resume and part.run.state.is_file())
 
     def describe(self) -> str:
@@ -93,6 +105,9 @@ class Recipe:
         if len(parts) == 1:
             return {"": fit(self.config, self.manifest, self.run_dir, resume=resume)}
         if not resume:
+            for config, run in self.members().values():  # weights and shards are looked at before anything goes
+                first = next(_parts(config, run))
+                Job.prepare(first.config, self.manifest, first.run)
             shutil.rmtree(self.run_dir.path, ignore_errors=True)
         for config, run in ((self.config, self.run_dir), *self.members().values()):
             write_text(run.config, to_yaml(config))
@@ -102,7 +117,9 @@ class Recipe:
         for number, part in enumerate(parts, 1):
             name = self._name(part.run)
             on_part(f"model {number} of {len(parts)}: {name}")
-            went[name] = fit(part.config, self.manifest, part.run, resume=part.run.state.is_file(), cache=cache)
+            went[name] = fit(
+                part.config, self.manifest, part.run, resume=part.run.state.is_file(), cache=cache, whole=self.run_dir
+            )
             keras.utils.clear_session()  # the next one builds its own graph
         self._join()
         return went

@@ -1,6 +1,7 @@
 """A frozen trunk whose answers are computed once: what is left to train is a small head on embeddings."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,7 +50,7 @@ class RestingTrunk:
     ) -> None:
         """Embeds the training and validation splits; raises ConfigError where the trunk cannot be cut off."""
         trunk, self.head = cut_trunk(model, loaded)
-        key = _digest(trunk)
+        key = _digest(trunk, contract)
         for split in (*splits[0], *splits[1]):
             if (key, split) not in cache.known:
                 cache.known[key, split] = _embed(trunk, contract, manifest, split)
@@ -64,11 +65,16 @@ class RestingTrunk:
         """Number of training windows."""
         return len(self._windows)
 
+    @property
+    def batch_size(self) -> int:
+        """Windows in a batch: as many as asked for, or all where there are fewer."""
+        return min(self.options.batch_size, len(self))
+
     def epoch(self, epoch: int) -> tuple[Any, np.ndarray]:
         """Returns the head's inputs and targets of whole batches in the order of an epoch, mixed if asked."""
         options = self.options
         rng = np.random.default_rng([options.seed, epoch])
-        order = rng.permutation(len(self))[: len(self) // options.batch_size * options.batch_size]
+        order = rng.permutation(len(self))[: len(self) // self.batch_size * self.batch_size]
         parts = [self._windows[order], self._targets[order]]
         if options.metadata:
             seed = tf.constant([options.seed, epoch], tf.int64)
@@ -108,7 +114,25 @@ def cut_trunk(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, k
         raise ConfigError(
             f"training.cache_frozen needs a trunk that is pretrained to its last layer. Not loaded: {', '.join(new)}"
         )
-    return trunk, keras.Model([cut.output, *model.inputs[1:]], model.outputs[0])
+    return trunk, _head(model, cut)
+
+
+def _head(model: keras.Model, cut: keras.layers.Layer) -> keras.Model:
+    """Returns what a model does after a layer, on inputs of its own; the layers are the model's.
+
+    Keras would make a model from tensors within another as well, but then rewires inputs that both share.
+    """
+    known = {id(cut.output): keras.Input(cut.output.shape[1:], name="embedding")}
+    known |= {id(some): keras.Input(some.shape[1:], name=f"{some.name}_beside") for some in model.inputs[1:]}
+    inputs = list(known.values())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        needed = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
+        if all(id(tensor) in known for tensor in needed) and id(layer.output) not in known:
+            given = [known[id(tensor)] for tensor in needed]
+            known[id(layer.output)] = layer(given if isinstance(layer.input, list | tuple) else given[0])
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], known[id(model.outputs[0])])
 
 
 def _embed(trunk: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
@@ -127,8 +151,10 @@ def _join(parts: Sequence[TrackLogits]) -> TrackLogits:
     )
 
 
-def _digest(model: keras.Model) -> str:
-    digest = hashlib.sha256()
+def _digest(model: keras.Model, contract: Contract) -> str:
+    """Returns what names the embeddings of a trunk: its layers, with what they hold as constants, and its weights."""
+    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
+    digest.update(f"{contract.frames} {contract.hop_frames}".encode())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmusic.contract import Contract
 from tfmusic.inputs.tracks import TrackLogits
 from tfmusic.models import for_prediction
+from tfmusic.models.saved import load_saved
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
 from tfmusic.scoring.metrics import headline, headline_name
@@ -38,7 +38,7 @@ def calibrate(job: Job) -> None:
     limits = tag_limits(job.config.evaluation)
     calibrations = {task: Calibration(limits=limits) for task in job.contract.parts()}
     if job.folds.validation:
-        best = keras.saving.load_model(job.run.checkpoint("best"), compile=False, safe_mode=True)
+        best = load_saved(job.run.checkpoint("best"))
         scored = job.score_with(for_prediction(best).predict_on_batch)
         calibrations = {
             task: _fit(job, part.contract, scored.part(part.columns), AGGREGATORS)
