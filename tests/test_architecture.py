@@ -17,7 +17,7 @@ FLOORS = {
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD = {"tfmusic", "collections", "dataclasses", "math", "numpy", "typing"}
+STANDARD = {"tfmusic", "collections", "dataclasses", "math", "numpy", "pathlib", "typing"}
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml"}
 
 

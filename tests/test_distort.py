@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmusic.cli import main
 from tfmusic.contract import Contract
 from tfmusic.inputs.distort import Distortion, distort, random_crop
 
@@ -106,10 +105,16 @@ def test_pieces_come_from_places_of_their_own():
     assert len(set(steps[:, 9].tolist())) > 20
 
 
-def test_gain_needs_a_scale_in_db(capsys):
-    """On another scale a gain is no sum, so it is refused with the key to change."""
-    assert main(["config", "validate", "q2", "augment.gain_db=3", "record.scale=log10_1p10"]) == 2
-    assert "augment.gain_db and augment.equalizer_db need record.scale=db" in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "factor"), [("log10_1p10", 10.0), ("log10_1p10000", 10000.0)])
+def test_gain_on_other_scales_multiplies_power(name, factor):
+    """The power that the values stand for grows by the same number of dB in every cell of an example."""
+    power = np.random.default_rng(0).uniform(0.05, 5.0, (20, 6, 16))
+    cells = np.log10(1 + factor * power).astype(np.float32)
+    contract = replace(CONTRACT, dtype="float32", scale={"name": name, "low": 0.0, "high": 9.0})
+    out = distort(cells, Distortion(gain_db=6.0), contract, seed(3)).numpy().astype(np.float64)
+    gain_db = 10 * np.log10((10**out - 1) / factor / power)
+    np.testing.assert_allclose(gain_db, np.broadcast_to(gain_db[:, :1, :1], gain_db.shape), atol=1e-3)
+    assert 3 < np.abs(gain_db).max() <= 6.001
 
 
 def test_a_training_with_every_distortion_is_repeatable(records, tmp_path):

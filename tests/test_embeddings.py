@@ -258,7 +258,7 @@ def test_mlp_on_musicnn_embeddings_end_to_end(embedded, music, tmp_path, capsys)
     assert (contract.n_bins, contract.dtype, contract.frames) == (1506, "float32", 1)
     assert contract.feature["source"] == "MSD_musicnn"
     mlp = ["fit", "q1", "--records", str(records), "--run-dir", str(run), "model.name=mlp", "training.epochs=2"]
-    assert main([*mlp, "training.batch_size=8"]) == 0
+    assert main([*mlp, "training.batch_size=8", "training.fold=0", "metadata.fields=[]"]) == 0
     assert "embeddings of MSD_musicnn, 1,506 dimensions for 3.0 s" in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
     assert main(["export", str(run)]) == 0

@@ -252,7 +252,10 @@ def test_musicnn_fine_tuned_on_its_own_spectrogram(music, checkpoint, tmp_path, 
     )  # fmt: skip
     build = ["build-records", "q1", "--data", str(tmp_path), "--out", str(tmp_path / "records")]
     assert main([*build, *keys]) == 0
-    weights = ("model.name=musicnn", f"model.weights={checkpoint[0]}", "input.normalize=none", "model.width=64")
+    weights = (
+        "model.name=musicnn", f"model.weights={checkpoint[0]}", "input.normalize=none", "model.width=64",
+        "training.fold=0", "metadata.fields=[]",
+    )  # fmt: skip
     run = ["fit", "q1", "--records", str(tmp_path / "records"), "--run-dir", str(tmp_path / "run"), *keys, *weights]
     assert (
         main([*run, "training.epochs=1", "training.freeze_epochs=1", "input.frames=187", "input.hop_frames=187"]) == 0

@@ -148,7 +148,8 @@ def test_evaluate_and_predict_agree_and_metadata_can_be_left_out(told, records, 
     with_it = json.loads((told / "evaluation" / "report.json").read_text())
     scores = pd.read_csv(told / "evaluation" / "predictions.csv").select_dtypes("number")
     assert main(["evaluate", str(told), "--without-metadata"]) == 0
-    without = pd.read_csv(told / "evaluation" / "predictions.csv").select_dtypes("number")
+    without = pd.read_csv(told / "evaluation-without-metadata" / "predictions.csv").select_dtypes("number")
+    assert json.loads((told / "evaluation" / "report.json").read_text()) == with_it  # the run's own report stays
     assert with_it["tracks"] == len(scores) == len(without)
     assert np.abs(scores.to_numpy() - without.to_numpy()).max() > 1e-4
     assert "metadata left out" in capsys.readouterr().out

@@ -267,11 +267,6 @@ class Config(Section):
                 "input.hop_frames must be at most input.frames, or frames of a track would never be scored."
                 f" Received: input.hop_frames={self.input.hop_frames}, input.frames={self.input.frames}"
             )
-        if (self.augment.gain_db or self.augment.equalizer_db) and self.record.scale != "db":
-            raise ValueError(
-                "augment.gain_db and augment.equalizer_db need record.scale=db, where a gain is a sum. Received:"
-                f" record.scale={self.record.scale}"
-            )
         if self.training.freeze_epochs and not self.model.is_pretrained:
             raise ValueError(
                 "training.freeze_epochs is for a pretrained trunk: set model.weights or model.init_from, or"

@@ -5,6 +5,7 @@ Random resized crops follow Inception's (Szegedy et al. 2015, arXiv 1409.4842), 
 storage dtype and draws from stateless seeds.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -59,7 +60,7 @@ def random_crop(codes: tf.Tensor, frames: int, distortion: Distortion, seed: tf.
 
 
 def distort(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the batch with pitch, loudness and timbre changed, same shape and dtype; the scale must be `db`."""
+    """Returns the batch with pitch, loudness and timbre changed, same shape and dtype."""
     pitch_seed, colour_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     if distortion.freq_stretch or distortion.freq_shift_bins:
         codes = _move_bins(codes, distortion, pitch_seed)
@@ -100,11 +101,19 @@ def _colour(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: 
     points = tf.random.stateless_uniform(
         [n_batch, _CURVE_POINTS], curve_seed, -distortion.equalizer_db, distortion.equalizer_db
     )
-    added = (gain + points @ tf.constant(_curve_basis(contract.n_bins))) * (255.0 / (high - low) if is_coded else 1.0)
-    values = tf.cast(codes, tf.float32) + added[:, None, :]
-    if is_coded:
-        return tf.cast(tf.round(tf.clip_by_value(values, 0.0, 255.0)), codes.dtype)
-    return tf.cast(tf.clip_by_value(values, low, high), codes.dtype)
+    added = (gain + points @ tf.constant(_curve_basis(contract.n_bins)))[:, None, :]
+    per_code, offset = ((high - low) / 255.0, low) if is_coded else (1.0, 0.0)
+    scaled = tf.cast(codes, tf.float32) * per_code + offset
+    louder = tf.clip_by_value(_amplify(scaled, added, contract.scale["name"]), low, high)
+    return tf.cast(tf.round((louder - offset) / per_code) if is_coded else louder, codes.dtype)
+
+
+def _amplify(scaled: tf.Tensor, gain_db: tf.Tensor, scale: str) -> tf.Tensor:
+    """Returns scaled values of power that is multiplied by a gain: a sum in dB, exact on log10(1 + a m) as well."""
+    if scale == "db":
+        return scaled + gain_db
+    ln10 = math.log(10.0)
+    return tf.math.log1p(tf.exp(gain_db * (ln10 / 10.0)) * tf.math.expm1(scaled * ln10)) / ln10
 
 
 def _curve_basis(n_bins: int) -> np.ndarray:

@@ -144,7 +144,8 @@ def _calibrate(run: RunDir, manifest: Manifest) -> None:
     """Fits the calibration on held-out tracks; a neutral one where every track has trained some member."""
     options, contract = load_config(run.config).evaluation, Contract.load(run.contract)
     fitted = {task: Calibration(limits=tag_limits(options)) for task in contract.parts()}
-    if run.folds() or run.read_json(run.records)["validation"]:
+    has_tags = options.calibrate and any(part.contract.kind == "multi" for part in contract.parts().values())
+    if has_tags and (run.folds() or run.read_json(run.records)["validation"]):
         held_out = score_held_out(run, manifest, is_finished=False)
         for task, part in contract.parts().items():
             fitted[task] = calibrate_together(held_out.part(task), part.contract.kind, options)

@@ -37,7 +37,8 @@ def calibrate(job: Job) -> None:
     """Fits the calibration of the best checkpoint on the validation tracks and stores it; a neutral one without."""
     limits = tag_limits(job.config.evaluation)
     calibrations = {task: Calibration(limits=limits) for task in job.contract.parts()}
-    if job.folds.validation:
+    has_tags = any(part.contract.kind == "multi" for part in job.contract.parts().values())
+    if job.folds.validation and has_tags and job.config.evaluation.calibrate:
         best = load_saved(job.run.checkpoint("best"))
         scored = job.score_with(for_prediction(best).predict_on_batch)
         calibrations = {
