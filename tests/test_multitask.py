@@ -201,7 +201,7 @@ def test_each_task_is_scored_on_the_tracks_that_have_its_labels(both_trained, bo
     manifest, run = Manifest.read(both_records), RunDir(both_trained)
     model = keras.saving.load_model(run.checkpoint("best"), compile=False)
     scored = score_splits(
-        manifest, ("fold0",), lambda codes: model(codes, training=False), frames=64, hop_frames=32, batch_size=16
+        manifest, ("fold0",), lambda codes: model(codes, training=False), Contract.load(run.contract), batch_size=16
     )
     q1, q2 = (json.loads((run.evaluation / task / "report.json").read_text()) for task in ("q1", "q2"))
     n_tagged = int(scored.targets[:, 4:].any(1).sum())
