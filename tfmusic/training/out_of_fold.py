@@ -1,7 +1,7 @@
 """Tracks scored by a model that has not trained on them: the validation fold of a run, or every fold of several."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogi
     if not used["validation"]:
         raise RunError(f"{run.path}: has no validation fold: it was trained on every track")
     contract = Contract.load(run.contract)
-    different = contract.difference(replace(manifest.contract, metadata=contract.metadata))
+    different = contract.difference(manifest.contract)
     if different:
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {run.path}: {different}")
     manifest.verify(used["validation"])

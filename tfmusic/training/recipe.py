@@ -78,9 +78,7 @@ class Recipe:
         """Returns how many models there are, and which folds train and validate."""
         parts = list(self.parts())
         if len(parts) > 1:
-            return (
-                f"{len(parts)} models: {', '.join(str(part.run.path.relative_to(self.run_dir.path)) for part in parts)}"
-            )
+            return f"{len(parts)} models: {', '.join(self._name(part.run) for part in parts)}"
         _, folds = check(parts[0].config, self.manifest, resume=False)
         return f"on {', '.join(folds.training)}, validate on {', '.join(folds.validation) or 'none'}"
 
