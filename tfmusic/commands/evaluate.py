@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     manifest.verify(splits)
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
     in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
-    note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
+    chosen = _chosen(folder) if same and set(splits) <= set(used["validation"]) else ""
+    note = _note(len(trained_on), len(in_trunk), chosen=chosen)
     note += _WITHOUT if args.without_metadata else ""
     for task in tasks:
         evaluation = _evaluate(folder, manifest, splits, task, with_metadata=not args.without_metadata)
@@ -120,14 +121,12 @@ def _known_to_folds(folder: "RunDir", track_ids: Sequence[str]) -> tuple[int, in
 def _fold_note(folder: "RunDir", seen: int, in_trunk: int, kind: str) -> str:
     """Returns what a reader must know of out-of-fold scores before believing them."""
     if seen or in_trunk:
-        return _note(seen, in_trunk, chosen_on=False)
+        return _note(seen, in_trunk, chosen="")
     note = "note: every track was scored by the model whose fold holds it out"
     note += ", at a threshold of the other folds" if kind == "multi" else ""
     members = [one for fold in folder.folds() for one in _members(fold)]
     if any(_config_of(one).training.select == "best" for one in members):
         note += "; epochs were chosen on these tracks, so new music will score a little lower"
-    if any(fold.ensemble.is_file() for fold in folder.folds()):
-        note += "; so were the shares of the members, unless they are equal"
     return note
 
 
@@ -221,7 +220,19 @@ def _evaluate(
     )
 
 
-def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
+def _chosen(run: "RunDir") -> str:
+    """Returns what a training has chosen on its validation tracks, or nothing."""
+    from tfmusic.contract import Contract
+
+    members = [_config_of(one).training.select for one in _members(run)]
+    chosen = ["best epoch"] if "best" in members else []
+    chosen += ["shares of the members"] if run.ensemble.is_file() and not run.folds() else []
+    kinds = [part.contract.kind for part in Contract.load(run.contract).parts().values()]
+    chosen += ["threshold"] if "multi" in kinds and _config_of(run).evaluation.calibrate else []
+    return " and ".join(chosen)
+
+
+def _note(trained_on: int, in_trunk: int, *, chosen: str) -> str:
     """Returns what a reader must know before believing the number."""
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
@@ -230,8 +241,6 @@ def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
             f"note: tracks of the same names as {in_trunk} of these have trained the trunk or the embeddings that the"
             " model began with: if they are the same, new music will score lower"
         )
-    if chosen_on:
-        return (
-            "note: best epoch and threshold were chosen on these validation tracks: new music will score a little lower"
-        )
+    if chosen:
+        return f"note: chosen on these validation tracks: {chosen}; new music will score a little lower"
     return "note: no track of these, by its id, was trained on"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfmusic.config import EvaluationSection
@@ -68,7 +69,7 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogi
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {run.path}: {different}")
     manifest.verify(used["validation"])
     model = for_prediction(load_saved(run.checkpoint("best")))
-    return score_splits(
+    scored = score_splits(
         manifest,
         used["validation"],
         model.predict_on_batch,
@@ -76,6 +77,9 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogi
         batch_size=load_config(run.config).evaluation.batch_size,
         with_metadata=with_metadata,
     )
+    del model
+    keras.utils.clear_session()  # gives back its graph and buffers before the next fold makes its own
+    return scored
 
 
 def tag_limits(options: EvaluationSection) -> Limits:
