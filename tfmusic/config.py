@@ -4,18 +4,13 @@ Every shipped config spells out every key. A key that a user's file leaves out t
 Units stand in the names. Loading from YAML, overrides and error messages live in `configfile.py`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-PositiveOrZero = Annotated[float, Field(ge=0.0)]
+from tfmusic.dataconfig import AirushData, AnyData
+from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
 
-Question = Literal["q1", "q2", "q3"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
 MetadataField = Literal[
@@ -23,22 +18,6 @@ MetadataField = Literal[
     "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
 ]  # fmt: skip
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class DataSection(Section):
-    """Where the labels come from and how tracks are dealt into folds."""
-
-    loader: Literal["airush"] = "airush"
-    question: Question | list[Question]
-    folds: Annotated[int, Field(ge=2, le=100)] = 5
-    seed: Seed = 0
-    on_error: Literal["stop", "skip"] = "stop"
 
 
 class FeatureSection(Section):
@@ -150,7 +129,7 @@ class MetadataSection(Section):
     is hidden from an example with probability `dropout`, so that a track without metadata is answered as well.
     """
 
-    fields: list[MetadataField] = []
+    fields: list[MetadataField] = Field(default_factory=list)
     min_count: Count = 3
     width: Count = 32
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
@@ -160,8 +139,10 @@ class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
     `fold` is the one that validates: a number, `none` to train on all tracks, or `all` for cross-validation, where
-    every fold validates a model of its own and the run is their mean. `select` says which epoch's weights are kept:
-    the best of the validation fold, or the last, which leaves the fold's score honest.
+    every fold validates a model of its own and the run is their mean. Records with official splits have `official`,
+    which trains on `train` and validates on `validation`, and `none`, which trains on both; `test` is left to
+    `evaluate --split test`. `select` says which epoch's weights are kept: the best of the validation fold, or the
+    last, which leaves the fold's score honest.
 
     A pretrained trunk stays frozen for the first `freeze_epochs`; after that its layers learn at `trunk_rate_factor`
     times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
@@ -170,7 +151,7 @@ class TrainingSection(Section):
     `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags.
     """
 
-    fold: CountOrZero | Literal["none", "all"] = 0
+    fold: CountOrZero | Literal["none", "all", "official"] = 0
     select: Literal["best", "last"] = "best"
     epochs: Count = 60
     freeze_epochs: CountOrZero = 0
@@ -200,7 +181,7 @@ class EnsembleSection(Section):
     `weights: fitted` finds their shares on the tracks that all hold out.
     """
 
-    partners: list[Annotated[str, Field(min_length=1)]] = []
+    partners: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     weights: Literal["fitted", "equal"] = "fitted"
 
 
@@ -219,7 +200,7 @@ class Config(Section):
     """One complete description of a task, from data to answer; or of several tasks that share a trunk."""
 
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
-    data: DataSection
+    data: AnyData
     feature: FeatureSection = FeatureSection()
     record: RecordSection = RecordSection()
     input: InputSection = InputSection()
@@ -231,11 +212,13 @@ class Config(Section):
     ensemble: EnsembleSection = EnsembleSection()
 
     @property
-    def tasks(self) -> dict[str, str]:
-        """The question of every task; one, unless several share a trunk."""
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """What the loader is given for every task; one, unless several share a trunk."""
+        options = self.data.options()
         if isinstance(self.task, str):
-            return {self.task: str(self.data.question)}
-        return dict(zip(self.task, self.data.question, strict=True))
+            return {self.task: options}
+        assert isinstance(self.data, AirushData)  # checked below
+        return {task: options | {"question": ask} for task, ask in zip(self.task, self.data.question, strict=True)}
 
     @property
     def task_name(self) -> str:
@@ -244,6 +227,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_question_each(self) -> "Config":
+        if not isinstance(self.data, AirushData):
+            if isinstance(self.task, list):
+                raise ValueError(f"several tasks are for data.loader=airush. Received: {self.data.loader}")
+            return self
         names, questions = ([value] if isinstance(value, str) else value for value in (self.task, self.data.question))
         is_list = {isinstance(value, list) for value in (self.task, self.data.question)}
         repeated = len(set(names)) != len(names) or len(set(questions)) != len(questions)
