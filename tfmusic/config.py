@@ -6,14 +6,10 @@ Units stand in the names. Loading from YAML, overrides and error messages live i
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-PositiveOrZero = Annotated[float, Field(ge=0.0)]
+from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.soundconfig import POWER, FeatureSection, PerturbSection
 
 Question = Literal["q1", "q2", "q3"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -23,12 +19,6 @@ MetadataField = Literal[
     "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
 ]  # fmt: skip
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -41,23 +31,13 @@ class DataSection(Section):
     on_error: Literal["stop", "skip"] = "stop"
 
 
-class FeatureSection(Section):
-    """The spectrogram that the files hold."""
-
-    name: Literal["mel"] = "mel"
-    sample_rate_hz: Count = 16000
-    n_fft: Count = 1024
-    hop_length: Count = 512
-    n_bins: Count = 128
-
-
 class RecordSection(Section):
     """How tracks are cut and stored."""
 
     segment_frames: Count = 313
     hop_frames: Count = 313
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
-    scale: Literal["db", "log10_1p10", "log10_1p10000"] = "db"
+    scale: Literal["db", "log10_1p10", "log10_1p10000", "identity"] = "db"
     num_shards: Count = 4
     shard_mib: Count = 128
     seed: Seed = 0
@@ -69,6 +49,8 @@ class RecordSection(Section):
                 f"hop_frames must be at most segment_frames={self.segment_frames}, or frames between"
                 f" segments would be lost. Received: hop_frames={self.hop_frames}"
             )
+        if self.scale == "identity" and self.dtype == "uint8":
+            raise ValueError("dtype must be float16 or float32 for scale=identity. Received: dtype=uint8")
         return self
 
 
@@ -221,6 +203,7 @@ class Config(Section):
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
     data: DataSection
     feature: FeatureSection = FeatureSection()
+    perturb: PerturbSection = PerturbSection()
     record: RecordSection = RecordSection()
     input: InputSection = InputSection()
     augment: AugmentSection = AugmentSection()
@@ -251,6 +234,26 @@ class Config(Section):
             raise ValueError(
                 "task and data.question must be one name each, or lists of the same length without repeats."
                 f" Received: task={self.task}, data.question={self.data.question}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_suits_the_feature(self) -> "Config":
+        name, record = self.feature.name, self.record
+        if name not in POWER and record.scale != "identity":
+            raise ValueError(
+                f"record.scale must be identity for {name}, with record.dtype float16 or float32: its values are no"
+                f" power. Received: {record.scale}"
+            )
+        if name in POWER and record.scale == "identity" and record.dtype != "float32":
+            raise ValueError(
+                f"record.dtype must be float32 for record.scale=identity and {name}: its power is beyond float16."
+                f" Received: {record.dtype}"
+            )
+        if record.scale == "identity" and (self.augment.gain_db or self.augment.equalizer_db):
+            raise ValueError(
+                "augment.gain_db and equalizer_db must be 0 for record.scale=identity. Received:"
+                f" {self.augment.gain_db:g} and {self.augment.equalizer_db:g}"
             )
         return self
 
