@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tfmusic.dataconfig import AirushData, AnyData
 from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.soundconfig import POWER, FeatureSection, PerturbSection
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
@@ -20,23 +21,19 @@ MetadataField = Literal[
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 
 
-class FeatureSection(Section):
-    """The spectrogram that the files hold."""
-
-    name: Literal["mel"] = "mel"
-    sample_rate_hz: Count = 16000
-    n_fft: Count = 1024
-    hop_length: Count = 512
-    n_bins: Count = 128
-
-
 class RecordSection(Section):
-    """How tracks are cut and stored."""
+    """How tracks are cut and stored.
+
+    `segments` says which of a track's segments: all, or `segments_per_track` of them: the first, some drawn by `seed`,
+    or evenly spaced ones. What is left out is neither trained on nor scored.
+    """
 
     segment_frames: Count = 313
     hop_frames: Count = 313
+    segments: Literal["all", "first", "random", "even"] = "all"
+    segments_per_track: Count = 1
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
-    scale: Literal["db", "log10_1p10", "log10_1p10000"] = "db"
+    scale: Literal["db", "log10_1p10", "log10_1p10000", "identity"] = "db"
     num_shards: Count = 4
     shard_mib: Count = 128
     seed: Seed = 0
@@ -48,6 +45,8 @@ class RecordSection(Section):
                 f"hop_frames must be at most segment_frames={self.segment_frames}, or frames between"
                 f" segments would be lost. Received: hop_frames={self.hop_frames}"
             )
+        if self.scale == "identity" and self.dtype == "uint8":
+            raise ValueError("dtype must be float16 or float32 for scale=identity. Received: dtype=uint8")
         return self
 
 
@@ -135,6 +134,26 @@ class MetadataSection(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
 
 
+class BalanceSection(Section):
+    """How often the segments of a track come in an epoch of training; `training.class_weights` weighs their losses.
+
+    A class is rare where it has fewer training tracks than `rare_share` of the mean class; of several tags a track has,
+    the rarest counts. Tracks of other classes give `common_segments` of their segments, drawn anew for every epoch,
+    those of rare classes `rare_segments`. With `oversample` the segments of a class are repeated until it has that
+    share of the most common class's; 0 repeats none.
+    """
+
+    rare_share: Fraction = 0.5
+    common_segments: Count | Literal["all"] = "all"
+    rare_segments: Count | Literal["all"] = "all"
+    oversample: Fraction = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether an epoch is anything but every stored segment once."""
+        return bool(self.oversample) or (self.common_segments, self.rare_segments) != ("all", "all")
+
+
 class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
@@ -148,7 +167,8 @@ class TrainingSection(Section):
     times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
     a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
 
-    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags.
+    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is for
+    one label a track with others behind it: .75 for the label, .25 shared by the others.
     """
 
     fold: CountOrZero | Literal["none", "all", "official"] = 0
@@ -160,6 +180,7 @@ class TrainingSection(Section):
     batch_size: Count = 32
     seed: Seed = 0
     loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal", "asymmetric", "soft_f1"] = "auto"
+    target: Literal["labels", "soft_top"] = "labels"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -202,11 +223,13 @@ class Config(Section):
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
     data: AnyData
     feature: FeatureSection = FeatureSection()
+    perturb: PerturbSection = PerturbSection()
     record: RecordSection = RecordSection()
     input: InputSection = InputSection()
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
     metadata: MetadataSection = MetadataSection()
+    balance: BalanceSection = BalanceSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     ensemble: EnsembleSection = EnsembleSection()
@@ -238,6 +261,26 @@ class Config(Section):
             raise ValueError(
                 "task and data.question must be one name each, or lists of the same length without repeats."
                 f" Received: task={self.task}, data.question={self.data.question}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_suits_the_feature(self) -> "Config":
+        name, record = self.feature.name, self.record
+        if name not in POWER and record.scale != "identity":
+            raise ValueError(
+                f"record.scale must be identity for {name}, with record.dtype float16 or float32: its values are no"
+                f" power. Received: {record.scale}"
+            )
+        if name in POWER and record.scale == "identity" and record.dtype != "float32":
+            raise ValueError(
+                f"record.dtype must be float32 for record.scale=identity and {name}: its power is beyond float16."
+                f" Received: {record.dtype}"
+            )
+        if record.scale == "identity" and (self.augment.gain_db or self.augment.equalizer_db):
+            raise ValueError(
+                "augment.gain_db and equalizer_db must be 0 for record.scale=identity. Received:"
+                f" {self.augment.gain_db:g} and {self.augment.equalizer_db:g}"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What all sections of a config share: strict checks, and the kinds of values."""
+"""What all sections of a config share: the base class, and numbers with their ranges."""
 
 from typing import Annotated
 
@@ -10,7 +10,6 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 PositiveOrZero = Annotated[float, Field(ge=0.0)]
-Name = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
