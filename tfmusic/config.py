@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tfmusic.dataconfig import AirushData, AnyData
+from tfmusic.dataconfig import AirushData, AnyData, BalanceSection
 from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
 from tfmusic.soundconfig import POWER, FeatureSection, PerturbSection
 
@@ -134,26 +134,6 @@ class MetadataSection(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
 
 
-class BalanceSection(Section):
-    """How often the segments of a track come in an epoch of training; `training.class_weights` weighs their losses.
-
-    A class is rare where it has fewer training tracks than `rare_share` of the mean class; of several tags a track has,
-    the rarest counts. Tracks of other classes give `common_segments` of their segments, drawn anew for every epoch,
-    those of rare classes `rare_segments`. With `oversample` the segments of a class are repeated until it has that
-    share of the most common class's; 0 repeats none.
-    """
-
-    rare_share: Fraction = 0.5
-    common_segments: Count | Literal["all"] = "all"
-    rare_segments: Count | Literal["all"] = "all"
-    oversample: Fraction = 0.0
-
-    @property
-    def is_on(self) -> bool:
-        """Whether an epoch is anything but every stored segment once."""
-        return bool(self.oversample) or (self.common_segments, self.rare_segments) != ("all", "all")
-
-
 class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
@@ -167,8 +147,8 @@ class TrainingSection(Section):
     times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
     a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
 
-    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is for
-    one label a track with others behind it: .75 for the label, .25 shared by the others.
+    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is
+    for one label a track with others behind it: .75 for the label, .25 shared by the others.
     """
 
     fold: CountOrZero | Literal["none", "all", "official"] = 0

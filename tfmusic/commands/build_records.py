@@ -94,6 +94,8 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         order_seed=config.record.seed,
         on_error=config.data.on_error,
         min_s=config.data.min_s,
+        segments=config.record.segments,
+        segments_per_track=config.record.segments_per_track,
         trunk_tracks=trunk_tracks,
         workers=args.workers,
     )
