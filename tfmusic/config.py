@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tfmusic.contract import POWER
 from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
-from tfmusic.soundconfig import POWER, FeatureSection, PerturbSection
+from tfmusic.soundconfig import FeatureSection, PerturbSection
 
 Question = Literal["q1", "q2", "q3"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
