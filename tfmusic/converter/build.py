@@ -17,6 +17,7 @@ from pathlib import Path
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
+from tfmusic.datasets.splits import has_official
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
@@ -165,6 +166,7 @@ def _manifest(
         source_bytes=plan.source_bytes,
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
+        | ({"splits": "official"} if has_official(plan.tracks) else {})
         | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {})
         | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )

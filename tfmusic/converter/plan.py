@@ -1,4 +1,4 @@
-"""What a build will write: folds, scale, and which tracks go into which shard."""
+"""What a build will write: splits, scale, and which tracks go into which shard."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmusic.contract import Contract
 from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
-from tfmusic.datasets.splits import deal_folds
+from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 from tfmusic.features.scale import Scale
@@ -40,6 +40,7 @@ class BuildOptions:
     on_error: str
     workers: int
     trunk_tracks: tuple[str, ...] = ()
+    min_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,18 @@ class Plan:
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
-    """Returns the plan of a build: every track looked at, folds dealt, scale measured, shards laid out.
+    """Returns the plan of a build: every track looked at, splits chosen, scale measured, shards laid out.
 
     Raises:
         DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
     """
-    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options.feature, options.on_error)
-    splits = deal_folds(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
+    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options)
+    splits = choose_splits(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
+    rows = [row for row, split in enumerate(splits) if row not in unreadable and split != "test"]
     scale = (
         Scale(options.scale, *options.scale_range)
         if options.scale_range
-        else _measure_scale(dataset.tracks, unreadable, options)
+        else _measure_scale(dataset.tracks, rows, options)
     )
     contract = Contract(
         task=dataset.task,
@@ -101,7 +103,7 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
             row,
             track.track_id,
             track.feature_path,
-            tuple(sorted(ids[name] for name in track.labels)),
+            _label_ids(track, ids, dataset.kind),
             n_frames[row],
         )
         for row, track in enumerate(dataset.tracks)
@@ -109,7 +111,7 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     ]
     specs = [
         spec
-        for split in sorted(set(splits), key=lambda name: (len(name), name))
+        for split in sorted(set(splits), key=_split_order)
         for spec in _shard_specs(
             split,
             [track for track in planned if splits[track.row] == split],
@@ -122,27 +124,47 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     return Plan(dataset.tracks, tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
 
 
-def _scan(tracks: Sequence[Track], feature: Mapping[str, Any], on_error: str) -> tuple[list[int], dict[int, str], int]:
-    """Returns frames of every track, reasons of those that cannot be opened, and the bytes of the files."""
+def _split_order(name: str) -> tuple[int, int, str]:
+    """Returns the place of a split: train, validation, test; or folds by their number."""
+    return OFFICIAL.index(name) if name in OFFICIAL else 0, len(name), name
+
+
+def _label_ids(track: Track, ids: Mapping[str, int], kind: str) -> tuple[int, ...]:
+    """Returns the labels of a track as they are stored: ascending, but the first one first where it is the label."""
+    stored = tuple(ids[name] for name in track.labels)
+    return stored if kind == "single" else tuple(sorted(stored))
+
+
+def _scan(tracks: Sequence[Track], options: BuildOptions) -> tuple[list[int], dict[int, str], int]:
+    """Returns frames of every track, reasons of those that cannot be used, and the bytes of the files."""
     n_frames, unreadable, sizes = [], {}, {}
     for row, track in enumerate(tracks):
         try:
-            n_frames.append(count_frames(track.feature_path, track.track_id, feature))
+            n_frames.append(_count_frames(track, options))
             sizes[track.feature_path] = track.feature_path.stat().st_size
         except DataError as error:
-            if on_error == "stop":
+            if options.on_error == "stop":
                 raise
             n_frames.append(0)
             unreadable[row] = short_reason(error, track.feature_path)
     return n_frames, unreadable, sum(sizes.values())
 
 
-def _measure_scale(tracks: Sequence[Track], unreadable: Mapping[int, str], options: BuildOptions) -> Scale:
-    """Returns the scale of a sample of tracks, chosen by hash; a track with faulty cells is left out here."""
+def _count_frames(track: Track, options: BuildOptions) -> int:
+    n_frames = count_frames(track.feature_path, track.track_id, options.feature)
+    seconds = n_frames * options.feature["hop_length"] / options.feature["sample_rate_hz"]
+    if seconds < options.min_s:
+        raise DataError(
+            f"{track.feature_path}: must last {options.min_s:g} s at least (data.min_s). Received: {seconds:.2f} s"
+        )
+    return n_frames
+
+
+def _measure_scale(tracks: Sequence[Track], rows: list[int], options: BuildOptions) -> Scale:
+    """Returns the scale of a sample of some tracks, chosen by hash; a track with faulty cells is left out here."""
     if options.scale == "identity":
         return Scale.measure(options.scale, [])
-    rows = [row for row in range(len(tracks)) if row not in unreadable]
-    rows.sort(key=lambda row: order_key(options.order_seed, tracks[row].track_id))
+    rows = sorted(rows, key=lambda row: order_key(options.order_seed, tracks[row].track_id))
     mels = []
     for row in rows[:SCALE_SAMPLE_TRACKS]:
         try:

@@ -26,14 +26,23 @@ class Folds:
 def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
     """Returns the splits of a fold: it validates, all others train; `none` trains on all.
 
+    Of official splits `train` trains and `validation` validates, with `none` both train; `test` does neither.
+
     Raises:
         RecordsError: the records lack that fold.
     """
-    names = tuple(name for name in manifest.splits if name.startswith("fold"))
+    fitting = ("official", "none") if manifest.has_official_splits else ("a number", "all", "none")
+    if (fold == "official") != manifest.has_official_splits and fold != "none":
+        what = "have splits of their own" if manifest.has_official_splits else "are dealt into folds"
+        raise RecordsError(
+            f"{manifest.folder}: training.fold must be {' or '.join(fitting)}, as the records {what}. Received: {fold}"
+        )
+    names = tuple(name for name in manifest.splits if name != "test")
     if fold == "none":
         return Folds(names, ())
-    manifest.split(f"fold{fold}")
-    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
+    held_out = "validation" if fold == "official" else f"fold{fold}"
+    manifest.split(held_out)
+    return Folds(tuple(name for name in names if name != held_out), (held_out,))
 
 
 def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract:
@@ -48,6 +57,8 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         "data.folds": (config.data.folds, manifest.settings.get("folds")),
         "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
     }
+    if manifest.has_official_splits:
+        wanted["data.splits"] = ("folds" if config.data.deals_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
     wanted |= (
         {}
