@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tfmusic.contract import POWER
 from tfmusic.dataconfig import AirushData, AnyData, BalanceSection
 from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
-from tfmusic.soundconfig import POWER, FeatureSection, PerturbSection
+from tfmusic.soundconfig import FeatureSection, PerturbSection
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]

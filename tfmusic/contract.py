@@ -13,6 +13,12 @@ CONTRACT_VERSION = 1
 
 Kind = Literal["single", "multi", "tasks"]
 
+# Features whose values are power, so that dB and logarithms of them mean something; others are stored as they are.
+POWER = ("mel", "stft", "cqt")
+
+C1_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # 32.70 Hz, the lowest bin of the features cqt and chroma_cqt
+CHROMA_CQT_OCTAVES = 7
+
 
 @dataclass(frozen=True)
 class Head:

@@ -8,17 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from tfmusic.contract import C1_HZ, CHROMA_CQT_OCTAVES
 from tfmusic.section import Count, CountOrZero, PositiveOrZero, Section, Seed
 
 FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
 
-# Values that are power, so that a scale in dB or a logarithm means something; the others are stored as they are.
-POWER = ("mel", "stft", "cqt")
-
 WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
 
-LOWEST_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # C1, 32.70 Hz, the lowest bin of cqt and chroma_cqt
-_CHROMA_CQT_OCTAVES = 7
 
 # What a key that is left out takes, by the name of the feature.
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
@@ -80,8 +76,8 @@ class FeatureSection(Section):
             raise ValueError(f"feature.n_fft must be given for {self.name}. Received: none")
         if self.n_fft is not None and self.n_fft % 2:
             raise ValueError(f"feature.n_fft must be even. Received: {self.n_fft}")
-        octaves = {"cqt": self.n_bins / 12, "chroma_cqt": _CHROMA_CQT_OCTAVES}.get(self.name, 0.0)
-        highest_hz = LOWEST_HZ * 2.0**octaves
+        octaves = {"cqt": self.n_bins / 12, "chroma_cqt": CHROMA_CQT_OCTAVES}.get(self.name, 0.0)
+        highest_hz = C1_HZ * 2.0**octaves
         if octaves and highest_hz > self.sample_rate_hz / 2:
             raise ValueError(
                 f"feature.sample_rate_hz must be at least {2 * highest_hz:.0f} for {self.name} of {self.n_bins} bins."
