@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.out or arguments.default_records(config.task_name)
     contract = _given_contract(args.contract, config)
-    dataset = _load(config, args.data)
+    dataset = load(config, args.data)
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)
@@ -101,13 +101,13 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
     )
 
 
-def _load(config: "Config", folder: Path) -> "Dataset":
+def load(config: "Config", folder: Path) -> "Dataset":
     """Returns the tracks of the task, or those of several tasks as one dataset."""
     from tfmusic.datasets import LOADERS
     from tfmusic.datasets.multitask import join
 
-    load = LOADERS[config.data.loader]
-    datasets = [load(folder, task=task, **options) for task, options in config.tasks.items()]
+    loader = LOADERS[config.data.loader]
+    datasets = [loader(folder, task=task, **options) for task, options in config.tasks.items()]
     return datasets[0] if len(datasets) == 1 else join(datasets)
 
 
