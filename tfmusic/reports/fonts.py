@@ -1,7 +1,9 @@
 """Fonts for labels of any script, as far as the system has them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 # What matplotlib brings itself, then fonts with the signs of Korean and Japanese that systems have as a rule.
 _FIRST = "DejaVu Sans"
@@ -48,8 +50,16 @@ def _signs(name: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def _fonts() -> tuple:  # type: ignore[type-arg]
-    from matplotlib.font_manager import fontManager
+def _fonts() -> tuple[Any, ...]:
+    """Returns the regular fonts of the system, those that came after matplotlib made its list as well."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
 
-    usable = [font for font in fontManager.ttflist if str(font.weight) in ("400", "normal", "regular", "book")]
+    known = {font.fname for font in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known:
+            with suppress(OSError, RuntimeError, ValueError, KeyError):  # no font that it can read
+                fontManager.addfont(path)
+    regular = [font for font in fontManager.ttflist if str(font.weight) in ("400", "normal", "regular", "book")]
+    # matplotlib brings a font that has a box for every sign there is.
+    usable = [font for font in regular if "Last Resort" not in font.name]
     return tuple(sorted(usable, key=lambda font: (font.name, font.fname)))

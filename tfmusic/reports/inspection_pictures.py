@@ -45,7 +45,7 @@ class Pictures:
     def labels(self) -> Path:
         """Draws a bar a label, the most common at the top, in the colours of the splits."""
         counts = dict(list(self.found.counts.items())[:_SHOWN_LABELS])
-        with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts)) as (figure, path):
+        with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts) + 0.4 * bool(self.found.splits)) as (figure, path):
             axes, left = figure.subplots(), np.zeros(len(counts))
             places = np.arange(len(counts))
             splits = self.found.splits
@@ -67,7 +67,7 @@ class Pictures:
                 f"{self.found.name}: tracks of every label" + (f", without {more} rarer ones" if more else "")
             )
             if splits:
-                axes.legend(loc="lower right", frameon=False)
+                figure.legend(loc="outside lower center", ncols=min(len(splits), 6), frameon=False)
             _plain(axes, "x")
         return path
 
@@ -122,7 +122,7 @@ class Pictures:
     def examples(self, number: int, label: str, some: Sequence[Example], feature: Mapping[str, Any]) -> Path:
         """Draws a page of spectrograms of one label, all over the same number of seconds."""
         rate = feature["sample_rate_hz"] / feature["hop_length"]
-        n_rows = -(-len(some) // 2)
+        n_rows, longest_s = -(-len(some) // 2), max(example.values.shape[1] for example in some) / rate
         with self._figure(f"examples-{number:02d}", 10.0, 0.8 + 2.2 * n_rows) as (figure, path):
             grid = figure.subplots(n_rows, 2, squeeze=False)
             for axes in grid.ravel()[len(some) :]:
@@ -141,6 +141,7 @@ class Pictures:
                     vmin=limits[0],
                     vmax=limits[1],
                 )
+                axes.set_xlim(example.start_s, example.start_s + longest_s)
                 axes.set_title(example.track_id, fontsize=9)
                 axes.set_ylabel("bin" if place % 2 == 0 else "")
                 axes.set_xlabel("s" if place >= len(some) - 2 else "")
@@ -152,10 +153,12 @@ class Pictures:
         """Yields an empty figure of a size in inches, and writes it as PNG."""
         import matplotlib as mpl
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         path = self.folder / f"{name}.png"
         with mpl.rc_context({"font.family": self.fonts, "axes.unicode_minus": False, "text.parse_math": False}):
-            figure = Figure(figsize=(width, min(height, 40.0)), layout="constrained")
+            layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+            figure = Figure(figsize=(width, min(height, 40.0)), layout=layout)
             yield figure, path
             figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
