@@ -168,8 +168,8 @@ class TrainingSection(Section):
     times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
     a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
 
-    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is for
-    one label a track with others behind it: .75 for the label, .25 shared by the others.
+    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is
+    for one label a track with others behind it: .75 for the label, .25 shared by the others.
     """
 
     fold: CountOrZero | Literal["none", "all", "official"] = 0

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from tfmusic.section import CountOrZero, Name, PositiveOrZero, Section, Seed
+from tfmusic.section import CountOrZero, PositiveOrZero, Section, Seed
 
+Name = Annotated[str, Field(min_length=1)]
 Question = Literal["q1", "q2", "q3"]
 
 

@@ -94,6 +94,7 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         order_seed=config.record.seed,
         on_error=config.data.on_error,
         min_s=config.data.min_s,
+        perturb=config.perturb.model_dump() if config.perturb.copies else None,
         trunk_tracks=trunk_tracks,
         workers=args.workers,
     )
