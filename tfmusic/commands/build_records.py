@@ -96,6 +96,7 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         min_s=config.data.min_s,
         segments=config.record.segments,
         segments_per_track=config.record.segments_per_track,
+        perturb=config.perturb.model_dump() if config.perturb.copies else None,
         trunk_tracks=trunk_tracks,
         workers=args.workers,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmusic.converter.choice import ALL
+from tfmusic.converter.look import NOTES_NAME
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
@@ -92,7 +93,7 @@ def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
         result = _read_result(path)
         if result is not None and (partial / result.shard.file).is_file():
             done[result.shard.file] = result
-    keep = {"lock", *done, *(f"{name}.done.json" for name in done)}
+    keep = {"lock", NOTES_NAME, *done, *(f"{name}.done.json" for name in done)}
     for path in partial.iterdir():
         if path.name not in keep:
             path.unlink()
@@ -132,7 +133,7 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
         shape=shape,
         dtype=manifest.contract.dtype,
     )
-    for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256"]:
+    for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256", partial / NOTES_NAME]:
         leftover.unlink()
     manifest.write()
     (partial / "lock").unlink()
@@ -170,6 +171,7 @@ def _manifest(
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
         | ({"splits": "official"} if has_official(plan.tracks) else {})
         | _choice(options)
+        | ({"perturb": dict(options.perturb)} if options.perturb else {})
         | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {})
         | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )

@@ -9,12 +9,16 @@ from typing import Any
 
 from tfmusic.contract import Contract
 from tfmusic.converter.choice import ALL
+from tfmusic.converter.copies import add_copies
+from tfmusic.converter.look import NOTES_NAME, count_all_samples, loudest_cells
 from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
 from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
+from tfmusic.features.perturb import changed_length
 from tfmusic.features.scale import Scale
-from tfmusic.features.source import count_frames, read_feature
+from tfmusic.features.sound import frames_of
+from tfmusic.features.source import count_frames
 from tfmusic.records.shards import deal_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
@@ -41,6 +45,7 @@ class BuildOptions:
     min_s: float = 0.0
     segments: str = ALL
     segments_per_track: int = 1
+    perturb: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,14 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     Raises:
         DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
     """
-    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options)
+    samples = count_all_samples(
+        dataset.tracks,
+        options.feature,
+        workers=options.workers,
+        stop=options.on_error == "stop",
+        notes=partial / NOTES_NAME,
+    )
+    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options, samples)
     splits = choose_splits(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
     rows = [row for row, split in enumerate(splits) if row not in unreadable and split != "test"]
     scale = (
@@ -109,6 +121,14 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
         for row, track in enumerate(dataset.tracks)
         if row not in unreadable
     ]
+    tracks = list(dataset.tracks)
+    for copy, split, change in add_copies(dataset.tracks, tuple(splits), unreadable, options.perturb):
+        length = frames_of(changed_length(_length(samples[copy.feature_path]), change), options.feature)
+        labels = _label_ids(copy, ids, dataset.kind)
+        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, labels, length, change))
+        tracks.append(copy)
+        splits.append(split)
+        n_frames.append(length)
     specs = [
         spec
         for split in sorted(set(splits), key=_split_order)
@@ -121,7 +141,7 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
             partial,
         )
     ]
-    return Plan(dataset.tracks, tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
+    return Plan(tuple(tracks), tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
 
 
 def _split_order(name: str) -> tuple[int, int, str]:
@@ -135,12 +155,14 @@ def _label_ids(track: Track, ids: Mapping[str, int], kind: str) -> tuple[int, ..
     return stored if kind == "single" else tuple(sorted(stored))
 
 
-def _scan(tracks: Sequence[Track], options: BuildOptions) -> tuple[list[int], dict[int, str], int]:
+def _scan(
+    tracks: Sequence[Track], options: BuildOptions, samples: Mapping[Path, int | DataError]
+) -> tuple[list[int], dict[int, str], int]:
     """Returns frames of every track, reasons of those that cannot be used, and the bytes of the files."""
     n_frames, unreadable, sizes = [], {}, {}
     for row, track in enumerate(tracks):
         try:
-            n_frames.append(_count_frames(track, options))
+            n_frames.append(_count_frames(track, options, samples))
             sizes[track.feature_path] = track.feature_path.stat().st_size
         except DataError as error:
             if options.on_error == "stop":
@@ -150,8 +172,11 @@ def _scan(tracks: Sequence[Track], options: BuildOptions) -> tuple[list[int], di
     return n_frames, unreadable, sum(sizes.values())
 
 
-def _count_frames(track: Track, options: BuildOptions) -> int:
-    n_frames = count_frames(track.feature_path, track.track_id, options.feature)
+def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, int | DataError]) -> int:
+    if track.feature_path in samples:
+        n_frames = frames_of(_length(samples[track.feature_path]), options.feature)
+    else:
+        n_frames = count_frames(track.feature_path, track.track_id, options.feature)
     seconds = n_frames * options.feature["hop_length"] / options.feature["sample_rate_hz"]
     if seconds < options.min_s:
         raise DataError(
@@ -165,16 +190,15 @@ def _measure_scale(tracks: Sequence[Track], rows: list[int], options: BuildOptio
     if options.scale == "identity":
         return Scale.measure(options.scale, [])
     rows = sorted(rows, key=lambda row: order_key(options.order_seed, tracks[row].track_id))
-    mels = []
-    for row in rows[:SCALE_SAMPLE_TRACKS]:
-        try:
-            mel = read_feature(tracks[row].feature_path, tracks[row].track_id, options.feature)
-        except DataError:
-            if options.on_error == "stop":
-                raise
-            continue
-        mels.append(mel.max(axis=1))  # the loudest cell is all that counts
-    return Scale.measure(options.scale, mels)
+    chosen = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
+    stop = options.on_error == "stop"
+    return Scale.measure(options.scale, loudest_cells(chosen, options.feature, workers=options.workers, stop=stop))
+
+
+def _length(n_samples: int | DataError) -> int:
+    if isinstance(n_samples, DataError):
+        raise n_samples
+    return n_samples
 
 
 def _shard_specs(

@@ -1,4 +1,4 @@
-"""One shard: a pure function of its spec and the spectrogram files, so workers and their timing play no part."""
+"""One shard: a pure function of its spec and the tracks' files, so workers and their timing play no part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 
 from tfmusic.converter.choice import ALL, stored_starts
 from tfmusic.errors import DataError
+from tfmusic.features.perturb import Change
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.segments import tile_to
 from tfmusic.features.source import read_feature
@@ -20,13 +21,14 @@ from tfmusic.records.writer import ShardWriter
 
 @dataclass(frozen=True)
 class PlannedTrack:
-    """A track with all that a worker needs to store it."""
+    """A track with all that a worker needs to store it; `change` makes it a changed copy of its file."""
 
     row: int
     track_id: str
     path: Path
     label: tuple[int, ...]
     n_frames: int
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def short_reason(error: DataError, path: Path) -> str:
 
 
 def _read(track: PlannedTrack, feature: Mapping[str, Any]) -> np.ndarray:
-    mel = read_feature(track.path, track.track_id, feature)
+    mel = read_feature(track.path, track.track_id, feature, change=track.change)
     if mel.shape[1] != track.n_frames:
         raise DataError(
             f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"

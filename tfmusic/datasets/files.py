@@ -55,7 +55,7 @@ class FeatureFiles:
             for path in _visible_files(folder):
                 if path.suffix.lower() in SUFFIXES:
                     known[path.relative_to(root).with_suffix("").as_posix()].append(path)
-                else:
+                elif path.name != "feature.json":  # what extract says of its files
                     others += 1
         return cls(root, known, others)
 

@@ -11,7 +11,7 @@ from tfmusic.features import audio
 from tfmusic.features.chroma import chroma_cqt, chroma_stft
 from tfmusic.features.cqt import cqt
 from tfmusic.features.mel import log_mel, mel
-from tfmusic.features.perturb import Change, changed_length, perturb
+from tfmusic.features.perturb import Change, perturb
 from tfmusic.features.raw import raw
 from tfmusic.features.stft import stft
 from tfmusic.features.tempogram import tempogram
@@ -35,7 +35,7 @@ def compute(blocks: Iterator[np.ndarray], feature: Mapping[str, Any]) -> np.ndar
 
 
 def frames_of(n_samples: int, feature: Mapping[str, Any]) -> int:
-    """Returns the law of frames: 1 + n // hop_length, of `raw` n / hop_length rounded up."""
+    """Returns the number of frames that `compute` makes: 1 + n // hop_length; of `raw` n / hop_length rounded up."""
     hop_length = int(feature["hop_length"])
     return -(-n_samples // hop_length) if feature["name"] == "raw" else 1 + n_samples // hop_length
 
@@ -56,11 +56,11 @@ def read_sound(path: Path, feature: Mapping[str, Any], change: Change | None = N
     return values
 
 
-def count_sound_frames(path: Path, feature: Mapping[str, Any], change: Change | None = None) -> int:
-    """Returns how many frames `read_sound` gives, without computing them; raises as it does."""
+def count_samples(path: Path, feature: Mapping[str, Any]) -> int:
+    """Returns the length of a sound file at the feature's sample rate, for `frames_of`; raises as `read_sound`."""
     n_samples = audio.count_samples(path, _sample_rate(path, feature))
     _check_long_enough(path, n_samples, feature)
-    return frames_of(n_samples if change is None else changed_length(n_samples, change), feature)
+    return n_samples
 
 
 def _sample_rate(path: Path, feature: Mapping[str, Any]) -> int:

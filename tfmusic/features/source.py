@@ -28,12 +28,12 @@ def read_feature(path: Path, track_id: str, feature: Mapping[str, Any], *, chang
     return _checked(npy.read_cells(path, int(feature["n_bins"])), str(path), feature)
 
 
-def count_frames(path: Path, track_id: str, feature: Mapping[str, Any], *, change: Change | None = None) -> int:
+def count_frames(path: Path, track_id: str, feature: Mapping[str, Any]) -> int:
     """Returns how many frames a track has, without computing its cells; raises as `read_feature`."""
     if is_audio(path):
-        from tfmusic.features.sound import count_sound_frames
+        from tfmusic.features.sound import count_samples, frames_of
 
-        return count_sound_frames(path, feature, change)
+        return frames_of(count_samples(path, feature), feature)
     if feature["name"] == embeddings.NAME:
         return int(embeddings.read_embedding(path, track_id, int(feature["n_bins"])).shape[1])
     check_extracted(path, feature)

@@ -11,6 +11,7 @@ from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import copies_of
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.optimizer import make_loss
 
@@ -42,7 +43,8 @@ def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
         return Folds(names, ())
     held_out = "validation" if fold == "official" else f"fold{fold}"
     manifest.split(held_out)
-    return Folds(tuple(name for name in names if name != held_out), (held_out,))
+    # The copies of the tracks that validate must not train either.
+    return Folds(tuple(name for name in names if name not in (held_out, copies_of(held_out))), (held_out,))
 
 
 def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract:
@@ -61,6 +63,9 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
     if not manifest.has_whole_tracks:
         stored_count = manifest.settings["segments_per_track"]
         wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
+    perturb = config.perturb.model_dump() if config.perturb.copies else None
+    if not is_embedding(stored):
+        wanted["perturb"] = (perturb, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
         wanted["data.splits"] = ("folds" if config.data.deals_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
