@@ -168,7 +168,7 @@ def test_official_splits_become_the_records_splits(written, loader, tmp_path, ca
     err = capsys.readouterr().err
     knows_artists = any(track.artists for track in dataset.tracks)
     assert ("tracks of one artist may stand in several splits" in err) == (not knows_artists)
-    assert ("are by artists who are scored as well" in err) == (loader == "fma")
+    assert ("whose artist is scored as well: 1;" in err) == (loader == "fma")
     assert build(loader, written(loader), tmp_path, "--overwrite", splits="folds")[0] == 0
     assert set(Manifest.read(out).splits) == {"fold0", "fold1"}
 
@@ -186,7 +186,7 @@ def test_leaks_are_found_and_dropped(written, tmp_path, capsys):
     assert [before.tracks[row].track_id for row in leaking(before.tracks)] == ["000002"]
     code, out = build("fma", written("fma"), tmp_path, artist_leaks="drop")
     assert code == 0
-    assert "1 tracks of the official train or validation split" in capsys.readouterr().out
+    assert "whose artist is scored as well: 1; left out" in capsys.readouterr().out
     manifest = Manifest.read(out)
     assert "000002" not in manifest.track_ids(["train"])
     assert manifest.splits["test"].tracks == sum(track.split == "test" for track in before.tracks)

@@ -125,11 +125,11 @@ def _with_splits(dataset: "Dataset", config: "Config") -> "Dataset":
     leaks = set(leaking(dataset.tracks))
     if not leaks:
         return dataset
-    count = f"{len(leaks)} tracks of the official train or validation split are by artists who are scored as well"
+    count = f"tracks of the official train or validation split whose artist is scored as well: {len(leaks)}"
     if not config.data.drops_leaks:
-        console.warn(f"{count}: scores will flatter; data.artist_leaks=drop leaves them out")
+        console.warn(f"{count}; scores will flatter; data.artist_leaks=drop leaves them out")
         return dataset
-    console.say(f"{count}: left out")
+    console.say(f"{count}; left out")
     return replace(dataset, tracks=tuple(track for row, track in enumerate(dataset.tracks) if row not in leaks))
 
 
