@@ -257,6 +257,8 @@ def test_gtzan_without_lists_has_no_splits(written, tmp_path):
     dataset = load("gtzan", written("gtzan"), lists="none")
     assert {one.split for one in dataset.tracks} == {None}
     assert len(dataset.tracks) == 40
+    with pytest.raises(DataError, match=r"typo: no such folder; data.lists must name a folder of lists, or none"):
+        load("gtzan", written("gtzan"), lists="typo")
 
 
 def test_gtzan_filtered_lists_leave_out(written, tmp_path, capsys):

@@ -187,11 +187,11 @@ class _Records(_Source):
         """Yields a stretch of every track, as stored."""
         from tfmusic.records.reader import iterate_tracks
 
-        seen: set[str] = set()
+        left = set(track_ids)
         for split in self.manifest.splits:
-            for track in iterate_tracks(self.manifest, split):
-                if track.track_id in track_ids - seen:
-                    seen.add(track.track_id)
+            for track in iterate_tracks(self.manifest, split) if left else ():
+                if track.track_id in left:
+                    left.remove(track.track_id)
                     yield self._example(track.track_id, track.cells.T)
 
 

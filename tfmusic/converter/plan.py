@@ -205,7 +205,8 @@ def _shard_specs(
     split: str, tracks: list[PlannedTrack], options: BuildOptions, scale: Scale, task: str, partial: Path
 ) -> Iterator[ShardSpec]:
     if not tracks:
-        raise DataError(f"split {split}: must hold at least one readable track. Received: none; lower data.folds")
+        hint = "; lower data.folds" if split.startswith("fold") else ""
+        raise DataError(f"split {split}: must hold at least one readable track. Received: none{hint}")
     tracks = sorted(tracks, key=lambda track: order_key(options.order_seed, track.track_id))
     whole = ShardSpec(
         path=partial,

@@ -7,6 +7,7 @@ import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from tfmusic.contract import POWER
 from tfmusic.datasets.track import Dataset, Track
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, UsageError
 from tfmusic.features.source import read_feature
 from tfmusic.records.manifest import TRACKS_NAME, Manifest
 
@@ -182,6 +183,8 @@ def _look_at_all(tracks: Sequence[Track], feature: Mapping[str, Any], workers: i
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     try:
         yield from pool.map(_look, tasks, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UsageError("a worker process was killed from outside: pass a lower --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
