@@ -168,7 +168,7 @@ def test_three_positions_against_one(uneven):
         assert set(times.tolist()) == {0, 1}
         per_track = np.bincount(balance.track, times)
         label_of = dict(zip(balance.track.tolist(), balance.label.tolist(), strict=True))
-        assert all(per_track[row] == (3 if label else 1) for row, label in label_of.items())
+        assert all(per_track[track] == (3 if label else 1) for track, label in label_of.items())
     assert (balance.times(0) == balance.times(0)).all()
     assert (balance.times(0) != balance.times(1)).any()
 
@@ -190,18 +190,32 @@ def test_both_rules_together(uneven):
     assert balance.n_segments == 32
 
 
-def test_several_tags_count_by_the_rarest(tmp_path):
-    """A track of a common and a rare tag is a track of the rare one."""
-    miniatures.write_table(tmp_path / "data", ".npy", tracks=12, seconds=3.2)
-    manifest = build(tmp_path / "data", tmp_path, "table", kind="multi")
-    counts = manifest.count_labels(["train"])
-    balance = balance_of(manifest, oversample=1.0)
-    labels = {
-        header.track: header.label for path in manifest.shard_paths("train") for header, _ in read_shard(path, manifest)
-    }
-    for row, label in zip(balance.track.tolist(), balance.label.tolist(), strict=True):
-        names = [manifest.contract.labels[i] for i in labels[row]]
-        assert counts[manifest.contract.labels[label]] == min(counts[name] for name in names)
+def tagged(has, per_track=2, **options):
+    """A balance of tracks with tags, a row of `has` each, of as many segments each."""
+    has = np.array(has, bool)
+    track = np.repeat(np.arange(len(has)), per_track)
+    names = tuple("abc"[: has.shape[1]])
+    return Balance(BalanceSection(**options), names, (), np.array([0, len(track)]), track, has, seed=0)
+
+
+def test_several_tags_count_by_the_rarest():
+    """Tags a, b of eight, three tracks and c of one: a track of a and c counts as c's, one of a alone as a's."""
+    has = [[1, 0, 0]] + [[1, 1, 0]] * 2 + [[1, 0, 1]] + [[1, 0, 0]] * 4 + [[0, 1, 0]]
+    balance = tagged(has, common_segments=1, rare_segments=2)
+    assert balance.n_tracks.tolist() == [8, 3, 1]
+    assert balance.is_rare.tolist() == [False, False, True]  # fewer than half of the mean of four
+    assert balance.label[::2].tolist() == [0, 1, 1, 2, 0, 0, 0, 0, 1]
+    assert np.bincount(balance.track, balance.times(0)).tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 1]
+    assert balance.label_counts.tolist() == [9, 3, 2]
+
+
+def test_a_common_tag_that_seldom_stands_alone_is_not_rare():
+    """Ten tracks have a, nine of them with b, too: the one that has a alone is not repeated on that account."""
+    balance = tagged([[1, 1]] * 9 + [[1, 0]], oversample=1.0, rare_segments=1, rare_share=0.9)
+    assert balance.is_rare.tolist() == [False, False]
+    per_track = np.bincount(balance.track, balance.times(0))
+    assert per_track[9] == 2
+    assert per_track[:9].sum() == 20  # b's segments, eighteen, are brought to a's twenty
 
 
 def test_stream_is_what_the_balance_says(uneven):

@@ -332,6 +332,14 @@ def test_fma_closes_over_parents(copied):
     assert {one.labels for one in load("fma", data, genres="all").tracks} == {("Hardcore", "Punk", "Rock")}
 
 
+def test_fma_genres_of_one_title(copied):
+    """Two genres of one title stay two classes: the later one bears its id."""
+    data = copied("fma")
+    path = data / "fma_metadata" / "genres.csv"
+    path.write_text(path.read_text().replace("Hardcore", "Punk"))
+    assert {"Punk", "Punk (31)"} <= set(load("fma", data, genres="all").labels)
+
+
 def rewrite_fma(data, change):
     path = data / "fma_metadata" / "tracks.csv"
     with path.open(newline="", encoding="utf-8") as file:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.out is not None:
         check_target(args.out, overwrite=args.overwrite, marker=MARKER, what="inspections")
-    source: _Source = _Records(args) if _holds_records(args.data) else _Data(args)
+    source: _Source = _Records(args) if _holds_records(args) else _Data(args)
     found = source.inspect()
     fonts, missing = choose_fonts([*found.counts, found.name])
     names = picture_names(list(found.counts), missing)
@@ -98,10 +98,12 @@ def _choose(found: "Inspection", faulty: set[str], count: int, n_labels: int) ->
     return chosen
 
 
-def _holds_records(path: Path) -> bool:
+def _holds_records(args: argparse.Namespace) -> bool:
+    """Returns whether a folder is one of records, or holds one and no config says that it is raw data."""
     from tfmusic.records.manifest import MANIFEST_NAME
 
-    return (path / MANIFEST_NAME).is_file() or any(path.glob(f"*/{MANIFEST_NAME}"))
+    below = not args.config and any(args.data.glob(f"*/{MANIFEST_NAME}"))
+    return below or (args.data / MANIFEST_NAME).is_file()
 
 
 class _Source:
