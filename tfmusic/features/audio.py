@@ -6,12 +6,14 @@ The law of lengths: n samples at rate r are ceil(n s / r) at rate s.
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfmusic.errors import DataError
+from tfmusic.features.mpeg import CountedMpeg, counting_frame_is_missing
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`
@@ -132,17 +134,23 @@ def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             raise DataError(f"{path}: truncated: must hold {expected:,} samples by its header. Received: {n_read:,}")
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     import soundfile
 
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: must hold sound. Received: an empty file")
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that stands for headerless audio
-        raise _damaged(path, error) from error
+    with ExitStack() as opened:
+        source: Any = path
+        if path.suffix.lower() == ".mp3" and counting_frame_is_missing(path):
+            source = opened.enter_context(CountedMpeg(path))
+        try:
+            file = opened.enter_context(soundfile.SoundFile(source))
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that stands for headerless audio
+            raise _damaged(path, error) from error
+        yield file
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -160,20 +168,8 @@ def _expected_length(file: Any, path: Path) -> int | None:
             raise DataError(f"{path}: truncated: must hold {short[1]} bytes of sound. Received: {short[2]}")
     if not 0 < file.frames < 1 << 48:
         return None
-    is_exact = file.format in _EXACT_HEADERS or (file.format == "MP3" and _has_xing(path))
-    return int(file.frames) if is_exact else None
-
-
-def _has_xing(path: Path) -> bool:
-    """Returns whether an .mp3 has the header that counts its frames; without it the length is a guess."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        tag_bytes = 0
-        if head[:3] == b"ID3" and len(head) == 10:
-            tag_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        file.seek(tag_bytes)
-        first_frame = file.read(2048)
-    return b"Xing" in first_frame or b"Info" in first_frame
+    is_counted = file.format == "MP3" and not counting_frame_is_missing(path)
+    return int(file.frames) if is_counted or file.format in _EXACT_HEADERS else None
 
 
 def _header_length(path: Path) -> tuple[int, int] | None:
