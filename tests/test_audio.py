@@ -104,10 +104,10 @@ def test_wav_of_unknown_length(tmp_path):
     assert len(read(path, 22050)) == audio.count_samples(path, 22050) == 22050
 
 
-def untagged_mp3(path):
+def untagged_mp3(path, bitrate_mode="VARIABLE"):
     """Writes an .mp3 of quiet then dense music whose frame count is rubbed out, so that readers guess its length."""
     sound = np.concatenate([np.zeros(22050 * 3), chords(2.0) + 0.1 * np.random.default_rng(0).standard_normal(44100)])
-    write(path, sound, bitrate_mode="VARIABLE", compression_level=0.5)
+    write(path, sound, bitrate_mode=bitrate_mode, compression_level=0.5)
     raw = path.read_bytes()
     assert b"Xing" in raw or b"Info" in raw
     path.write_bytes(raw.replace(b"Xing", bytes(4), 1).replace(b"Info", bytes(4), 1))
@@ -124,6 +124,14 @@ def test_headers_of_mp3_are_not_believed(tmp_path):
     tagged = tmp_path / "tagged.mp3"
     tagged.write_bytes(b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256) + path.read_bytes())
     np.testing.assert_array_equal(read(tagged, 22050), read(path, 22050))
+
+
+def test_guesses_that_hold_are_left_alone(tmp_path):
+    """At a constant bit rate the guess is right, and the samples are those of soundfile, from the first one on."""
+    path = untagged_mp3(tmp_path / "x.mp3", "CONSTANT")
+    expected, _ = soundfile.read(path, dtype="float32")
+    assert abs(len(expected) - 22050 * 5) < 3 * 1152
+    np.testing.assert_array_equal(read(path, 22050), expected)
 
 
 def test_long_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch):

@@ -122,7 +122,9 @@ def test_what_is_finished_is_kept(config, sounds, tmp_path, capsys):
 @pytest.mark.slow
 def test_interrupted_run_leaves_whole_files(config, tmp_path):
     """Killed in the middle: whatever bears its name is whole, and the next run ends with the same files."""
-    sounds = music(tmp_path / "sounds", [f"{n:02d}" for n in range(40)], seconds=8.0)
+    sounds, sound = tmp_path / "sounds", np.tile(chords(2.0), 5)
+    for n in range(30):
+        write(sounds / f"{n:02d}.wav", np.roll(sound, n))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tfmusic", "extract", str(config), str(sounds), "--out", str(out)]
     with subprocess.Popen([*command, "--workers", "2"], start_new_session=True) as process:
@@ -137,7 +139,7 @@ def test_interrupted_run_leaves_whole_files(config, tmp_path):
 
 
 def test_faulty_files_are_skipped_and_listed(config, sounds, tmp_path, capsys):
-    """`data.on_error` decides: files are skipped, counted and named, or the first ends the run; none is half-written."""
+    """`data.on_error` decides: files are skipped, counted and named, or the first ends the run; none is half."""
     data = tmp_path / "data"
     music(data, NAMES[:2], seconds=1.0)
     (data / "calm" / "broken.mp3").write_text("no music " * 99)

@@ -1,10 +1,12 @@
 """`.mp3` files without the frame that counts all others (Xing or Info), so that only decoding tells their length.
 
-libsndfile guesses it from the first frame and reads no further: music of changing bit rate would lose its end. Behind a
-counting frame that promises more than there can be, it reads to the end of the file.
+libsndfile guesses it from the first frame and reads no further: music of changing bit rate would lose its end. A walk
+over the headers tells where the guess is short; there the file is read behind a counting frame that promises more than
+there can be. That costs the first 529 samples, the delay of a decoder, which others keep.
 """
 
 import io
+import mmap
 import os
 import re
 import struct
@@ -13,26 +15,51 @@ from typing import Any
 
 _HEAD_BYTES = 1 << 16
 _SMALLEST_FRAME_BYTES = 24
-# By the bits of the header that tell the version: sample rates, and bytes of a frame at the highest bit rate times the
-# rate. MPEG 1, 2 and 2.5.
+# By the bits of a header that tell the version, MPEG 1, 2 and 2.5: sample rates, bit rates and samples of a frame.
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-_BYTES_TIMES_RATE = {3: 144 * 320_000, 2: 72 * 160_000, 0: 72 * 160_000}
+_KBITS_LOW = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_KBITS_HIGH = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS = {3: _KBITS_HIGH, 2: _KBITS_LOW, 0: _KBITS_LOW}
+_FRAME_SAMPLES = {3: 1152, 2: 576, 0: 576}
 _LAYER_3 = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef].", re.DOTALL)
 
 
-def counting_frame_is_missing(path: Path) -> bool:
-    """Returns whether a file is layer III music without a frame that counts the others."""
+def count_uncounted(path: Path) -> int:
+    """Returns the samples of layer III music without a counting frame, as its headers add up; 0 for other files."""
+    if path.stat().st_size == 0:
+        return 0
     with path.open("rb") as file:
-        file.seek(_tag_bytes(file))
-        head = file.read(_HEAD_BYTES)
-    first = _LAYER_3.search(head)
-    if first is None or (first[0][2] >> 2 & 3) == 3:  # no music, or no such sample rate: the decoder says so
-        return False
-    return re.search(rb"Xing|Info", head[first.start() : first.start() + 64]) is None
+        begin = _tag_bytes(file)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as music:
+            first = _LAYER_3.search(music, begin, begin + _HEAD_BYTES)
+            if first is None or re.search(rb"Xing|Info", music[first.start() : first.start() + 64]):
+                return 0
+            return _walk(music, first.start())
+
+
+def _walk(music: mmap.mmap, place: int) -> int:
+    n_samples = 0
+    while True:
+        found = _LAYER_3.match(music, place) or _LAYER_3.search(music, place)  # what is no header is passed over
+        if found is None:
+            return n_samples
+        n_bytes, n_more = _frame_size(found[0])
+        n_samples += n_more
+        place = found.start() + n_bytes
+
+
+def _frame_size(header: bytes) -> tuple[int, int]:
+    """Returns bytes and samples of a frame; 1 byte and no sample where the rate is none."""
+    version, rate = header[1] >> 3 & 3, header[2] >> 2 & 3
+    if rate == 3:
+        return 1, 0
+    n_samples = _FRAME_SAMPLES[version]
+    bits_per_s = 1000 * _KBITS[version][header[2] >> 4]
+    return n_samples * bits_per_s // 8 // _RATES_HZ[version][rate] + (header[2] >> 1 & 1), n_samples
 
 
 class CountedMpeg(io.RawIOBase):
-    """Such a file as it would be behind a counting frame; for reading."""
+    """A file of which `count_uncounted` is not 0 as it would be behind a counting frame; for reading."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -90,11 +117,13 @@ def _tag_bytes(file: io.BufferedReader) -> int:
 def _counting_frame(head: bytes, n_frames: int) -> bytes:
     """Returns a frame like the first of some music, but silent, that counts `n_frames` frames."""
     first = _LAYER_3.search(head)
-    assert first is not None  # counting_frame_is_missing has found it
+    assert first is not None  # count_uncounted has found it
     _, kind, rates, channels = first[0]
-    version, is_mono = kind >> 3 & 3, channels >> 6 == 3
-    n_bytes = _BYTES_TIMES_RATE[version] // _RATES_HZ[version][rates >> 2 & 3]
-    side_bytes = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[version == 3, is_mono]
+    is_mono = channels >> 6 == 3
+    side_bytes = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[
+        kind >> 3 & 3 == 3, is_mono
+    ]
     # No checksum (the lowest bit of the second byte), the highest bit rate, the same sample rate and channels.
     header = bytes([0xFF, kind | 1, 0xE0 | (rates & 0x0C), channels])
+    n_bytes, _ = _frame_size(header)
     return (header + bytes(side_bytes) + b"Info" + struct.pack(">II", 1, n_frames)).ljust(n_bytes, b"\0")
