@@ -5,6 +5,7 @@ Every frame is divided by its largest value, so values are 0 to 1. The filters o
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def loudest_to_1(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.where(loudest > np.finfo(np.float32).tiny, loudest, 1.0), values.dtype)
 
 
+@lru_cache(maxsize=4)
 def chroma_filters(sample_rate_hz: int, n_fft: int) -> np.ndarray:
     """Returns what every FFT bin gives to every pitch class, float64 [12, n_fft // 2 + 1].
 

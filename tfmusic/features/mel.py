@@ -1,6 +1,8 @@
 """The mel filterbank, and mel-spectrograms of sound."""
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -34,10 +36,7 @@ def mel(blocks: Iterator[np.ndarray], *, sample_rate_hz: int, n_fft: int, hop_le
 
     `librosa.feature.melspectrogram` of version 0.11 with its defaults, to 1e-5 dB.
     """
-    from scipy.sparse import csr_array
-
-    # Sparse, as 98 % of the filterbank is 0; and one thread adds in one order, so that the bytes never change.
-    filters = csr_array(mel_filterbank(n_bins, sample_rate_hz=sample_rate_hz, n_fft=n_fft))
+    filters = _sparse_filters(n_bins, sample_rate_hz, n_fft)
     return collect(power_spectra(blocks, n_fft, hop_length), lambda power: filters @ power.T)
 
 
@@ -47,6 +46,14 @@ def log_mel(
     """Returns 10 log10 of linear power in dB, at least -100, float32 [n_bins, 1 + n_samples // hop_length]."""
     power = mel(blocks, sample_rate_hz=sample_rate_hz, n_fft=n_fft, hop_length=hop_length, n_bins=n_bins)
     return np.asarray(10.0 * np.log10(np.maximum(power, np.float32(_FLOOR))))
+
+
+@lru_cache(maxsize=4)
+def _sparse_filters(n_bins: int, sample_rate_hz: int, n_fft: int) -> Any:
+    from scipy.sparse import csr_array
+
+    # Sparse, as 98 % of the filterbank is 0; and one thread adds in one order, so that the bytes never change.
+    return csr_array(mel_filterbank(n_bins, sample_rate_hz=sample_rate_hz, n_fft=n_fft))
 
 
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:

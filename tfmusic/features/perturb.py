@@ -1,8 +1,9 @@
 """Changed copies of a track's audio: tempo, pitch, place and noise; what each copy gets is drawn by its name.
 
-Tempo and pitch by a phase vocoder (Flanagan & Golden 1966; Laroche & Dolson 1999, Improved phase vocoder time-scale
-modification of audio): windows of the sound are laid at other distances, each bin's phase going on at its own speed.
-A pitch is moved by stretching the sound and playing it as much faster.
+Tempo and pitch by a phase vocoder (Flanagan & Golden 1966; Dolson 1986, The phase vocoder: a tutorial): windows of the
+sound are laid at other distances, each bin's phase going on at its own speed. Nothing locks the phases of neighbouring
+bins: as with `librosa.effects.time_stretch`, dense music comes out softer by some dB. A pitch is moved by stretching
+the sound and playing it as much faster.
 """
 
 import hashlib

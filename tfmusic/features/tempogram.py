@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfmusic.features.chroma import loudest_to_1
-from tfmusic.features.frames import hann
+from tfmusic.features.frames import collect, hann
 from tfmusic.features.mel import mel
 
 _ONSET_BINS = 128
@@ -29,7 +29,7 @@ def tempogram(
     padded = np.pad(strength, n_bins // 2, mode="linear_ramp")
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_bins)[: len(strength)]
     parts = [windows[first : first + _FRAMES_AT_ONCE] for first in range(0, len(windows), _FRAMES_AT_ONCE)]
-    return np.concatenate([loudest_to_1(_autocorrelation(part)).astype(np.float32) for part in parts], axis=1)
+    return collect(parts, lambda part: loudest_to_1(_autocorrelation(part)))
 
 
 def onset_strength(
