@@ -14,10 +14,11 @@ from tfmusic.cli import main
 from tfmusic.configfile import config_from_text
 from tfmusic.dataconfig import LOADER_SECTIONS
 from tfmusic.datasets import LOADERS, fma, folder, gtzan, jamendo, synthetic, table
-from tfmusic.datasets.files import FeatureFiles, below, plain_ids, read_table
+from tfmusic.datasets.files import SUFFIXES, FeatureFiles, below, plain_ids, read_table
 from tfmusic.datasets.splits import OFFICIAL, choose_splits, leaking
 from tfmusic.datasets.track import Track, check_track_id
 from tfmusic.errors import ConfigError, DataError
+from tfmusic.features import audio
 from tfmusic.records.manifest import Manifest
 
 OPTIONS = {"airush": {"question": "q2"}}
@@ -554,6 +555,11 @@ def test_below_and_links(tmp_path):
             below(tmp_path, name, "x")
     with pytest.raises(DataError, match="no such folder"):
         FeatureFiles.below(tmp_path / "nowhere")
+
+
+def test_loaders_find_what_can_be_decoded():
+    """The suffixes that loaders look for are those of spectrograms and of every sound file that is read."""
+    assert sorted(SUFFIXES) == sorted((".npy", *audio.SUFFIXES, *audio.AV_SUFFIXES))
 
 
 def test_long_cells_are_read(tmp_path):
