@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("source", help="run folder, or the word musicnn")
-    parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush train or test folder, folder of .npy, .npy files")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", help="AI Rush train or test folder, audio or .npy files, or folders of them"
+    )
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument(
         "--weights", type=Path, help="musicnn: the wheel or its folder (default what tfmusic weights stored)"

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         type=Path,
         nargs="+",
-        help="AI Rush test folder, folder of .npy, .npy files, or what tfmusic embed wrote",
+        help="AI Rush test folder, audio or .npy files, folders of them, or what tfmusic embed wrote",
     )
     parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument(

@@ -1,19 +1,24 @@
-"""Shards on a local process pool."""
+"""Work on a local process pool: shards, and whatever else is done to many things, each on its own."""
 
 import json
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TypeVar
 
-from tfmusic.console import Progress, console
+from tfmusic.console import console
 from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
 from tfmusic.errors import UsageError
+from tfmusic.folders import write_text
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int) -> list[ShardResult]:
@@ -23,41 +28,52 @@ def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], worke
     total = sum(len(spec.tracks) for spec in specs)
     with console.progress("records", total, "tracks") as progress:
         progress.advance(total - sum(len(spec.tracks) for spec in todo))
-        run = _run_here if workers == 1 or len(todo) < 2 else _run_pool
-        for result in run(todo, progress, workers):
+        for spec, result in run_all(_write_and_note, todo, workers):
             results[result.shard.file] = result
+            progress.advance(len(spec.tracks))
     return [results[spec.path.name] for spec in specs]
+
+
+def run_all(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
+) -> Iterator[tuple[_Item, _Result]]:
+    """Yields every item with what a function at the top of a module makes of it, as they are done.
+
+    Raises:
+        UsageError: a worker was killed.
+    """
+    return _run_here(function, items) if workers == 1 or len(items) < 2 else _run_pool(function, items, workers)
 
 
 def _write_and_note(spec: ShardSpec) -> ShardResult:
     """Writes a shard, and beside it the note that a resumed build trusts."""
     result = write_shard(spec)
-    note = spec.path.with_name(spec.path.name + ".done.json")
-    note.write_text(json.dumps(asdict(result)))
+    write_text(spec.path.with_name(spec.path.name + ".done.json"), json.dumps(asdict(result)))
     return result
 
 
-def _run_here(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
-    for spec in specs:
-        yield _write_and_note(spec)
-        progress.advance(len(spec.tracks))
+def _run_here(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[_Item, _Result]]:
+    for item in items:
+        yield item, function(item)
 
 
-def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
+def _run_pool(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
+) -> Iterator[tuple[_Item, _Result]]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(specs)), mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
     with _interrupts_ignored():  # the workers inherit it, from before their first instruction
-        futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
+        futures: dict[Future[_Result], _Item] = {pool.submit(function, item): item for item in items}
     try:
         for future in as_completed(futures):
             try:
-                yield future.result()
+                result = future.result()
             except BrokenProcessPool as error:
                 raise UsageError(
                     "a worker process was killed from outside, for want of memory as a rule: pass a lower --workers;"
-                    " finished shards are kept"
+                    " what is finished is kept"
                 ) from error
-            progress.advance(len(futures[future].tracks))
+            yield futures[future], result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from tfmusic.contract import Contract
+from tfmusic.errors import RecordsError
 from tfmusic.inputs.metadata import metadata_table
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.records.shards import holds_copies
 from tfmusic.scoring.collect import collect_logits
 
 
@@ -63,7 +65,13 @@ def score_splits(
         contract: what its input must be.
         batch_size: windows at a time.
         with_metadata: whether a model that knows metadata is given that of the tracks, or none.
+
+    Raises:
+        RecordsError: a split holds changed copies of tracks.
     """
+    copies = [split for split in splits if holds_copies(split)]
+    if copies:
+        raise RecordsError(f"{manifest.folder}: {', '.join(copies)}: copies are for training, and are never scored")
     seen: dict[int, StoredTrack] = {}
 
     def tracks() -> Iterator[StoredTrack]:
@@ -86,5 +94,5 @@ def score_splits(
     rows = tuple(sorted(logits))
     targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)
     for place, row in enumerate(rows):
-        targets[place, list(seen[row].label)] = True
+        targets[place, list(manifest.contract.answers(seen[row].label))] = True
     return TrackLogits(rows, tuple(seen[row].track_id for row in rows), tuple(logits[row] for row in rows), targets)

@@ -96,6 +96,16 @@ class Manifest:
         """Length of a stored segment, frames."""
         return self.contract.frames
 
+    @property
+    def has_official_splits(self) -> bool:
+        """Whether the splits are train, validation and test of the data itself, not folds."""
+        return self.settings.get("splits") == "official"
+
+    @property
+    def has_whole_tracks(self) -> bool:
+        """Whether every frame of a track is stored; else segments were chosen."""
+        return "segments" not in self.settings
+
     def track_ids(self, splits: Sequence[str]) -> list[str]:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]
