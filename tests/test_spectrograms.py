@@ -187,6 +187,10 @@ def test_presets_fill_the_section():
             "record: {scale: identity, dtype: float32}\naugment: {gain_db: 3.0}\n",
             "augment.gain_db and equalizer_db must be 0 for record.scale=identity. Received: 3 and 0",
         ),
+        (
+            "feature: {name: raw}\nrecord: {scale: identity, dtype: float16}\naugment: {freq_shift_bins: 2}\n",
+            "augment.time_stretch, freq_stretch, freq_shift_bins must be 0 for raw",
+        ),
         ("perturb: {stretch: []}\n", "perturb.stretch: .*at least 1 item"),
         ("perturb: {stretch: [0.1]}\n", "perturb.stretch: .*greater than or equal to 0.5"),
     ],

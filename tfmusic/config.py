@@ -263,6 +263,9 @@ class Config(Section):
                 "augment.gain_db and equalizer_db must be 0 for record.scale=identity. Received:"
                 f" {self.augment.gain_db:g} and {self.augment.equalizer_db:g}"
             )
+        moved = ("time_stretch", "freq_stretch", "freq_shift_bins")
+        if name == "raw" and any(getattr(self.augment, key) for key in moved):
+            raise ValueError(f"augment.{', '.join(moved)} must be 0 for raw, whose frames are neighbouring samples")
         return self
 
     @model_validator(mode="after")

@@ -134,13 +134,17 @@ def _is_done(job: Job) -> bool:
 
 
 def _sound_files(folder: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = set()  # links to folders are followed, but not in a circle
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        names = [] if real in seen else names
+        seen.add(real)
         yield from (Path(here, name) for name in names if not name.startswith(".") and audio.is_audio(Path(name)))
 
 
 def _check_folder(out: Path, feature: Mapping[str, Any]) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(path.name == _LOCK for path in out.iterdir())):
         return
     found = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
     if found is None:

@@ -135,7 +135,7 @@ def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _mix(block: np.ndarray) -> np.ndarray:
-    """Returns the mean of all channels of [n, channels]; column by column: `mean` over a short axis takes seven times as long."""
+    """Returns the mean of all channels of [n, channels]; `mean` over so short an axis takes seven times as long."""
     total = block[:, 0].copy()
     for channel in range(1, block.shape[1]):
         total += block[:, channel]
