@@ -14,10 +14,11 @@ from tfmusic.cli import main
 from tfmusic.configfile import config_from_text
 from tfmusic.dataconfig import LOADER_SECTIONS
 from tfmusic.datasets import LOADERS, fma, folder, gtzan, jamendo, synthetic, table
-from tfmusic.datasets.files import FeatureFiles, below, plain_ids, read_table
+from tfmusic.datasets.files import SUFFIXES, FeatureFiles, below, plain_ids, read_table
 from tfmusic.datasets.splits import OFFICIAL, choose_splits, leaking
 from tfmusic.datasets.track import Track, check_track_id
 from tfmusic.errors import ConfigError, DataError
+from tfmusic.features import audio
 from tfmusic.records.manifest import Manifest
 
 OPTIONS = {"airush": {"question": "q2"}}
@@ -168,7 +169,7 @@ def test_official_splits_become_the_records_splits(written, loader, tmp_path, ca
     err = capsys.readouterr().err
     knows_artists = any(track.artists for track in dataset.tracks)
     assert ("tracks of one artist may stand in several splits" in err) == (not knows_artists)
-    assert ("are by artists who are scored as well" in err) == (loader == "fma")
+    assert ("whose artist is scored as well: 1;" in err) == (loader == "fma")
     assert build(loader, written(loader), tmp_path, "--overwrite", splits="folds")[0] == 0
     assert set(Manifest.read(out).splits) == {"fold0", "fold1"}
 
@@ -186,7 +187,7 @@ def test_leaks_are_found_and_dropped(written, tmp_path, capsys):
     assert [before.tracks[row].track_id for row in leaking(before.tracks)] == ["000002"]
     code, out = build("fma", written("fma"), tmp_path, artist_leaks="drop")
     assert code == 0
-    assert "1 tracks of the official train or validation split" in capsys.readouterr().out
+    assert "whose artist is scored as well: 1; left out" in capsys.readouterr().out
     manifest = Manifest.read(out)
     assert "000002" not in manifest.track_ids(["train"])
     assert manifest.splits["test"].tracks == sum(track.split == "test" for track in before.tracks)
@@ -257,6 +258,8 @@ def test_gtzan_without_lists_has_no_splits(written, tmp_path):
     dataset = load("gtzan", written("gtzan"), lists="none")
     assert {one.split for one in dataset.tracks} == {None}
     assert len(dataset.tracks) == 40
+    with pytest.raises(DataError, match=r"typo: no such folder; data.lists must name a folder of lists, or none"):
+        load("gtzan", written("gtzan"), lists="typo")
 
 
 def test_gtzan_filtered_lists_leave_out(written, tmp_path, capsys):
@@ -328,6 +331,14 @@ def test_fma_closes_over_parents(copied):
     data = copied("fma")
     rewrite_fma(data, lambda row: row.__setitem__(10, "[31]"))
     assert {one.labels for one in load("fma", data, genres="all").tracks} == {("Hardcore", "Punk", "Rock")}
+
+
+def test_fma_genres_of_one_title(copied):
+    """Two genres of one title stay two classes: the later one bears its id."""
+    data = copied("fma")
+    path = data / "fma_metadata" / "genres.csv"
+    path.write_text(path.read_text().replace("Hardcore", "Punk"))
+    assert {"Punk", "Punk (31)"} <= set(load("fma", data, genres="all").labels)
 
 
 def rewrite_fma(data, change):
@@ -544,6 +555,11 @@ def test_below_and_links(tmp_path):
             below(tmp_path, name, "x")
     with pytest.raises(DataError, match="no such folder"):
         FeatureFiles.below(tmp_path / "nowhere")
+
+
+def test_loaders_find_what_can_be_decoded():
+    """The suffixes that loaders look for are those of spectrograms and of every sound file that is read."""
+    assert sorted(SUFFIXES) == sorted((".npy", *audio.SUFFIXES, *audio.AV_SUFFIXES))
 
 
 def test_long_cells_are_read(tmp_path):

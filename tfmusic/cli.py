@@ -16,6 +16,7 @@ from tfmusic.errors import TfmusicError
 
 COMMANDS = {
     "synth": "write small learnable data for q1, q2 and q3",
+    "inspect": "look at labels, lengths, spectrograms and faults of data or records",
     "extract": "compute spectrogram files of audio",
     "build-records": "shard audio or spectrograms and labels into TFRecords",
     "fit": "train a model on records",

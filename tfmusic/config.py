@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tfmusic.contract import POWER
-from tfmusic.dataconfig import AirushData, AnyData
+from tfmusic.dataconfig import AirushData, AnyData, BalanceSection
 from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
 from tfmusic.soundconfig import FeatureSection, PerturbSection
 
@@ -133,26 +133,6 @@ class MetadataSection(Section):
     min_count: Count = 3
     width: Count = 32
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-
-
-class BalanceSection(Section):
-    """How often the segments of a track come in an epoch of training; `training.class_weights` weighs their losses.
-
-    A class is rare where it has fewer training tracks than `rare_share` of the mean class; of several tags a track has,
-    the rarest counts. Tracks of other classes give `common_segments` of their segments, drawn anew for every epoch,
-    those of rare classes `rare_segments`. With `oversample` the segments of a class are repeated until it has that
-    share of the most common class's; 0 repeats none.
-    """
-
-    rare_share: Fraction = 0.5
-    common_segments: Count | Literal["all"] = "all"
-    rare_segments: Count | Literal["all"] = "all"
-    oversample: Fraction = 0.0
-
-    @property
-    def is_on(self) -> bool:
-        """Whether an epoch is anything but every stored segment once."""
-        return bool(self.oversample) or (self.common_segments, self.rare_segments) != ("all", "all")
 
 
 class TrainingSection(Section):

@@ -68,6 +68,10 @@ class Contract:
         """Frames in a second of music."""
         return float(self.feature["sample_rate_hz"]) / float(self.feature["hop_length"])
 
+    def answers(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns which of the stored labels of a track are right answers: the first where a track has one label."""
+        return stored[:1] if self.kind == "single" else stored
+
     def parts(self) -> dict[str, "Part"]:
         """Returns every task by name with its contract and its columns among the logits; for one task itself."""
         if not self.heads:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.out or arguments.default_records(config.task_name)
     contract = _given_contract(args.contract, config)
-    dataset = _load(config, args.data)
+    dataset = load(config, args.data)
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)
@@ -94,19 +94,21 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         order_seed=config.record.seed,
         on_error=config.data.on_error,
         min_s=config.data.min_s,
+        segments=config.record.segments,
+        segments_per_track=config.record.segments_per_track,
         perturb=config.perturb.model_dump() if config.perturb.copies else None,
         trunk_tracks=trunk_tracks,
         workers=args.workers,
     )
 
 
-def _load(config: "Config", folder: Path) -> "Dataset":
+def load(config: "Config", folder: Path) -> "Dataset":
     """Returns the tracks of the task, or those of several tasks as one dataset."""
     from tfmusic.datasets import LOADERS
     from tfmusic.datasets.multitask import join
 
-    load = LOADERS[config.data.loader]
-    datasets = [load(folder, task=task, **options) for task, options in config.tasks.items()]
+    loader = LOADERS[config.data.loader]
+    datasets = [loader(folder, task=task, **options) for task, options in config.tasks.items()]
     return datasets[0] if len(datasets) == 1 else join(datasets)
 
 
@@ -123,11 +125,11 @@ def _with_splits(dataset: "Dataset", config: "Config") -> "Dataset":
     leaks = set(leaking(dataset.tracks))
     if not leaks:
         return dataset
-    count = f"{len(leaks)} tracks of the official train or validation split are by artists who are scored as well"
+    count = f"tracks of the official train or validation split whose artist is scored as well: {len(leaks)}"
     if not config.data.drops_leaks:
-        console.warn(f"{count}: scores will flatter; data.artist_leaks=drop leaves them out")
+        console.warn(f"{count}; scores will flatter; data.artist_leaks=drop leaves them out")
         return dataset
-    console.say(f"{count}: left out")
+    console.say(f"{count}; left out")
     return replace(dataset, tracks=tuple(track for row, track in enumerate(dataset.tracks) if row not in leaks))
 
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from tfmusic.converter.choice import ALL
 from tfmusic.converter.look import NOTES_NAME
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
@@ -168,10 +170,18 @@ def _manifest(
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
         | ({"splits": "official"} if has_official(plan.tracks) else {})
+        | _choice(options)
         | ({"perturb": dict(options.perturb)} if options.perturb else {})
         | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {})
         | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )
+
+
+def _choice(options: BuildOptions) -> dict[str, Any]:
+    """Returns how segments were chosen, for the manifest; nothing where all are stored."""
+    if options.segments == ALL:
+        return {}
+    return {"segments": options.segments, "segments_per_track": options.segments_per_track}
 
 
 def _write_tokens(plan: Plan, path: Path) -> None:

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfmusic.contract import Contract
+from tfmusic.converter.choice import ALL
 from tfmusic.converter.copies import add_copies
 from tfmusic.converter.look import NOTES_NAME, count_all_samples, loudest_cells
 from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
@@ -18,7 +17,6 @@ from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 from tfmusic.features.perturb import changed_length
 from tfmusic.features.scale import Scale
-from tfmusic.features.segments import segment_starts
 from tfmusic.features.sound import frames_of
 from tfmusic.features.source import count_frames
 from tfmusic.records.shards import deal_ranges, n_shards, order_key, shard_name
@@ -45,6 +43,8 @@ class BuildOptions:
     workers: int
     trunk_tracks: tuple[str, ...] = ()
     min_s: float = 0.0
+    segments: str = ALL
+    segments_per_track: int = 1
     perturb: Mapping[str, Any] | None = None
 
 
@@ -205,26 +205,25 @@ def _shard_specs(
     split: str, tracks: list[PlannedTrack], options: BuildOptions, scale: Scale, task: str, partial: Path
 ) -> Iterator[ShardSpec]:
     if not tracks:
-        raise DataError(f"split {split}: must hold at least one readable track. Received: none; lower data.folds")
+        hint = "; lower data.folds" if split.startswith("fold") else ""
+        raise DataError(f"split {split}: must hold at least one readable track. Received: none{hint}")
     tracks = sorted(tracks, key=lambda track: order_key(options.order_seed, track.track_id))
-    n_bins = int(options.feature["n_bins"])
-    segment_bytes = options.segment_frames * n_bins * np.dtype(options.dtype).itemsize
-    sizes = [
-        segment_bytes
-        * len(segment_starts(track.n_frames, frames=options.segment_frames, hop_frames=options.hop_frames))
-        for track in tracks
-    ]
+    whole = ShardSpec(
+        path=partial,
+        split=split,
+        tracks=tuple(tracks),
+        segment_frames=options.segment_frames,
+        hop_frames=options.hop_frames,
+        feature=options.feature,
+        dtype=options.dtype,
+        scale=scale,
+        seed=options.order_seed,
+        on_error=options.on_error,
+        segments=options.segments,
+        segments_per_track=options.segments_per_track,
+    )
+    sizes = [whole.segment_bytes * len(whole.starts(track)) for track in tracks]
     count = n_shards(sum(sizes), at_least=options.num_shards, shard_bytes=options.shard_bytes, n_tracks=len(tracks))
     for index, chosen in enumerate(deal_ranges(sizes, count)):
-        yield ShardSpec(
-            path=partial / shard_name(task, split, index, count),
-            split=split,
-            tracks=tuple(tracks[item] for item in chosen),
-            segment_frames=options.segment_frames,
-            hop_frames=options.hop_frames,
-            feature=options.feature,
-            dtype=options.dtype,
-            scale=scale,
-            seed=options.order_seed,
-            on_error=options.on_error,
-        )
+        path = partial / shard_name(task, split, index, count)
+        yield replace(whole, path=path, tracks=tuple(tracks[item] for item in chosen))

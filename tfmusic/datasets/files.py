@@ -11,7 +11,10 @@ from pathlib import Path, PurePosixPath
 from tfmusic.datasets.track import is_plain_id
 from tfmusic.errors import DataError
 
-SUFFIXES = (".npy", ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".au")
+SUFFIXES = (
+    ".npy", ".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au",
+    ".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka",
+)  # fmt: skip
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "valid": "validation", "validation": "validation", "val": "validation", "dev": "validation",

@@ -100,8 +100,10 @@ class _Genres:
     def read(cls, path: Path, merge: Mapping[str, Sequence[str]]) -> "_Genres":
         rows = read_table(path, ("genre_id", "parent", "title"))
         ids = [_number(row["genre_id"], f"{path}: genre_id") for row in rows]
-        titles = {i: check_labels([row["title"]], str(path))[0] for i, row in zip(ids, rows, strict=True)}
-        check_unique(list(titles.values()), str(path))
+        titles: dict[int, str] = {}
+        for i, row in zip(ids, rows, strict=True):
+            title = check_labels([row["title"]], f"{path}: genre {i}")[0]
+            titles[i] = f"{title} ({i})" if title in titles.values() else title
         parents = {i: _number(row["parent"], f"{path}: parent") for i, row in zip(ids, rows, strict=True)}
         renamed = {old: new for new, some in merge.items() for old in some}
         unknown = [name for name in renamed if name not in titles.values()]

@@ -28,6 +28,7 @@ from tfmusic.errors import DataError
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 EIGHT = tuple(genre for genre in GENRES if genre not in ("blues", "rock"))
 _CLIP = re.compile(rf"({'|'.join(GENRES)})\.\d{{1,6}}")
+_NO_LISTS = ("split", "none")  # what the lists may be called where there are none
 _LISTS = {
     "train": ("train.txt", "train_filtered.txt"),
     "validation": ("valid.txt", "validation.txt", "valid_filtered.txt"),
@@ -46,7 +47,8 @@ def load(
         folder: of the layout above.
         task: name of the task.
         n_classes: 10, or 8 for those without blues and rock.
-        lists: folder of the lists, below `folder` or a path of its own; where there is none, there are no splits.
+        lists: folder of the lists, below `folder` or a path of its own; `none` for no splits, which are also none where
+            there is no folder `split`.
         validation_per_class: clips of every genre that go from train to validation where no list names those.
         seed: decides which.
 
@@ -99,6 +101,8 @@ def _is_clip(name: str) -> bool:
 
 def _read_lists(folder: Path, genres: tuple[str, ...]) -> dict[str, str]:
     """Returns the split of every listed clip of some genres; none where there are no lists."""
+    if not folder.is_dir() and folder.name not in _NO_LISTS:
+        raise DataError(f"{folder}: no such folder; data.lists must name a folder of lists, or none")
     split_of: dict[str, str] = {}
     for split, names in _LISTS.items():
         paths = [folder / name for name in names if (folder / name).is_file()]

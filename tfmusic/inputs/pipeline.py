@@ -1,6 +1,6 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfmusic.contract import Contract
 from tfmusic.features.segments import cut
 from tfmusic.inputs import augment
+from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
@@ -34,6 +35,8 @@ class TrainingInput:
         seed: with the epoch, decides order, crops and masks.
         distortion: how far tempo, pitch, loudness and timbre may change.
         metadata: that of every track, or None.
+        balance: how often every segment comes, or None for once.
+        top_share: of one label a track, the target's share of the first where there are others; they share the rest.
     """
 
     frames: int
@@ -45,6 +48,8 @@ class TrainingInput:
     seed: int
     distortion: Distortion = Distortion()  # noqa: RUF009 - it never changes
     metadata: Metadata | None = None
+    balance: Balance | None = None
+    top_share: float = 1.0
 
 
 def for_training(
@@ -54,14 +59,17 @@ def for_training(
 
     With metadata the first is a pair, codes and tokens [batch, n_tokens].
 
-    Every stored segment comes once; only whole batches come, so that the training step has one shape. The same
-    seed and epoch give the same batches, so that a resumed run goes on as if it had not stopped.
+    Every stored segment comes once, or as often as the balance says; only whole batches come, so that the training
+    step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
+    stopped.
     """
     files = [str(path) for split in splits for path in manifest.shard_paths(split)]
     order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    ds = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
+    ds = tf.data.Dataset.from_tensor_slices((order, [files[i] for i in order]))
     # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
-    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
+    ds = ds.interleave(
+        _shard_reader(options.balance, epoch), cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS
+    )
     # Shuffle what is still serialized: strings move by reference.
     ds = ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
     ds = ds.batch(options.batch_size, drop_remainder=True)
@@ -70,9 +78,14 @@ def for_training(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
         num_parallel_calls=_PARALLEL_CALLS,
     )
-    n_segments = sum(manifest.split(name).segments for name in splits)
+    n_segments = count_segments(manifest, splits, options.balance)
     ds = ds.apply(tf.data.experimental.assert_cardinality(n_segments // options.batch_size))
     return ds.prefetch(2).with_options(_deterministic())
+
+
+def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
+    """Returns how many segments come in an epoch of training."""
+    return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,20 @@ def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarr
     return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
 
 
+def _shard_reader(balance: Balance | None, epoch: int) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+    """Returns what reads the serialized records of a shard, given its number and path, each as often as it comes."""
+    if balance is None:
+        return lambda _, path: tf.data.TFRecordDataset(path)
+    bounds, times = tf.constant(balance.bounds), tf.constant(balance.times(epoch))
+
+    def read(number: tf.Tensor, path: tf.Tensor) -> tf.data.Dataset:
+        mine = tf.data.Dataset.from_tensor_slices(times[bounds[number] : bounds[number + 1]])
+        pairs = tf.data.Dataset.zip((tf.data.TFRecordDataset(path), mine))
+        return pairs.flat_map(lambda record, count: tf.data.Dataset.from_tensors(record).repeat(count))
+
+    return read
+
+
 def _make_batch(
     index: tf.Tensor,
     records: tf.Tensor,
@@ -146,7 +173,7 @@ def _make_batch(
     The order: crop, distort, warp and mask, mix.
     """
     contract = manifest.contract
-    codes, targets, rows = _parse(records, manifest)
+    codes, targets, rows = _parse(records, manifest, options.top_share)
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)
@@ -166,10 +193,10 @@ def _make_batch(
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
-def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _parse(records: tf.Tensor, manifest: Manifest, top_share: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns what serialized records hold.
 
-    Codes [batch, segment_frames, n_bins], multi-hot targets [batch, n_labels], rows of the tracks [batch].
+    Codes [batch, segment_frames, n_bins], targets [batch, n_labels], rows of the tracks [batch].
     """
     contract = manifest.contract
     features = tf.io.parse_example(
@@ -183,7 +210,19 @@ def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor
     cells = tf.io.decode_raw(features["mel"], contract.dtype)
     codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
-    return codes, tf.reduce_max(one_hot, axis=1), features["track"]
+    targets = _soft(one_hot, top_share) if contract.kind == "single" else tf.reduce_max(one_hot, axis=1)
+    return codes, targets, features["track"]
+
+
+def _soft(one_hot: tf.Tensor, top_share: float) -> tf.Tensor:
+    """Returns targets [batch, n_labels] that sum to 1: the share of the first label, and the rest for the others.
+
+    `one_hot` is [batch, n_stored, n_labels], zeros where a track has fewer labels. A track of one label has 1 there.
+    """
+    first, others = one_hot[:, 0], tf.reduce_sum(one_hot[:, 1:], axis=1)
+    n_others = tf.reduce_sum(others, axis=1, keepdims=True)
+    share = tf.where(n_others > 0, top_share, 1.0)
+    return share * first + (1.0 - share) * tf.math.divide_no_nan(others, n_others)
 
 
 def _present(targets: tf.Tensor, contract: Contract, *, is_mixed: bool) -> dict[str, tf.Tensor]:
@@ -210,5 +249,5 @@ def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
     counts = np.zeros(len(manifest.contract.labels), np.int64)
     for split in splits:
         for header, _ in iterate(manifest, split):
-            counts[list(header.label)] += 1
+            counts[list(manifest.contract.answers(header.label))] += 1
     return counts

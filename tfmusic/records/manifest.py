@@ -101,6 +101,11 @@ class Manifest:
         """Whether the splits are train, validation and test of the data itself, not folds."""
         return self.settings.get("splits") == "official"
 
+    @property
+    def has_whole_tracks(self) -> bool:
+        """Whether every frame of a track is stored; else segments were chosen."""
+        return "segments" not in self.settings
+
     def track_ids(self, splits: Sequence[str]) -> list[str]:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]

@@ -59,6 +59,10 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         "data.folds": (config.data.folds, manifest.settings.get("folds")),
         "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
     }
+    wanted["record.segments"] = (config.record.segments, manifest.settings.get("segments", "all"))
+    if not manifest.has_whole_tracks:
+        stored_count = manifest.settings["segments_per_track"]
+        wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
     perturb = config.perturb.model_dump() if config.perturb.copies else None
     if not is_embedding(stored):
         wanted["perturb"] = (perturb, manifest.settings.get("perturb"))
@@ -130,6 +134,15 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         raise ConfigError("training.cache_frozen is for one task: set it to false for several")
     if config.training.cache_frozen and config.training.class_weights != "none":
         raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
+    if config.training.cache_frozen and (config.balance.is_on or config.training.target != "labels"):
+        raise ConfigError(
+            "training.cache_frozen wants every segment once and training.target=labels: set it to false, or leave the"
+            " section balance and the target as they are"
+        )
+    if config.balance.is_on and contract.heads:
+        raise ConfigError("balance is for one task: several tasks share the segments of a track")
+    if config.training.target == "soft_top" and contract.kind != "single":
+        raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds

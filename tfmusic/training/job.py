@@ -12,6 +12,7 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.inputs import augment, pipeline
+from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
@@ -25,6 +26,8 @@ from tfmusic.training.optimizer import make_optimizer
 from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
+
+TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others (the Deep-Music-Tagger's)
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
@@ -102,8 +105,9 @@ class Job:
         manifest.verify([*folds.training, *folds.validation])
         keras.utils.set_random_seed(config.training.seed)
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
-        n_segments = sum(manifest.split(name).segments for name in folds.training)
-        options = _training_input(config, manifest, folds, n_segments, contract)
+        balance = Balance.of(manifest, folds.training, config.balance, config.training.seed)
+        n_segments = pipeline.count_segments(manifest, folds.training, balance)
+        options = _training_input(config, manifest, folds, balance, contract)
         with _precision(config.training.precision):
             model = _build(config, contract, mean, variance)
             training_model = _training_model(model, contract)
@@ -208,6 +212,7 @@ class Job:
             f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
             f"{self._describe_metadata()}{self._describe_trunk()}{self._describe_leak()}"
+            + (f"\n{self.input.balance.describe()}" if self.input.balance else "")
         )
 
     @property
@@ -260,9 +265,9 @@ def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str
 
 
 def _training_input(
-    config: Config, manifest: Manifest, folds: Folds, n_segments: int, contract: Contract
+    config: Config, manifest: Manifest, folds: Folds, balance: Balance | None, contract: Contract
 ) -> pipeline.TrainingInput:
-    section = config.augment
+    section, n_segments = config.augment, pipeline.count_segments(manifest, folds.training, balance)
     policy = (
         augment.SpecAugment(
             section.time_warp_frames,
@@ -293,12 +298,14 @@ def _training_input(
         policy=policy,
         mixup_alpha=section.mixup_alpha,
         metadata=Metadata.of(manifest, contract, config.metadata.dropout),
-        class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,
+        class_weights=_class_weights(manifest, folds, balance) if config.training.class_weights != "none" else None,
+        balance=balance,
+        top_share=TOP_SHARE if config.training.target == "soft_top" else 1.0,
         seed=config.training.seed,
     )
 
 
-def _class_weights(manifest: Manifest, folds: Folds) -> np.ndarray:
-    """Returns the weight of every class: total / (classes x count), so that the mean weight is 1."""
-    counts = pipeline.count_labels(manifest, folds.training)
+def _class_weights(manifest: Manifest, folds: Folds, balance: Balance | None) -> np.ndarray:
+    """Returns the weight of every class: total / (classes x count in an epoch), so that the mean weight is 1."""
+    counts = balance.label_counts if balance else pipeline.count_labels(manifest, folds.training)
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
