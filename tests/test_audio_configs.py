@@ -34,6 +34,12 @@ CASES = {
         ("data.min_s=1.0", "record.segment_frames=32", "record.hop_frames=32", "input.frames=24",
          "input.hop_frames=24", "model.width=4", "record.num_shards=1"),
     ),
+    "folder": (
+        miniatures.write_folder,
+        {},
+        ("record.segment_frames=64", "record.hop_frames=64", "input.frames=48", "input.hop_frames=24",
+         "model.width=4", "record.num_shards=1", "training.fold=official"),
+    ),
 }  # fmt: skip
 
 
