@@ -22,11 +22,13 @@ COMMANDS = {
     "evaluate": "score a run on held-out tracks",
     "report": "compare evaluated runs",
     "predict": "answer for tracks",
+    "explain": "show why a model answers so for a track",
     "score": "compare a prediction file with the answers",
     "embed": "extract embeddings of tracks from a run or from musicnn",
     "weights": "store pretrained weights for every other command",
     "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks",
+    "serve": "serve a local page to try a model, and its answers as JSON",
     "config": "show or validate a config",
 }
 

@@ -37,12 +37,18 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": "{:.1%}".format,
         "metric": _metric,
+        "md": _in_markdown,
         "clock": clock,
         "fixed": _fixed,
         "signed": "{:+.3f}".format,
         "thousands": "{:,}".format,
     }
     return environment
+
+
+def _in_markdown(text: str) -> str:
+    """Returns text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _fixed(value: float, digits: int = 3) -> str:

@@ -8,7 +8,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +23,27 @@ from tfmusic.contract import Contract
 N_SERIES = 5
 
 _NAMES = ("ink", "faint", "line", *(f"series{i + 1}" for i in range(N_SERIES)))
-_STAND_IN = {name: f"#0{i + 1}0{i + 1}0{i + 1}" for i, name in enumerate(_NAMES)}
+STAND_IN = {name: f"#0{i + 1}0{i + 1}0{i + 1}" for i, name in enumerate(_NAMES)}
 _COLOURS_OF_A_PICTURE = 64
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _STAND_IN["faint"],
-    "axes.labelcolor": _STAND_IN["ink"],
-    "text.color": _STAND_IN["ink"],
-    "xtick.color": _STAND_IN["faint"],
-    "ytick.color": _STAND_IN["faint"],
-    "grid.color": _STAND_IN["line"],
-    "axes.grid": True,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
+
+
+def style(colours: Mapping[str, str]) -> Any:
+    """Returns how figures of tfmusic look, for `matplotlib.rc_context`."""
+    return {
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": colours["faint"],
+        "axes.labelcolor": colours["ink"],
+        "text.color": colours["ink"],
+        "xtick.color": colours["faint"],
+        "ytick.color": colours["faint"],
+        "grid.color": colours["line"],
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+    }
 
 
 @dataclass(frozen=True)
@@ -75,36 +79,36 @@ def line_chart(
         mark_x: where a dotted vertical stands.
         has_diagonal: whether a dotted diagonal stands for x = y.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(style(STAND_IN)):
         figure, axes = _figure(4.4, 2.7)
         if mark_x is not None:
-            axes.axvline(mark_x, color=_STAND_IN["faint"], linestyle=":", linewidth=1)
+            axes.axvline(mark_x, color=STAND_IN["faint"], linestyle=":", linewidth=1)
         if has_diagonal:
-            axes.plot([0, 1], [0, 1], color=_STAND_IN["faint"], linestyle=":", linewidth=1)
+            axes.plot([0, 1], [0, 1], color=STAND_IN["faint"], linestyle=":", linewidth=1)
         for line in lines:
             axes.plot(
-                line.x, line.y, color=_STAND_IN[line.colour], alpha=line.strength, linewidth=1.6,
+                line.x, line.y, color=STAND_IN[line.colour], alpha=line.strength, linewidth=1.6,
                 label=line.name or None, marker="o" if line.has_points or len(line.x) == 1 else None, markersize=3.5,
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.set(**{name: ends for name, ends in (("xlim", x_range), ("ylim", y_range)) if ends is not None})
         if any(line.name for line in lines):
             axes.legend(loc="best", fontsize=8)
-        return _to_svg(figure, key)
+        return to_svg(figure, key)
 
 
 def interval_chart(key: str, rows: Sequence[tuple[str, float, float, float]], *, x_label: str) -> Markup:
     """Returns values with their intervals, one line each from above: name, value, low, high."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(style(STAND_IN)):
         figure, axes = _figure(6.4, 0.7 + 0.28 * len(rows))
         places = np.arange(len(rows))[::-1]
         for place, (_, value, low, high) in zip(places, rows, strict=True):
-            axes.plot([low, high], [place, place], color=_STAND_IN["series1"], linewidth=1.6)
-            axes.plot([value], [place], color=_STAND_IN["series1"], marker="o", markersize=5)
+            axes.plot([low, high], [place, place], color=STAND_IN["series1"], linewidth=1.6)
+            axes.plot([value], [place], color=STAND_IN["series1"], marker="o", markersize=5)
         axes.set_yticks(places, [row[0] for row in rows])
         axes.set(xlabel=x_label, ylim=(-0.6, len(rows) - 0.4))
         axes.grid(axis="y", visible=False)
-        return _to_svg(figure, key)
+        return to_svg(figure, key)
 
 
 def track_chart(
@@ -126,13 +130,13 @@ def track_chart(
         scores: [n_stretches, n_lines], in the colours series1, series2, ...
         height: inches.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(style(STAND_IN)):
         figure, (above, below) = _figure(6.4, height, rows=(3, 2))
         draw_spectrogram(above, cells, contract)
         for i, line in enumerate(scores.T):
-            below.stairs(line, edges_s, baseline=None, color=_STAND_IN[f"series{i + 1}"], linewidth=1.6)
+            below.stairs(line, edges_s, baseline=None, color=STAND_IN[f"series{i + 1}"], linewidth=1.6)
         below.set(xlim=(edges_s[0], edges_s[-1]), ylim=(-0.04, 1.04), xlabel="seconds", ylabel="score")
-        return _to_svg(figure, key)
+        return to_svg(figure, key)
 
 
 def draw_spectrogram(axes: Any, cells: np.ndarray, contract: Contract, *, columns: int = 480, rows: int = 64) -> None:
@@ -163,7 +167,8 @@ def _figure(width: float, height: float, rows: Sequence[float] = (1,)) -> tuple[
     return figure, axes
 
 
-def _to_svg(figure: Figure, key: str) -> Markup:
+def to_svg(figure: Figure, key: str) -> Markup:
+    """Returns a figure drawn in the colours `STAND_IN` as SVG in those of the page; `key` as in `line_chart`."""
     with mpl.rc_context({"svg.hashsalt": key}), io.StringIO() as file, warnings.catch_warnings():
         # Names may be Korean: the browser has the fonts, matplotlib only guesses the width.
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -175,7 +180,7 @@ def _to_svg(figure: Figure, key: str) -> Markup:
     text = re.sub(r'(data:image/png;base64,)([^"]+)', lambda found: found[1] + _fewer_colours(found[2]), text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]+" height="[^"]+"', r"\1", text, count=1)
     text = text.replace("<svg ", '<svg aria-hidden="true" ', 1)
-    for name, colour in _STAND_IN.items():
+    for name, colour in STAND_IN.items():
         text = text.replace(colour, f"var(--{name})")
     return Markup(text)  # matplotlib escapes what it is given
 
