@@ -29,7 +29,8 @@ def listener(frames=16, hop=8, *, kind="single"):
         segments = to_scores(logits / 16, kind)
         return {"track_scores": segments.mean(0), "segment_scores": segments, "segment_starts": starts}
 
-    return Answerer(contract, {"answer": {"aggregator": "mean"}}, NO_LIMITS, scores)
+    card = {"task": "t", "kind": kind, "labels": list(contract.labels), "answer": {"aggregator": "mean"}}
+    return Answerer(contract, card, NO_LIMITS, scores)
 
 
 def test_occlusion_finds_the_band_and_the_moment():

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     if not any(track.artists or track.album for track in dataset.tracks):
         console.warn("no track has an artist or album: tracks of one artist may stand in several folds")
     if args.dry_run:
-        return console.say(f"dry run: would write {out}")
+        return console.show(f"dry run: would write {out}")
     summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
     return _show(summary, config)
 
@@ -162,4 +162,6 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
     for skipped in manifest.skipped:
         console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
+    console.tell(records=manifest.folder, splits={name: split.tracks for name, split in manifest.splits.items()})
+    console.tell(skipped=[dict(one) for one in manifest.skipped])
     console.say(f"records: {manifest.folder}")

@@ -78,11 +78,14 @@ def report_folds(
 ) -> None:
     """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
     start_tensorflow()
+    from tfmusic.console import console
     from tfmusic.reports.audit import audit
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
 
-    held_out = score_held_out(folder, manifest, with_metadata=with_metadata)
+    total = sum(len(manifest.track_ids(fold.read_json(fold.records)["validation"])) for fold in folder.folds())
+    with console.progress("score", total, "tracks") as progress:
+        held_out = score_held_out(folder, manifest, with_metadata=with_metadata, on_track=progress.advance)
     options = _config_of(folder).evaluation
     tasks = tasks or list(held_out.contract.parts())
     for task in tasks:
@@ -175,8 +178,9 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     from tfmusic.reports.predictions import predictions_table
     from tfmusic.rundir import write_json
 
-    console.say(format_report(report))
-    console.say(report["note"])
+    console.tell(report=report)
+    console.show(format_report(report))
+    console.show(report["note"])
     write_json(report, out / "report.json")
     predicted, targets = evaluation.answers()
     scores = evaluation.scores[evaluation.aggregator]
@@ -190,6 +194,7 @@ def _evaluate(
     folder: "RunDir", manifest: "Manifest", splits: Sequence[str], task: str, *, with_metadata: bool
 ) -> "Evaluation":
     start_tensorflow()
+    from tfmusic.console import console
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.serving.predict import PREDICT_BATCH, load_run
@@ -198,14 +203,16 @@ def _evaluate(
     different = loaded.contract.difference(stored.contract)
     if different:
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {folder.path}: {different}")
-    scored = score_splits(
-        manifest,
-        splits,
-        loaded.model.predict_on_batch,
-        loaded.contract,
-        batch_size=PREDICT_BATCH,
-        with_metadata=with_metadata,
-    ).part(stored.columns, has_own_logits=True)
+    with console.progress("score", len(manifest.track_ids(splits)), "tracks") as progress:
+        scored = score_splits(
+            manifest,
+            splits,
+            loaded.model.predict_on_batch,
+            loaded.contract,
+            batch_size=PREDICT_BATCH,
+            with_metadata=with_metadata,
+            on_track=progress.advance,
+        ).part(stored.columns, has_own_logits=True)
     return Evaluation.of(
         loaded.contract,
         loaded.calibration,

@@ -61,9 +61,10 @@ def _say(found: "Explanation") -> None:
 
     told = found.to_dict()
     answer = told["answer"] if isinstance(told["answer"], str) else ", ".join(told["answer"]) or "nothing"
-    console.say(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
+    console.tell(explanation=told)
+    console.show(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
     for line in parts_lines(told):
-        console.say(line)
+        console.show(line)
 
 
 def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:

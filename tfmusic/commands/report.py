@@ -27,11 +27,13 @@ def run(args: argparse.Namespace) -> None:
     runs = [open_run(path) for path in args.runs]
     rows = compare(runs)
     if args.markdown:
-        console.say(markdown(rows))
+        console.show(markdown(rows))
     else:
         console.table(rows, HEADER)
+    console.tell(runs=[dict(zip(HEADER, row, strict=True)) for row in rows])
     if args.out is not None:
         from tfmusic.reports.comparison_page import comparison_page
 
         write_text(args.out, comparison_page(runs))
         console.say(f"page: {args.out}")
+        console.tell(page=args.out)

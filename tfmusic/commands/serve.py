@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     hosts = [] if token else [f"{name}:{port}" for name in names] + (list(names) if port == 80 else [])
     app = make_app(answerer, Limits(args.max_mb, args.queue, args.time_limit), hosts=hosts, token=token)
     shown = f"[{args.host}]" if ":" in args.host else args.host
-    console.say(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
+    console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S,
         timeout_keep_alive=5,

@@ -16,7 +16,7 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -96,6 +96,8 @@ class Server:
             with self.queue.place():
                 async with asyncio.timeout(self.limits.time_limit_s):
                     return await self._predict(request)
+        except ClientDisconnect:
+            return problem(400, "the request ended before its body")
         except BusyError:
             return problem(503, "too many requests are waiting: try again", {"Retry-After": RETRY_AFTER_S})
         except TimeoutError:

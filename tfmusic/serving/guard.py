@@ -1,5 +1,7 @@
 """Who may talk to the server, and how much they may send; checked before a body is read."""
 
+import asyncio
+import contextlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = ("/", "/style.css", "/page.css", "/page.js", "/health", "/ready")
+
+_MOST_DRAINED = 256 << 20  # 256 MiB
+_DRAIN_S = 10
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -59,11 +64,13 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
+                await _drain(receive)
                 raise HTTPException(413, self._too_large, {"Connection": "close"})
             return message
 
         refused = self._refuse(scope)
         if refused is not None:
+            await _drain(receive)
             await refused(scope, receive, send_with_headers)
             return
         await self.app(scope, receive_within_limit, send_with_headers)
@@ -89,6 +96,18 @@ class Guard:
     @property
     def _too_large(self) -> str:
         return f"a request must be at most {self.max_bytes >> 20} MiB"
+
+
+async def _drain(receive: Receive) -> None:
+    """Takes in the rest of a body, within bounds: a client that is still sending would not read its answer."""
+    left = _MOST_DRAINED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def problem(status: int, why: str, headers: Mapping[str, str] | None = None) -> Response:
