@@ -67,10 +67,8 @@ def explanation_page(picture: TrackPicture) -> str:
 def explanation_png(picture: TrackPicture) -> tuple[bytes, bool]:
     """Returns a PNG with all of it, and whether some sign of its text has no font on this machine."""
     label = next(iter(picture.told["importance"]["labels"]))
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    fonts = ["DejaVu Sans", *(name for name in _WITH_HANGUL if name in known)]
     with (
-        mpl.rc_context(style(_ON_PAPER) | {"font.family": fonts}),
+        mpl.rc_context(style(_ON_PAPER) | {"font.family": fonts()}),
         warnings.catch_warnings(record=True) as noted,
         io.BytesIO() as file,
     ):
@@ -78,6 +76,12 @@ def explanation_png(picture: TrackPicture) -> tuple[bytes, bool]:
         figure = _draw(picture, label, _ON_PAPER, lines=_text_lines(picture.told))
         figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         return file.getvalue(), any("missing from" in str(note.message) for note in noted)
+
+
+def fonts() -> list[str]:
+    """Returns the fonts of pictures: matplotlib's own, then those of this machine that have Korean and Japanese."""
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _WITH_HANGUL if name in known)]
 
 
 def parts_lines(told: Mapping[str, Any]) -> list[str]:
