@@ -86,6 +86,6 @@ def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
         write_bytes(out, png)
         if lacks_font:
             console.warn(
-                "no font of this machine has every sign of the labels: they are boxes; --out FILE.html has them"
+                "no font of this machine has every sign of the labels: some are boxes. --out FILE.html has them all"
             )
     return console.say(f"explanation: {out}")

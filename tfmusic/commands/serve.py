@@ -12,6 +12,7 @@ from tfmusic.quiet import start_tensorflow
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_TOKEN = 16
 _SHUTDOWN_S = 10
+_OTHER_CONNECTIONS = 56  # beside those that wait for answers: pages, checks of health
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S,
-        timeout_keep_alive=5,
+        timeout_keep_alive=5, limit_concurrency=args.queue + _OTHER_CONNECTIONS,
     )  # fmt: skip
     try:
         uvicorn.Server(config).run(sockets=[listener])

@@ -1,5 +1,6 @@
 """One track explained, as a page or as a picture: its spectrogram, scores, parts, and what the answer rests on."""
 
+import contextlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,12 @@ def explanation_png(picture: TrackPicture) -> tuple[bytes, bool]:
 
 def fonts() -> list[str]:
     """Returns the fonts of pictures: matplotlib's own, then those of this machine that have Korean and Japanese."""
-    known = {font.name for font in font_manager.fontManager.ttflist}
+    manager = font_manager.fontManager
+    # Its list is made once on a machine, and does not know of fonts that were installed since.
+    for path in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
+        with contextlib.suppress(Exception):  # a font that cannot be read is one that is not there
+            manager.addfont(path)
+    known = {font.name for font in manager.ttflist}
     return ["DejaVu Sans", *(name for name in _WITH_HANGUL if name in known)]
 
 
