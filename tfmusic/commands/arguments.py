@@ -36,7 +36,8 @@ def print_config(config: "Config") -> None:
     from tfmusic.configfile import to_yaml
     from tfmusic.console import console
 
-    console.say(to_yaml(config).rstrip())
+    console.tell(config=config.model_dump(mode="json"))
+    console.show(to_yaml(config).rstrip())
 
 
 def positive(text: str) -> int:

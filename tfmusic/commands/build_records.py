@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = _with_splits(dataset, config)
     console.say(_describe(dataset))
     if args.dry_run:
-        return console.say(f"dry run: would write {out}")
+        return console.show(f"dry run: would write {out}")
     summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
     return _show(summary, config)
 
@@ -186,4 +186,6 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
     for skipped in manifest.skipped:
         console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
+    console.tell(records=manifest.folder, splits={name: split.tracks for name, split in manifest.splits.items()})
+    console.tell(skipped=[dict(one) for one in manifest.skipped])
     console.say(f"records: {manifest.folder}")

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         embed_tracks(embedder, tracks, args.out, progress.advance)
     feature = embedder.feature
     every_s = feature["hop_length"] / feature["sample_rate_hz"]
+    console.tell(tracks=len(tracks), out=args.out, source=feature["source"])
     console.say(
         f"{len(tracks):,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
         f" {feature['source']}: {args.out}"

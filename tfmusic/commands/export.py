@@ -28,4 +28,5 @@ def run(args: argparse.Namespace) -> None:
 
     export_run(run_dir, out, args.task)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    console.tell(export=out, bytes=size)
     console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")

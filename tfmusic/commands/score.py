@@ -34,7 +34,15 @@ def run(args: argparse.Namespace) -> None:
     value = score_answers(predicted, answers, kind)
     low, high = bootstrap_interval(answer_counts(predicted, answers, kind))
     constant = best_constant(answers, kind)
-    console.say(
+    console.tell(
+        task=args.task,
+        metric=headline_name(kind),
+        value=value,
+        interval=[low, high],
+        tracks=len(answers),
+        constant_answer_value=constant,
+    )
+    console.show(
         f"{args.task}: {headline_name(kind)} {value:.4f} (95 % interval {low:.3f} to {high:.3f})"
         f" on {len(answers):,} tracks"
         f" (the best single answer for all tracks: {constant:.4f})"

@@ -55,6 +55,7 @@ def score_splits(
     *,
     batch_size: int,
     with_metadata: bool = True,
+    on_track: Callable[[], None] = lambda: None,
 ) -> TrackLogits:
     """Returns the logits of every track of some splits; each track comes once, with all of its frames.
 
@@ -65,6 +66,7 @@ def score_splits(
         contract: what its input must be.
         batch_size: windows at a time.
         with_metadata: whether a model that knows metadata is given that of the tracks, or none.
+        on_track: called after every track that was read.
 
     Raises:
         RecordsError: a split holds changed copies of tracks.
@@ -79,6 +81,7 @@ def score_splits(
             for track in iterate_tracks(manifest, split):
                 seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
                 yield track
+                on_track()
 
     metadata = metadata_table(manifest, contract)
     if metadata is not None and not with_metadata:

@@ -23,6 +23,7 @@ from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.models import for_prediction
 from tfmusic.models.saved import load_saved
 from tfmusic.records.reader import StoredTrack
+from tfmusic.reports.card import model_card
 from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
@@ -63,6 +64,18 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
     calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
     return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
+    """Returns the model card of a run that has been loaded."""
+    return model_card(
+        run,
+        loaded.contract,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+        limits=loaded.calibration.limits,
+        n_parameters=loaded.model.count_params(),
+    )
 
 
 def choose_task(contract: Contract, task: str | None) -> str:

@@ -21,6 +21,7 @@ from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.training.bridge import find_bridge
+from tfmusic.training.callbacks import InputWatch
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
 from tfmusic.training.optimizer import make_optimizer
 from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
@@ -152,15 +153,16 @@ class Job:
         """What the epochs of the stage train: the model, or its head alone while the trunk's answers are cached."""
         return self.resting.head if self.resting else self.training_model
 
-    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback]) -> float:
-        """Trains one epoch, counted from 0, and returns its loss."""
+    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback], inputs_seen: InputWatch) -> float:
+        """Trains one epoch, counted from 0, and returns its loss; `inputs_seen` watches batches that are read."""
         options = self.input
         if self.resting:
             inputs, targets = self.resting.epoch(epoch)
             arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
-            arguments = {"x": ds}
+            arguments = {"x": inputs_seen.watched(ds)}
+            callbacks = [*callbacks, inputs_seen]
         history = self.learner.fit(
             **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
         )
