@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -176,36 +177,44 @@ def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
     return np.asarray(f1 + 1e-3 * margin)
 
 
-def _find(manifest: Manifest, names: set[str]) -> dict[str, StoredTrack]:
-    """Returns stored tracks by name; only the splits that hold them are read, and no further than needed."""
-    found: dict[str, StoredTrack] = {}
+def _find(manifest: Manifest, names: set[str]) -> dict[str, list[StoredTrack]]:
+    """Returns the stored stretches of tracks by name; the splits that hold them are read, no further than needed."""
+    found: dict[str, list[StoredTrack]] = {}
     for split in manifest.splits:
         wanted = names.intersection(manifest.track_ids([split])) - set(found)
-        tracks = iterate_tracks(manifest, split)
+        tracks = groupby(iterate_tracks(manifest, split), key=lambda stretch: stretch.track_id)
         while wanted:
-            track = next(tracks)
-            if track.track_id in wanted:
-                found[track.track_id] = track
-                wanted.remove(track.track_id)
+            name, stretches = next(tracks)
+            if name in wanted:
+                found[name] = list(stretches)
+                wanted.remove(name)
     return found
 
 
-def _view(evaluation: Evaluation, scores: np.ndarray, place: int, track: StoredTrack) -> TrackView:
+def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: list[StoredTrack]) -> TrackView:
     contract, labels = evaluation.contract, evaluation.contract.labels
     mine, truth = scores[place], np.flatnonzero(evaluation.targets[place]).tolist()
     shown = _shown(mine, truth)
-    starts = segment_starts(len(track.cells), frames=contract.frames, hop_frames=contract.hop_frames)
-    line = timeline(evaluation.segments_of(place), starts, frames=contract.frames, n_frames=len(track.cells))
+    cells = np.concatenate([stretch.cells for stretch in stretches])
+    lengths = [len(stretch.cells) for stretch in stretches]
+    begins = np.cumsum([0, *lengths[:-1]])  # what is not stored takes no room
+    starts = np.concatenate(
+        [
+            begin + segment_starts(length, frames=contract.frames, hop_frames=contract.hop_frames)
+            for begin, length in zip(begins, lengths, strict=True)
+        ]
+    )
+    line = timeline(evaluation.segments_of(place), starts, frames=contract.frames, n_frames=len(cells))
     answer = np.flatnonzero(metrics.decide(mine[None], contract.kind, evaluation.limits)[0]).tolist()
     chart = track_chart(
         f"track-{place}",
-        track.cells,
+        cells,
         contract,
         edges_s=line.edges / contract.frames_per_s,
         scores=line.scores[:, shown],
     )
     return TrackView(
-        track.track_id,
+        stretches[0].track_id,
         ", ".join(labels[i] for i in answer) or "nothing",
         ", ".join(labels[i] for i in truth),
         _hits(set(answer), set(truth)) if contract.kind == "multi" else "",
