@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tests import miniatures
 from tests.sounds import chords, music, write
 from tests.test_audio import untagged_mp3
 from tfmusic.cli import main
@@ -270,3 +271,29 @@ def test_sound_for_a_model_of_embeddings(tmp_path):
         check_inputs(contract, [tmp_path / "x.mp3"])
     with pytest.raises(DataError, match="a sound file cannot stand for embedding of MSD_musicnn"):
         look.count_samples(tmp_path / "x.mp3", feature)
+
+
+def test_official_lists_go_along(tmp_path):
+    """GTZAN extracted keeps its splits; a table of sound files finds the spectrograms made of them."""
+    miniatures.write_gtzan(tmp_path / "gtzan", genres=("jazz", "pop"), clips=4)
+    small = ("record.segment_frames=64", "record.hop_frames=64", "input.frames=48", "input.hop_frames=24")
+    assert main(["extract", "gtzan", str(tmp_path / "gtzan"), "--out", str(tmp_path / "mels")]) == 0
+    splits = []
+    for name in ("gtzan", "mels"):
+        out = tmp_path / f"r-{name}"
+        assert build("gtzan", tmp_path / name, out, "perturb.copies=0", *small) == 0
+        splits.append({split: Manifest.read(out).track_ids([split]) for split in Manifest.read(out).splits})
+    assert splits[0] == splits[1]
+    assert set(splits[0]) == {"train", "validation", "test"}
+    miniatures.write_table(tmp_path / "table")
+    assert main(["extract", "folder", str(tmp_path / "table"), "--out", str(tmp_path / "table-mels")]) == 0
+    small = (*small, "data.loader=table")
+    assert build("folder", tmp_path / "table-mels", tmp_path / "r-table", *small) == 0
+
+
+def test_json_tells_what_was_done(config, sounds, tmp_path, capsys):
+    """One document with counts and hours."""
+    assert extract(config, sounds, tmp_path / "mels", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["kept"], told["skipped"]) == (6, 0, {})
+    assert told["hours"] > 0

@@ -25,7 +25,7 @@ TOKEN = "a-token-of-many-signs"
 
 
 @contextmanager
-def running(answerer, *, max_mib=1, queue=4, time_limit_s=30.0, token=None):
+def running(answerer, *, max_mib=1, queue=4, time_limit_s=30.0, max_minutes=30.0, token=None):
     """Yields the port of a server in this process."""
     import uvicorn
 
@@ -34,7 +34,7 @@ def running(answerer, *, max_mib=1, queue=4, time_limit_s=30.0, token=None):
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = place.getsockname()[1]
         hosts = [] if token else [f"127.0.0.1:{port}", f"localhost:{port}"]
-        app = make_app(answerer, Limits(max_mib, queue, time_limit_s), hosts=hosts, token=token)
+        app = make_app(answerer, Limits(max_mib, queue, time_limit_s, max_minutes), hosts=hosts, token=token)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
@@ -222,6 +222,20 @@ def test_time_limit_ends_a_request():
         finally:
             go.set()
         wait_for(lambda: post(port, [("a.npy", loud(0, 16))])[0] == 200)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "1e999"])
+def test_metadata_that_is_no_number(port, value):
+    """JSON of Python knows numbers that no year can be."""
+    assert post(port, [("a.npy", loud(0, 8))], metadata=f'{{"album_year": {value}}}')[0] == 422
+
+
+def test_long_tracks_are_refused():
+    """A small file can be hours long, and would hold up everybody else."""
+    with running(listener(), max_minutes=0.01) as port:
+        status, told, _ = post(port, [("a.npy", loud(0, 16))])
+    assert status == 422
+    assert "at most 0.01 minutes long. Received: 0.0" in told["tracks"][0]["error"]
 
 
 def test_token_is_asked_for():

@@ -298,7 +298,7 @@ class Config(Section):
             raise ValueError("ensemble.partners needs tracks that all hold out: set training.fold to a number or all")
         if isinstance(fold, int) and fold >= self.data.folds:
             raise ValueError(
-                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none or all."
-                f" Received: {fold}"
+                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none, all or"
+                f" official. Received: {fold}"
             )
         return self

@@ -13,6 +13,8 @@ from tfmusic.section import Count, CountOrZero, PositiveOrZero, Section, Seed
 
 FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
 
+_MOST_OCTAVES = 40.0  # above every sound
+
 WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
 
 
@@ -77,7 +79,7 @@ class FeatureSection(Section):
         if self.n_fft is not None and self.n_fft % 2:
             raise ValueError(f"feature.n_fft must be even. Received: {self.n_fft}")
         octaves = {"cqt": self.n_bins / 12, "chroma_cqt": CHROMA_CQT_OCTAVES}.get(self.name, 0.0)
-        highest_hz = C1_HZ * 2.0**octaves
+        highest_hz = C1_HZ * 2.0 ** min(octaves, _MOST_OCTAVES)
         if octaves and highest_hz > self.sample_rate_hz / 2:
             raise ValueError(
                 f"feature.sample_rate_hz must be at least {2 * highest_hz:.0f} for {self.name} of {self.n_bins} bins."

@@ -26,14 +26,24 @@ def run(args: argparse.Namespace) -> None:
     feature = config.feature.model_dump()
     jobs = find_jobs(args.data, args.out, feature)
     if args.dry_run:
-        return console.say(f"dry run: would write {len(jobs):,} files of {feature} to {args.out}")
+        return console.show(f"dry run: would write {len(jobs):,} files of {feature} to {args.out}")
     begin, stop = time.monotonic(), config.data.on_error == "stop"
     with console.progress("extract", len(jobs), "files") as progress:
-        done = extract(jobs, args.out, feature, workers=args.workers, stop=stop, on_file=progress.advance)
+        done = extract(
+            jobs, args.out, feature, workers=args.workers, stop=stop, on_file=progress.advance, tables=args.data
+        )
     seconds, hours = time.monotonic() - begin, done.music_s / 3600
     for path in sorted(done.skipped):
-        console.say(f"skipped {done.skipped[path]}")
-    return console.say(
+        console.show(f"skipped {done.skipped[path]}")
+    console.tell(
+        out=str(args.out),
+        written=done.n_written,
+        kept=done.n_kept,
+        skipped={str(path): why for path, why in sorted(done.skipped.items())},
+        hours=hours,
+        seconds=seconds,
+    )
+    return console.show(
         f"{done.n_written:,} files written, {done.n_kept:,} kept, {len(done.skipped):,} skipped;"
         f" {hours:.2f} hours of music in {seconds:.1f} s, {hours / max(seconds, 1e-3):.4f} hours a second: {args.out}"
     )

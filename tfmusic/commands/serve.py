@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token", help="what requests must bear (default the variable TFMUSIC_TOKEN); a must beyond this machine"
     )
+    parser.add_argument("--max-minutes", type=positive, default=30, help="minutes that a track may last (default 30)")
     parser.add_argument("--max-mb", type=positive, default=64, help="MiB that a request may hold (default 64)")
     parser.add_argument(
         "--queue", type=positive, default=8, help="requests at once; more are asked to come again (default 8)"
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
     port = listener.getsockname()[1]
     names = ("127.0.0.1", "localhost", "[::1]")
     hosts = [] if token else [f"{name}:{port}" for name in names] + (list(names) if port == 80 else [])
-    app = make_app(answerer, Limits(args.max_mb, args.queue, args.time_limit), hosts=hosts, token=token)
+    app = make_app(
+        answerer, Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes), hosts=hosts, token=token
+    )
     shown = f"[{args.host}]" if ":" in args.host else args.host
     console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
     config = uvicorn.Config(

@@ -6,6 +6,7 @@ spectrograms are stands beside them in `feature.json`, which everything that rea
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tfmusic.features.extracted import NAME, find_feature, write_feature
 from tfmusic.features.source import read_feature
 
 _LOCK = ".lock"
+_TABLES = (".txt", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def extract(
     workers: int,
     stop: bool,
     on_file: Callable[[], None],
+    tables: Path | None = None,
 ) -> ExtractSummary:
     """Writes the spectrogram files that are missing, or older than their sound files, and returns what was done.
 
@@ -82,6 +85,7 @@ def extract(
         workers: processes.
         stop: whether the first file that cannot be used ends the run.
         on_file: called after every file, kept ones included.
+        tables: folder whose tables and lists are copied, so that labels and splits stand beside the spectrograms.
 
     Raises:
         UsageError: the folder holds something else, or spectrograms of another feature, or another run writes there.
@@ -92,6 +96,7 @@ def extract(
         write_feature(out, feature, audio.versions())
         for leftover in out.rglob(".*.npy.partial"):
             leftover.unlink()
+        _copy_tables(tables, out)
         todo = [job for job in jobs if not _is_done(job)]
         for _ in range(len(jobs) - len(todo)):
             on_file()
@@ -106,6 +111,18 @@ def extract(
             on_file()
     music_s = n_frames * int(feature["hop_length"]) / int(feature["sample_rate_hz"])
     return ExtractSummary(n_written, music_s, len(jobs) - len(todo), skipped)
+
+
+def _copy_tables(data: Path | None, out: Path) -> None:
+    if data is None or not data.is_dir():
+        return
+    for path in sorted(data.rglob("*")):
+        if path.suffix.lower() in _TABLES and path.is_file() and out.resolve() not in path.resolve().parents:
+            target = out / path.relative_to(data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.copyfile(path, partial)
+            partial.replace(target)
 
 
 def _write(job: Job) -> int | DataError:
@@ -157,12 +174,16 @@ def _check_folder(out: Path, feature: Mapping[str, Any]) -> None:
 def _locked(out: Path) -> Iterator[None]:
     """Holds the folder for one process at a time."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK).open("w") as lock:
+    path = out / _LOCK
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{out}: another extract is writing here; wait for it to end") from error
+            is_held = path.is_file() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except OSError:
+            is_held = False
+        if not is_held:  # or the file was of a run that has just ended
+            raise UsageError(f"{out}: another extract is writing here; wait for it to end")
         try:
             yield
         finally:
-            (out / _LOCK).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

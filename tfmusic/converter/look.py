@@ -103,10 +103,11 @@ def _key(path: Path, feature: Mapping[str, Any]) -> str:
 def _read_notes(notes: Path) -> dict[str, int]:
     """Returns the lengths by key; a last line that was cut off is left out."""
     known: dict[str, int] = {}
-    for line in notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else ():
+    for line in notes.read_text(encoding="utf-8", errors="replace").splitlines() if notes.is_file() else ():
         try:
             key, n_samples = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             continue
-        known[key] = n_samples
+        if isinstance(key, str) and isinstance(n_samples, int):
+            known[key] = n_samples
     return known

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -93,7 +93,7 @@ def below(folder: Path, name: str, origin: str) -> Path:
         DataError: the name could leave the folder.
     """
     path = PurePosixPath(name)
-    if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
+    if not path.name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
         raise DataError(f"{origin}: a path must stay below {folder}. Received: {name!r}")
     return folder / path
 
@@ -170,7 +170,7 @@ def split_name(text: str, origin: str) -> str:
 def plain_ids(names: Sequence[str]) -> list[str]:
     """Returns a plain, unique track id for every file name; one that needs it ends in a hash of the name."""
     short = ["-".join(PurePosixPath(name).parts) for name in names]
-    repeated = {name for name in short if short.count(name) > 1} if len(set(short)) < len(short) else set()
+    repeated = {name for name, count in Counter(short).items() if count > 1}
     return [
         text if is_plain_id(text) and text not in repeated else _hashed(text, name)
         for text, name in zip(short, names, strict=True)

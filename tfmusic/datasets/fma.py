@@ -183,7 +183,7 @@ def _is_album(text: str) -> bool:
 
 
 def _number(text: str, origin: str) -> int:
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or len(text) > 18:
         raise DataError(f"{origin}: must be a whole number. Received: {text!r}")
     return int(text)
 

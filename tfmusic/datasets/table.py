@@ -3,7 +3,7 @@
 Layout of the folder:
 
     tracks.csv    columns path and labels; id, split, artist and album may be missing; .tsv for tabs in place of commas
-    a/1.mp3       audio or .npy, where the column path says, below the folder
+    a/1.mp3       audio or .npy, where the column path says, below the folder; or, extracted from it, a/1.npy
 
 Several labels, and several artists, are divided by |.
 """
@@ -42,6 +42,7 @@ def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "sin
     if len(has_split) == 2:
         raise DataError(f"{path}: either every row must have a split or none. Received: both kinds")
     names = [row["path"] for row in rows]
+    check_unique(names, f"{path}: column path")
     given = "id" in rows[0]
     ids = (
         [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids([_stem(name) for name in names])
@@ -63,9 +64,11 @@ def _stem(name: str) -> str:
 
 def _track(row: Mapping[str, str], track_id: str, folder: Path, origin: str) -> Track:
     artists = tuple(_parts(row.get("artist", "")))
+    path = below(folder, row["path"], origin)
+    extracted = path.with_suffix(".npy")
     return Track(
         track_id,
-        below(folder, row["path"], origin),
+        extracted if extracted.is_file() and not path.is_file() else path,
         check_labels(_parts(row["labels"]), origin),
         split_name(row["split"], origin) if row.get("split") else None,
         artists,

@@ -18,6 +18,8 @@ from tfmusic.features.mpeg import CountedMpeg, count_uncounted
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`
 
+_CONTAINERS = frozenset(("mov", "mp4", "m4a", "aac", "asf", "matroska", "webm", "ogg", "mp3", "wav", "flac"))
+
 MAX_HOURS = 3.0  # a few kilobytes can decode to days
 _MIN_RATE_HZ = 1000
 _BLOCK_VALUES = 1 << 18
@@ -93,10 +95,12 @@ def _resampled(blocks: Iterator[tuple[int, np.ndarray]], wanted_hz: int) -> Iter
 
 def _native_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Yields rate and mono samples of the blocks of a file, checked."""
-    n_samples = 0
+    n_samples, first_hz = 0, 0
     decode = _decode_av if path.suffix.lower() in AV_SUFFIXES else _decode_soundfile
     for rate_hz, block in decode(path):
-        n_samples += len(block)
+        n_samples, first_hz = n_samples + len(block), first_hz or rate_hz
+        if rate_hz != first_hz:
+            raise DataError(f"{path}: must keep one sample rate. Received: {first_hz} Hz, then {rate_hz} Hz")
         _check_length(path, n_samples, rate_hz)
         if not np.isfinite(block).all():
             raise DataError(f"{path}: samples must be finite. Received: NaN or infinite ones")
@@ -196,7 +200,9 @@ def _decode_av(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), container_options={"protocol_whitelist": "file"}) as container:
+            if not _CONTAINERS.intersection(container.format.name.split(",")):  # a list of other files, say
+                raise DataError(f"{path}: must be a sound file. Received: {container.format.name}")
             if not container.streams.audio:
                 raise DataError(f"{path}: must hold sound. Received: no audio stream")
             planar = av.AudioResampler(format="fltp")  # the same rate and channels, one plane each
@@ -204,4 +210,4 @@ def _decode_av(path: Path) -> Iterator[tuple[int, np.ndarray]]:
                 for part in planar.resample(frame):
                     yield part.sample_rate, part.to_ndarray().mean(axis=0)
     except av.FFmpegError as error:
-        raise _damaged(path, error) from error
+        raise DataError(f"{path}: must be a whole sound file: {error.strerror or type(error).__name__}") from error

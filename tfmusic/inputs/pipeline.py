@@ -31,7 +31,7 @@ class TrainingInput:
         shuffle_segments: size of the shuffle buffer, segments.
         policy: SpecAugment parameters.
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
-        class_weights: weight of an example by its first label, or None.
+        class_weights: weight of every label, of which an example has the mean by its targets; or None.
         seed: with the epoch, decides order, crops and masks.
         distortion: how far tempo, pitch, loudness and timbre may change.
         metadata: that of every track, or None.

@@ -56,6 +56,7 @@ def score_splits(
     batch_size: int,
     with_metadata: bool = True,
     on_track: Callable[[], None] = lambda: None,
+    takes_copies: bool = False,
 ) -> TrackLogits:
     """Returns the logits of every track of some splits; each track comes once, with all of its frames.
 
@@ -67,21 +68,23 @@ def score_splits(
         batch_size: windows at a time.
         with_metadata: whether a model that knows metadata is given that of the tracks, or none.
         on_track: called after every track that was read.
+        takes_copies: whether changed copies are wanted, which are for training and never for a score.
 
     Raises:
         RecordsError: a split holds changed copies of tracks.
     """
     copies = [split for split in splits if holds_copies(split)]
-    if copies:
+    if copies and not takes_copies:
         raise RecordsError(f"{manifest.folder}: {', '.join(copies)}: copies are for training, and are never scored")
     seen: dict[int, StoredTrack] = {}
 
     def tracks() -> Iterator[StoredTrack]:
         for split in splits:
             for track in iterate_tracks(manifest, split):
+                if track.row not in seen:
+                    on_track()
                 seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
                 yield track
-                on_track()
 
     metadata = metadata_table(manifest, contract)
     if metadata is not None and not with_metadata:

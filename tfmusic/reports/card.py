@@ -113,7 +113,6 @@ def _evaluation(report: dict[str, Any]) -> dict[str, Any]:
         {"best_single_answer_value": report["constant_answer_value"]} if "constant_answer_value" in report else {}
     )
     note = without_paths(report.get("note", "")).removeprefix("note: ")
-    baseline = {"best_single_answer_value": report["constant_answer_value"]}
     return known | baseline | {"note": note, "labels": report["labels"]}
 
 

@@ -20,6 +20,7 @@ from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features.source import read_feature
 from tfmusic.records.manifest import TRACKS_NAME, Manifest
+from tfmusic.records.shards import holds_copies
 
 FAULTS = ("missing", "corrupt", "too short", "silent", "duplicate", "skipped")
 _SILENCE = 1e-9  # of the loudest cell of the median track: 90 dB below
@@ -247,6 +248,8 @@ def inspect_records(manifest: Manifest) -> Inspection:
         rows = list(csv.DictReader(file))
     items, faults = [], []
     for row in rows:
+        if holds_copies(row["split"]):  # changed copies are no tracks of their own
+            continue
         n_frames = int(row["n_frames"])
         seconds = n_frames / manifest.contract.frames_per_s if n_frames else None
         items.append(Item(row["track_id"], tuple(json.loads(row["labels"])), row["split"], seconds))

@@ -31,6 +31,7 @@ def style(colours: Mapping[str, str]) -> Any:
     """Returns how figures of tfmusic look, for `matplotlib.rc_context`."""
     return {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # labels are names, whatever signs they hold
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

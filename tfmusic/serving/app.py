@@ -22,8 +22,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tfmusic import reports
+from tfmusic.console import console
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.errors import DataError
+from tfmusic.features.extracted import write_feature
 from tfmusic.features.source import read_feature
 from tfmusic.serving.answer import Answerer
 from tfmusic.serving.guard import Guard, problem
@@ -39,11 +41,12 @@ _STYLE = Path(reports.__file__).parent / "templates" / "style.css"
 
 @dataclass
 class Limits:
-    """What a request may cost: MiB of its body, requests at once, seconds to its answer."""
+    """What a request may cost: MiB of its body, requests at once, seconds to its answer, minutes of a track."""
 
     max_mib: int
     queue: int
     time_limit_s: float
+    max_minutes: float = 30.0
 
 
 class Server:
@@ -60,6 +63,7 @@ class Server:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Warms up while the server answers `/health` already; at the end waits for the track in hand."""
         warming = asyncio.create_task(self._warm_up())
+        warming.add_done_callback(_tell_failure)
         try:
             yield
         finally:
@@ -112,16 +116,21 @@ class Server:
                 tokens = _read_tokens(form)
                 # A folder of its own: names that others gave never become paths.
                 with tempfile.TemporaryDirectory(prefix="tfmusic-") as folder:
+                    # Of this folder, whatever others have put above it.
+                    write_feature(Path(folder), self.answerer.contract.feature, {})
                     return await self._answer_files(files, tokens, Path(folder))
         except DataError as error:
             return problem(422, str(error))
+        except UnicodeError:
+            return problem(400, "the form must be in UTF-8")
 
     async def _answer_files(self, files: Sequence[UploadFile], tokens: Sequence[str], folder: Path) -> Response:
         told = []
         for i, file in enumerate(files):
             path = folder / f"track{i}{_suffix(file.filename or '')}"
             await asyncio.to_thread(_store, file, path)
-            told.append({"file": file.filename or ""} | await self.queue.run(partial(self._answer_file, path, tokens)))
+            name = (file.filename or "").encode("utf-8", "replace").decode()
+            told.append({"file": name} | await self.queue.run(partial(self._answer_file, path, tokens)))
             path.unlink()
         is_any = any("error" not in one for one in told)
         return JSONResponse({"tracks": told}, 200 if is_any else 422)
@@ -131,6 +140,10 @@ class Server:
             mel = read_feature(path, path.stem, self.answerer.contract.feature)
         except DataError as error:
             return {"error": str(error).replace(str(path), "the file")}
+        minutes = mel.shape[1] / self.answerer.contract.frames_per_s / 60
+        if minutes > self.limits.max_minutes:  # a few kilobytes can be hours, which would hold up everybody else
+            most = self.limits.max_minutes
+            return {"error": f"the file: must be at most {most:g} minutes long. Received: {minutes:.1f}"}
         return self.answerer.to_dict(self.answerer.answer(mel, tokens))
 
 
@@ -158,13 +171,23 @@ def make_app(answerer: Answerer, limits: Limits, *, hosts: Collection[str] = (),
         Route("/v1/openapi", server.openapi),
         Route("/v1/predict", server.predict, methods=["POST"]),
     ]
-    inner = Starlette(routes=routes, lifespan=server.lifespan, exception_handlers={HTTPException: _problem_of})
+    handlers = {HTTPException: _problem_of, Exception: _fault}
+    inner = Starlette(routes=routes, lifespan=server.lifespan, exception_handlers=handlers)
     return Guard(inner, frozenset(host.lower() for host in hosts), token, limits.max_mib << 20)
+
+
+def _tell_failure(warming: asyncio.Task[None]) -> None:
+    if not warming.cancelled() and warming.exception() is not None:
+        console.warn(f"the model could not answer silence, so /ready stays 503: {warming.exception()!r}")
 
 
 async def _problem_of(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return problem(error.status_code, error.detail, error.headers)
+
+
+async def _fault(_: Request, __: Exception) -> Response:
+    return problem(500, "a fault of the server; its log has the trace")
 
 
 def _file(path: Path) -> Any:
@@ -179,7 +202,7 @@ def _read_tokens(form: FormData) -> tuple[str, ...]:
     try:
         metadata = json.loads(text if isinstance(text, str) else "")
         return tokens_of(dict(metadata))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise DataError(f'metadata must be a JSON object such as {{"genres": ["jazz"]}}: {error}') from error
 
 

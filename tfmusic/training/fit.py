@@ -15,6 +15,7 @@ from tfmusic.contract import Contract
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import holds_copies
 from tfmusic.rundir import RunDir, write_json
 from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.environment import environment
@@ -194,7 +195,7 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "training": job.folds.training,
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
-        "training_tracks": job.manifest.track_ids(job.folds.training),
+        "training_tracks": job.manifest.track_ids([name for name in job.folds.training if not holds_copies(name)]),
         "trunk_tracks": sorted(job.trunk_tracks),
     }
     write_json(records, run.records)

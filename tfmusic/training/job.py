@@ -19,6 +19,7 @@ from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model
 from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import holds_copies
 from tfmusic.rundir import RunDir
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.callbacks import InputWatch
@@ -207,11 +208,16 @@ class Job:
         """Returns what will be trained on what, and where its trunk comes from."""
         counts = {
             part: sum(self.manifest.split(name).tracks for name in names)
-            for part, names in (("training", self.folds.training), ("validation", self.folds.validation))
+            for part, names in (
+                ("training", [name for name in self.folds.training if not holds_copies(name)]),
+                ("copies", [name for name in self.folds.training if holds_copies(name)]),
+                ("validation", self.folds.validation),
+            )
         }
+        copies = f" and {counts['copies']:,} changed copies" if counts["copies"] else ""
         return (
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
-            f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
+            f" {self._describe_input()}\n{counts['training']:,} training tracks{copies}, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
             f"{self._describe_metadata()}{self._describe_trunk()}{self._describe_leak()}"
             + (f"\n{self.input.balance.describe()}" if self.input.balance else "")

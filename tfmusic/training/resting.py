@@ -119,7 +119,7 @@ def cut_trunk(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, k
 
 def _embed(trunk: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
     alone = replace(contract, metadata=())  # a trunk hears, the head reads
-    return score_splits(manifest, [split], trunk.predict_on_batch, alone, batch_size=64)
+    return score_splits(manifest, [split], trunk.predict_on_batch, alone, batch_size=64, takes_copies=True)
 
 
 def _join(parts: Sequence[TrackLogits]) -> TrackLogits:

@@ -78,6 +78,9 @@ async function send(files) {
   status.textContent = files.length === 1 ? "Done." : `Done: ${files.length} tracks.`;
 }
 
+// Strongest first: the order of an object's keys is not that of the answer where labels look like numbers.
+const ranked = (scores) => Object.entries(scores).sort((a, b) => b[1] - a[1]);
+
 function showTrack(told, file) {
   const track = make("article", { class: "track" });
   make("h2", { text: told.file, parent: track });
@@ -87,7 +90,7 @@ function showTrack(told, file) {
   }
   make("p", { text: list(told.answer).join(", ") || "none of its tags", class: "answer", parent: track });
   const player = makePlayer(track, file);
-  const labels = Object.keys(told.timeline.scores).slice(0, N_LINES);
+  const labels = ranked(told.scores).map(([label]) => label).filter((label) => label in told.timeline.scores).slice(0, N_LINES);
   const lines = makeLines(told, labels, player);
   const parts = makeParts(told, player);
   track.append(lines.element, makeLegend(labels), parts.element, makeTop(told));
@@ -149,9 +152,9 @@ function makeLines(told, labels, player) {
 function makeParts(told, player) {
   const element = make("div", { class: "parts", role: "group", "aria-label": "Parts of the track" });
   const buttons = told.parts.map((part) => {
-    const [label, score] = Object.entries(part.labels)[0];
+    const [label, score] = ranked(part.labels)[0];
     const name = `${clock(part.begin_s)}-${clock(part.end_s)} ${label} ${score.toFixed(2)}`;
-    const all = Object.entries(part.labels).map(([one, value]) => `${one} ${value.toFixed(2)}`).join(", ");
+    const all = ranked(part.labels).map(([one, value]) => `${one} ${value.toFixed(2)}`).join(", ");
     const button = make("button", { text: name, type: "button", title: all, parent: element });
     button.style.flexGrow = part.end_s - part.begin_s;
     button.addEventListener("click", () => player.seek(part.begin_s));
@@ -171,7 +174,7 @@ function makeLegend(labels) {
 function makeTop(told) {
   const chosen = new Set(list(told.answer));
   const body = make("tbody");
-  const ordered = Object.entries(told.scores).sort((a, b) => b[1] - a[1]).slice(0, N_TOP);
+  const ordered = ranked(told.scores).slice(0, N_TOP);
   for (const [label, score] of ordered) {
     const meter = make("meter", { min: 0, max: 1, value: score, "aria-label": `score of ${label}` });
     make("tr", { parent: body }, [
