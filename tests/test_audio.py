@@ -191,7 +191,7 @@ def test_other_formats_through_av(tmp_path):
 def test_av_is_asked_for(tmp_path, monkeypatch):
     """Without the extra, one line says what to install."""
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"x.m4a: .m4a needs the extra av: pip install 'tfmusic\[av\]'"):
+    with pytest.raises(DataError, match=r"x.m4a: .m4a needs the extra av: pip install -e '.\[av\]'"):
         read(tmp_path / "x.m4a")
 
 

@@ -285,7 +285,7 @@ def test_missing_package_is_one_line(trained, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     assert main(["serve", str(trained)]) == 2
-    assert "pip install 'tfmusic[serve]'" in capsys.readouterr().err
+    assert "pip install -e '.[serve]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

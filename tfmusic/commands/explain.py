@@ -30,9 +30,12 @@ def run(args: argparse.Namespace) -> None:
     """Prints the answer and the parts of the track, and writes what was asked for."""
     if args.out is not None and args.out.suffix not in _ENDINGS:
         raise UsageError(f"--out must end in {', '.join(_ENDINGS)}. Received: {args.out}")
-    tracks = [one for one in arguments.find_tracks(args.input) if args.track in (None, one.track_id)]
+    listed = arguments.find_tracks(args.input)
+    tracks = [one for one in listed if args.track in (None, one.track_id)]
     if len(tracks) != 1:
-        what = f"{len(tracks):,} tracks: name one with --track" if tracks else f"no track {args.track}"
+        ids = ", ".join(one.track_id for one in listed[:3]) + (", ..." if len(listed) > 3 else "")
+        what = f"{len(tracks):,} tracks" if tracks else f"no track {args.track}"
+        what += f"; name one with --track: {ids}"
         raise UsageError(f"{args.input}: explain must be given one track. Received: {what}")
     from tfmusic.console import console
 

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace, token: str | None) -> None:
     for package in ("starlette", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
-            raise UsageError(f"serve needs the package {package}: pip install 'tfmusic[serve]'")
+            raise UsageError(f"serve needs the package {package}: pip install -e '.[serve]'")
     if args.host not in _LOCAL and token is None:
         raise UsageError(
             f"--host {args.host} lets other machines ask, so pass --token, or the variable TFMUSIC_TOKEN, of"

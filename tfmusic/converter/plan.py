@@ -129,6 +129,13 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
         tracks.append(copy)
         splits.append(split)
         n_frames.append(length)
+    bare = set(splits) - {splits[track.row] for track in planned}
+    if bare and unreadable:
+        row, reason = next(iter(unreadable.items()))
+        raise DataError(
+            f"split {min(bare)}: must hold at least one readable track. Received: none; {len(unreadable)} of"
+            f" {len(splits)} tracks cannot be used, such as {dataset.tracks[row].track_id}: {reason}"
+        )
     specs = [
         spec
         for split in sorted(set(splits), key=_split_order)

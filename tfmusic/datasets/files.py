@@ -94,7 +94,9 @@ def below(folder: Path, name: str, origin: str) -> Path:
     """
     path = PurePosixPath(name)
     if not path.name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{origin}: a path must stay below {folder}. Received: {name!r}")
+        raise DataError(
+            f"{origin}: a path must stay below {folder.resolve()}. Received: {name!r}; paths are relative to it"
+        )
     return folder / path
 
 

@@ -196,7 +196,7 @@ def _decode_av(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     try:
         import av
     except ImportError as error:
-        raise DataError(f"{path}: {path.suffix} needs the extra av: pip install 'tfmusic[av]'") from error
+        raise DataError(f"{path}: {path.suffix} needs the extra av: pip install -e '.[av]'") from error
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
