@@ -8,8 +8,9 @@ Layout of the folder:
 Several labels, and several artists, are divided by |.
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, split_name
 from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
@@ -42,7 +43,10 @@ def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "sin
     if len(has_split) == 2:
         raise DataError(f"{path}: either every row must have a split or none. Received: both kinds")
     names = [row["path"] for row in rows]
-    check_unique(names, f"{path}: column path")
+    counts = Counter(PurePosixPath(name).as_posix() for name in names)
+    if len(counts) < len(names):  # one file in two splits would be a leak that no name shows
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise DataError(f"{path}: every path must stand once. Received twice: {repeated}")
     given = "id" in rows[0]
     ids = (
         [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids([_stem(name) for name in names])
