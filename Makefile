@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2  # processes of the tests; each takes up to 4 GB of memory
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 .PHONY: demo test quick lint clean
@@ -19,7 +20,7 @@ demo: $(VENV)/installed
 	cmp demo/predictions.json demo/predictions-export.json && echo "run and SavedModel give the same answers"
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 quick: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow"

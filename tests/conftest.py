@@ -1,6 +1,8 @@
 """Data that the tests share: made-up music in the AI Rush layout, its records, and one trained model."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,19 @@ from tfmusic.cli import main
 from tfmusic.datasets import synthetic
 
 SMALL_MODEL = (
-    "model.name=resnet18", "model.width=4", "input.frames=64", "input.hop_frames=32", "metadata.fields=[]",
+    "model.name=cnn1d", "model.width=4", "input.frames=64", "input.hop_frames=32", "metadata.fields=[]",
     "training.fold=0", "training.select=best",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_models():
+    """Gives the graphs of a test file's models back: Keras keeps every one, some 10 GB over all files."""
+    yield
+    keras = sys.modules.get("keras")  # most files never import it
+    if keras is not None:
+        keras.backend.clear_session()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

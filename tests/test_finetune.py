@@ -81,7 +81,7 @@ def test_the_rate_factor_holds_inside_fit(trained, records):
                 "task": "q2",
                 "data": {"question": "q2"},
                 "input": {"frames": 64, "hop_frames": 32},
-                "model": {"name": "resnet18", "width": 4, "init_from": str(trained)},
+                "model": {"name": "cnn1d", "width": 4, "init_from": str(trained)},
                 "training": {
                     "batch_size": 8, "trunk_rate_factor": factor, "optimizer": "sgd", "momentum": 0.0,
                     "weight_decay": 0.0, "schedule": "constant",

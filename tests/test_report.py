@@ -60,7 +60,7 @@ def test_report_stands_alone_and_says_the_numbers(evaluated):
     assert all(label in page.text for label in report["labels"])
     for part in ("Threshold", "Calibration", "Tracks answered worst", "Training loss", "Splits and leaks"):
         assert part in page.text
-    assert "name: resnet18" in page.text
+    assert "name: cnn1d" in page.text
     assert f"{report['audit']['scored']}" in page.text
 
 

@@ -35,7 +35,7 @@ def small_model(kind, dtype="uint8"):
     keras.utils.set_random_seed(1)
     mean, variance = np.full(128, 120.0), np.full(128, 900.0)
     return build_model(
-        "resnet18", frames=40, n_bins=128, n_outputs=3, width=4, dtype=dtype, mean=mean, variance=variance
+        "cnn1d", frames=40, n_bins=128, n_outputs=3, width=4, dtype=dtype, mean=mean, variance=variance
     ), Contract(
         "t", kind, ("가", "나/다", "라"), {"n_bins": 128, "sample_rate_hz": 16000, "hop_length": 512},
         {"name": "db", "low": -60.0, "high": 30.0}, dtype, 40, 15,

@@ -59,7 +59,7 @@ def test_batch_reads_metadata_of_each_track():
     """Tokens filled up with empty strings; each track by its own."""
     _, contract = small_model("multi")
     contract = replace(contract, metadata=("genres=?", "genres=jazz", "genres=pop"))
-    model = build_model("resnet18", frames=40, n_bins=128, n_outputs=3, width=4, n_tokens=3)
+    model = build_model("cnn1d", frames=40, n_bins=128, n_outputs=3, width=4, n_tokens=3)
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     mels = some_mels((50, 60, 50))
     tokens = [["genres=jazz", "genres=pop"], ["genres=unheard of", ""], ["", ""]]

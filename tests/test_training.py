@@ -281,7 +281,7 @@ def test_precision_and_jit_switches(records, tmp_path, switch):
 def test_overwrite_checks_before_it_deletes(records, trained, tmp_path, capsys):
     """A run is not lost to a config that cannot train, and only runs are replaced."""
     shutil.copytree(trained, tmp_path / "run")
-    assert fit_small("q2", records, tmp_path / "run", "model.name=resnet81", flags=("--overwrite",)) == 2
+    assert fit_small("q2", records, tmp_path / "run", "model.name=cnn81", flags=("--overwrite",)) == 2
     assert RunDir(tmp_path / "run").checkpoint("best").is_file()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
@@ -306,7 +306,7 @@ def test_interrupted_overwrite_spares_the_old_run(records, trained, tmp_path, mo
 
 def test_dry_run_checks_everything(records, tmp_path, capsys):
     """`--dry-run` finds what training would find."""
-    assert fit_small("q2", records, tmp_path / "run", "model.name=resnet81", flags=("--dry-run",)) == 2
+    assert fit_small("q2", records, tmp_path / "run", "model.name=cnn81", flags=("--dry-run",)) == 2
     assert "model.name must be one of" in capsys.readouterr().err
 
 
