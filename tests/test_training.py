@@ -1,7 +1,6 @@
 """Training: folds, resume, errors, what a run folder holds."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -405,23 +404,3 @@ def test_losses_are_on_logits(name, kind):
     targets = np.array([[1.0, 0.0]], np.float32)
     assert float(loss(targets, np.array([[9.0, -9.0]], np.float32))) < 1e-3
     assert float(loss(targets, np.array([[-9.0, 9.0]], np.float32))) > 1
-
-
-@pytest.mark.slow
-def test_fit_on_jax(records, tmp_path):
-    """With KERAS_BACKEND=jax a run trains, averages, resumes; TensorFlow evaluates it to the validation of its log."""
-    out, environment = tmp_path / "run", os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    code = f"""
-from pathlib import Path
-from tests.conftest import fit_small
-args = ("q2", Path({str(records)!r}), Path({str(out)!r}), "training.ema_momentum=0.9", "training.learning_rate=1e-4")
-assert fit_small(*args, "training.epochs=1") == 0
-assert fit_small(*args, "training.epochs=2", flags=("--resume",)) == 0
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
-    lines = [json.loads(line) for line in RunDir(out).metrics.read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert json.loads(RunDir(out).environment.read_text())["backend"] == "jax"
-    assert main(["evaluate", str(out)]) == 0
-    report = json.loads((RunDir(out).evaluation / "report.json").read_text())
-    assert report["value"] == pytest.approx(max(line["validation"] for line in lines), abs=0.02)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tfmusic.backend import run_on_tensorflow, take_tensorflow
 from tfmusic.quiet import start_tensorflow
 
 
@@ -14,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Exports the best model of the run."""
+def run(args: argparse.Namespace) -> int:
+    """Exports the best model of the run, in a TensorFlow process of its own where another backend is at work."""
     from tfmusic.console import console
     from tfmusic.folders import check_target
     from tfmusic.rundir import open_run
@@ -23,9 +24,13 @@ def run(args: argparse.Namespace) -> None:
     run_dir = open_run(args.run_dir)
     out = args.out or args.run_dir / "export"
     check_target(out, overwrite=args.overwrite, marker="saved_model.pb", what="exported models")
+    if not take_tensorflow():
+        flags = [*(["--task", args.task] if args.task else []), *(["--overwrite"] if args.overwrite else [])]
+        return run_on_tensorflow(["export", str(args.run_dir), "--out", str(out), *flags])
     start_tensorflow()
     from tfmusic.serving.export import export_run
 
     export_run(run_dir, out, args.task)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")
+    return 0
