@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: demo test quick lint clean
+ADDONS := .venv-addons
+PYTHON311 ?= $(PYTHON)
+
+.PHONY: demo test quick lint test-addons clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -29,6 +32,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own.
+test-addons: $(ADDONS)/installed $(VENV)/installed
+	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow"
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"tfmusic needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: pass PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
@@ -42,5 +50,12 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
+$(ADDONS)/installed: pyproject.toml .ci/constraints-addons.txt
+	@$(PYTHON311) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"the addons stack needs Python 3.11, $(PYTHON311) is {v[0]}.{v[1]}: pass PYTHON311=python3.11, say")'
+	$(PYTHON311) -m venv $(ADDONS)
+	@echo "installing TensorFlow 2.15 and its addons into $(ADDONS)"
+	$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints-addons.txt --editable '.[addons,test-addons]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(ADDONS) demo build dist

@@ -1,4 +1,4 @@
-"""`tfmusic export RUN`: a SavedModel that takes a whole track and answers for the track."""
+"""`tfmusic export RUN`: a SavedModel that answers for whole tracks; or the segment model as ONNX or LiteRT."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,20 @@ from pathlib import Path
 from tfmusic.backend import run_on_tensorflow, take_tensorflow
 from tfmusic.quiet import start_tensorflow
 
+_SEGMENTS = {"onnx": "model.onnx", "litert": "model.tflite"}  # as serving.formats has them
+_NAMES = {"saved_model": "SavedModel", "onnx": "ONNX, segment model", "litert": "LiteRT, segment model"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, help="folder to write (default RUN/export)")
+    parser.add_argument(
+        "--format",
+        choices=("saved_model", *_SEGMENTS),
+        default="saved_model",
+        help="saved_model takes whole tracks; onnx and litert are the model of a segment, for other runtimes",
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (default RUN/export, or RUN/export-FORMAT)")
     parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
@@ -22,15 +31,22 @@ def run(args: argparse.Namespace) -> int:
     from tfmusic.rundir import open_run
 
     run_dir = open_run(args.run_dir)
-    out = args.out or args.run_dir / "export"
-    check_target(out, overwrite=args.overwrite, marker="saved_model.pb", what="exported models")
+    is_whole = args.format == "saved_model"
+    out = args.out or args.run_dir / ("export" if is_whole else f"export-{args.format}")
+    marker = _SEGMENTS.get(args.format, "saved_model.pb")
+    check_target(out, overwrite=args.overwrite, marker=marker, what="exported models")
     if not take_tensorflow():
         flags = [*(["--task", args.task] if args.task else []), *(["--overwrite"] if args.overwrite else [])]
-        return run_on_tensorflow(["export", str(args.run_dir), "--out", str(out), *flags])
+        return run_on_tensorflow(["export", str(args.run_dir), "--format", args.format, "--out", str(out), *flags])
     start_tensorflow()
-    from tfmusic.serving.export import export_run
+    if is_whole:
+        from tfmusic.serving.export import export_run
 
-    export_run(run_dir, out, args.task)
+        export_run(run_dir, out, args.task)
+    else:
+        from tfmusic.serving.formats import export_segments
+
+        export_segments(run_dir, out, args.format, args.task)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    console.say(f"SavedModel, {size / 1e6:.1f} MB: {out}")
+    console.say(f"{_NAMES[args.format]}, {size / 1e6:.1f} MB: {out}")
     return 0

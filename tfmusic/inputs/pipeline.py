@@ -59,11 +59,9 @@ def for_training(
     """
     files = [str(path) for split in splits for path in manifest.shard_paths(split)]
     order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    ds = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
-    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
-    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
-    # Shuffle what is still serialized: strings move by reference.
-    ds = ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
+    # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
+    # dataset that goes on from there would come in another order.
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled([files[i] for i in order], options, epoch))
     ds = ds.batch(options.batch_size, drop_remainder=True)
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.enumerate().map(
@@ -73,6 +71,15 @@ def for_training(
     n_segments = sum(manifest.split(name).segments for name in splits)
     ds = ds.apply(tf.data.experimental.assert_cardinality(n_segments // options.batch_size))
     return ds.prefetch(2).with_options(_deterministic())
+
+
+def _shuffled(files: list[str], options: TrainingInput, epoch: int) -> tf.data.Dataset:
+    """Returns the serialized segments of some shards in the order of an epoch."""
+    ds = tf.data.Dataset.from_tensor_slices(files)
+    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
+    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
+    # Shuffle what is still serialized: strings move by reference.
+    return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfmusic.addons import PREFIX, check_addons
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError
@@ -101,6 +102,7 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         )
     _check_heads(config, manifest, folds)
     make_losses(config, contract)
+    _check_addons(config)
     if not resume:
         check_source(config, contract)
     find_bridge(config.input.bridge, contract)
@@ -114,9 +116,27 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         raise ConfigError("training.cache_frozen is for one task: set it to false for several")
     if config.training.cache_frozen and config.training.class_weights != "none":
         raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
+    if config.training.devices != 1 and config.training.cache_frozen:
+        raise ConfigError(
+            "training.devices must be 1 with training.cache_frozen, whose small head one device trains in seconds."
+            f" Received: {config.training.devices}"
+        )
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds
+
+
+def _check_addons(config: Config) -> None:
+    """Checks that TensorFlow Addons is there where it is asked for, and is asked for what it can do."""
+    training, optimizer = config.training, config.training.optimizer
+    check_addons("training.optimizer", optimizer, "adamw, adam, sgd; ema_momentum averages weights")
+    check_addons("augment.time_warp", config.augment.time_warp, "gather")
+    if not optimizer.startswith(PREFIX):
+        return
+    wanted = {"ema_momentum": 0.0} | ({"trunk_rate_factor": 1.0} if config.model.is_pretrained else {})
+    for key, value in wanted.items():
+        if (found := getattr(training, key)) != value:
+            raise ConfigError(f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {found}")
 
 
 def _check_heads(config: Config, manifest: Manifest, folds: Folds) -> None:

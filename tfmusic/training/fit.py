@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
@@ -19,6 +18,7 @@ from tfmusic.rundir import RunDir, write_json
 from tfmusic.training.callbacks import MetricsLog, StepWatch
 from tfmusic.training.environment import environment
 from tfmusic.training.job import Job
+from tfmusic.training.optimizer_state import current_rate, state_variables
 from tfmusic.training.resting import TrunkCache
 from tfmusic.training.stages import stage_of, stages
 from tfmusic.training.state import averaged_weights, load_state, restore, save_state
@@ -117,7 +117,7 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict
     loss = job.train_epoch(progress.epoch, [watch])
     progress.epoch += 1
     numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": loss}
-    numbers["learning_rate"] = float(np.asarray(job.learner.optimizer.learning_rate))
+    numbers["learning_rate"] = current_rate(job.learner.optimizer)
     with averaged_weights(job.learner):
         if job.folds.validation:
             numbers |= validate(job)
@@ -129,7 +129,7 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict
 
 def _variables(job: Job) -> list[Any]:
     """Returns all that a resumed training needs: the variables of the whole model and of the optimizer at work."""
-    return [*job.model.variables, *job.learner.optimizer.variables]
+    return [*job.model.variables, *state_variables(job.learner.optimizer)]
 
 
 def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:

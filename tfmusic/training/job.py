@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -21,7 +21,9 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
+from tfmusic.training.devices import Devices
 from tfmusic.training.optimizer import make_optimizer
+from tfmusic.training.optimizer_state import build
 from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
@@ -80,6 +82,8 @@ class Job:
     steps_per_epoch: int
     pretrained: Pretrained | None
     cache: TrunkCache
+    devices: Devices
+    answer_fn: Callable[[Any], Any]
     resting: RestingTrunk | None = None
 
     @classmethod
@@ -104,7 +108,9 @@ class Job:
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
         n_segments = sum(manifest.split(name).segments for name in folds.training)
         options = _training_input(config, manifest, folds, n_segments, contract)
-        with _precision(config.training.precision):
+        devices = Devices.find(config.training.devices)
+        devices.check_batch(options.batch_size)
+        with devices.scope(), _precision(config.training.precision):
             model = _build(config, contract, mean, variance)
             training_model = _training_model(model, contract)
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
@@ -124,6 +130,8 @@ class Job:
             steps,
             pretrained,
             cache or TrunkCache(),
+            devices,
+            devices.predict_fn(training_model, lambda: _training_model(model, contract)),
         )
 
     def start_stage(self, stage: Stage) -> None:
@@ -138,10 +146,11 @@ class Job:
         in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
         slow = [variable for some in in_trunk for variable in some]
         learner = self.learner
-        optimizer = make_optimizer(options, learner, steps, warmup_steps, slow)
         jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
-        learner.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
-        learner.optimizer.build(learner.trainable_variables)  # what scales the loss, if any
+        with self.devices.scope():
+            optimizer = make_optimizer(options, learner, steps, warmup_steps, slow)
+            learner.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
+            build(learner.optimizer, learner.trainable_variables)  # what scales the loss, if any
 
     @property
     def learner(self) -> keras.Model:
@@ -157,9 +166,10 @@ class Job:
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
             arguments = {"x": ds}
-        history = self.learner.fit(
-            **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
-        )
+        with self.devices.training(self.learner):
+            history = self.learner.fit(
+                **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
+            )
         return float(history.history["loss"][0])
 
     def score_validation(self) -> TrackLogits:
@@ -170,12 +180,11 @@ class Job:
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
         """Codes [batch, frames, n_bins] to logits [batch, n_labels], of all tasks side by side."""
         if not self.contract.heads:
-            predict_one: Callable[[np.ndarray], Any] = self.training_model.predict_on_batch
-            return predict_one
+            return self.answer_fn
         tasks = [head.task for head in self.contract.heads]
 
         def predict(codes: np.ndarray) -> np.ndarray:
-            logits = self.training_model.predict_on_batch(codes)
+            logits = self.answer_fn(codes)
             return np.concatenate([logits[task] for task in tasks], axis=1)
 
         return predict
@@ -187,7 +196,7 @@ class Job:
             self.folds.validation,
             predict_fn,
             self.contract,
-            batch_size=self.config.evaluation.batch_size,
+            batch_size=self.devices.whole_batch(self.config.evaluation.batch_size),
         )
 
     def _rest(self) -> RestingTrunk:
@@ -275,6 +284,7 @@ def _training_input(
         if section.policy == "custom"
         else augment.POLICIES[section.policy]
     )
+    policy = replace(policy, warp_by=section.time_warp)
     distortion = Distortion(
         crop_pieces=section.crop_pieces,
         time_stretch=section.time_stretch,
