@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.converter.beam import RUNNERS, BeamRun
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--embeddings", type=Path, help="file of tfmusic embed, to take in place of spectrograms")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
+    parser.add_argument("--runner", choices=RUNNERS, help="Apache Beam's, in place of the processes of this machine")
+    parser.add_argument("--beam-options", default="", metavar="'--KEY=VALUE ...'", help="options of the runner")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
 
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.read_config(args)
     if args.print_config:
         return arguments.print_config(config)
+    beam = _beam(args)
     from tfmusic.console import console
     from tfmusic.converter.build import build_records
     from tfmusic.folders import check_target
@@ -58,8 +62,19 @@ def run(args: argparse.Namespace) -> None:
         console.warn("no track has an artist or album: tracks of one artist may stand in several folds")
     if args.dry_run:
         return console.say(f"dry run: would write {out}")
-    summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
+    options = replace(_options(config, args, contract), beam=beam)
+    summary = build_records(dataset, out, options, overwrite=args.overwrite)
     return _show(summary, config)
+
+
+def _beam(args: argparse.Namespace) -> BeamRun | None:
+    if args.runner is None and args.beam_options:
+        raise UsageError(f"--beam-options are for --runner {' or '.join(RUNNERS)}. Received: no --runner")
+    if args.runner is None:
+        return None
+    run = BeamRun(args.runner, args.beam_options)
+    run.check()
+    return run
 
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":

@@ -27,7 +27,6 @@ from tfmusic.records.manifest import (
     TOKENS_NAME,
     TRACKS_NAME,
     Manifest,
-    Shard,
     Split,
     Statistics,
     file_sha256,
@@ -59,7 +58,7 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
         try:
             plan = make_plan(dataset, options, partial)
             done = _finished_shards(partial, plan)
-            results = write_all(plan.specs, done, options.workers)
+            results = write_all(plan.specs, done, options.workers, options.beam)
             manifest = _finish(plan, options, results, partial, out)
         except (DataError, OSError):
             # Nothing half-written stays after an error; after Ctrl-C, a kill or a crash finished shards do.
@@ -86,7 +85,7 @@ def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
     same = plan_path.is_file() and plan_path.read_text() == fingerprint
     done = {}
     for path in partial.glob("*.done.json") if same else ():
-        result = _read_result(path)
+        result = ShardResult.from_json(path.read_text())
         if result is not None and (partial / result.shard.file).is_file():
             done[result.shard.file] = result
     keep = {"lock", *done, *(f"{name}.done.json" for name in done)}
@@ -95,20 +94,6 @@ def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
             path.unlink()
     plan_path.write_text(fingerprint)
     return done
-
-
-def _read_result(path: Path) -> ShardResult | None:
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError:  # the machine went down while this was written
-        return None
-    numbers = fields["statistics"]
-    return ShardResult(
-        Shard(**fields["shard"]),
-        Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"])),
-        fields["clipped_cells"],
-        {int(row): reason for row, reason in fields["skipped"].items()},
-    )
 
 
 def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], partial: Path, out: Path) -> Manifest:

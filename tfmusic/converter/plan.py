@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfmusic.contract import Contract
+from tfmusic.converter.beam import BeamRun
 from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
 from tfmusic.datasets.splits import deal_folds
 from tfmusic.datasets.track import Dataset, Track
@@ -40,6 +41,7 @@ class BuildOptions:
     on_error: str
     workers: int
     trunk_tracks: tuple[str, ...] = ()
+    beam: BeamRun | None = None
 
 
 @dataclass(frozen=True)

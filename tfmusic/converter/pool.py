@@ -10,13 +10,17 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from tfmusic.console import Progress, console
+from tfmusic.converter.beam import BeamRun, run_beam
 from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
 from tfmusic.errors import UsageError
 
 
-def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int) -> list[ShardResult]:
+def write_all(
+    specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int, beam: BeamRun | None = None
+) -> list[ShardResult]:
     """Returns the results of all shards in the order of the specs; `done` ones are not written again."""
     todo = [spec for spec in specs if spec.path.name not in done]
     results = dict(done)
@@ -24,7 +28,8 @@ def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], worke
     with console.progress("records", total, "tracks") as progress:
         progress.advance(total - sum(len(spec.tracks) for spec in todo))
         run = _run_here if workers == 1 or len(todo) < 2 else _run_pool
-        for result in run(todo, progress, workers):
+        here = run_beam(todo, _write_and_note, _read_note, beam, workers) if beam else run(todo, progress, workers)
+        for result in here:
             results[result.shard.file] = result
     return [results[spec.path.name] for spec in specs]
 
@@ -32,8 +37,22 @@ def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], worke
 def _write_and_note(spec: ShardSpec) -> ShardResult:
     """Writes a shard, and beside it the note that a resumed build trusts."""
     result = write_shard(spec)
-    note = spec.path.with_name(spec.path.name + ".done.json")
-    note.write_text(json.dumps(asdict(result)))
+    note = _note_path(spec)
+    # Put in place in one step: a cluster may run a shard twice, and neither may see half of the other's note.
+    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    partial.write_text(json.dumps(asdict(result)))
+    partial.replace(note)
+    return result
+
+
+def _note_path(spec: ShardSpec) -> Path:
+    return spec.path.with_name(spec.path.name + ".done.json")
+
+
+def _read_note(spec: ShardSpec) -> ShardResult:
+    result = ShardResult.from_json(_note_path(spec).read_text())
+    if result is None:
+        raise UsageError(f"{_note_path(spec)}: damaged: build the records again")
     return result
 
 

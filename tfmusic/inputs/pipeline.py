@@ -1,7 +1,7 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class TrainingInput:
         seed: with the epoch, decides order, crops and masks.
         distortion: how far tempo, pitch, loudness and timbre may change.
         metadata: that of every track, or None.
+        process: number of this process, of those that share every batch.
+        n_processes: how many there are; each reads shards of its own.
     """
 
     frames: int
@@ -45,6 +47,8 @@ class TrainingInput:
     seed: int
     distortion: Distortion = Distortion()  # noqa: RUF009 - it never changes
     metadata: Metadata | None = None
+    process: int = 0
+    n_processes: int = 1
 
 
 def for_training(
@@ -61,15 +65,20 @@ def for_training(
     order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
     # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
     # dataset that goes on from there would come in another order.
-    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled([files[i] for i in order], options, epoch))
+    mine = [files[i] for i in order][options.process :: options.n_processes]
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, options, epoch))
+    n_segments = sum(manifest.split(name).segments for name in splits)
+    steps = n_segments // options.batch_size
+    if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
+        options = replace(options, batch_size=options.batch_size // options.n_processes)
+        ds = ds.repeat().take(steps * options.batch_size)
     ds = ds.batch(options.batch_size, drop_remainder=True)
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.enumerate().map(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
         num_parallel_calls=_PARALLEL_CALLS,
     )
-    n_segments = sum(manifest.split(name).segments for name in splits)
-    ds = ds.apply(tf.data.experimental.assert_cardinality(n_segments // options.batch_size))
+    ds = ds.apply(tf.data.experimental.assert_cardinality(steps))
     return ds.prefetch(2).with_options(_deterministic())
 
 
@@ -154,6 +163,7 @@ def _make_batch(
     """
     contract = manifest.contract
     codes, targets, rows = _parse(records, manifest)
+    index = index * options.n_processes + options.process  # no two processes draw alike
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)

@@ -14,6 +14,7 @@ from tfmusic.pretrained.sources import check_source
 from tfmusic.records.manifest import Manifest
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.optimizer import make_loss
+from tfmusic.training.processes import joined
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         raise ConfigError("training.cache_frozen is for one task: set it to false for several")
     if config.training.cache_frozen and config.training.class_weights != "none":
         raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
-    if config.training.devices != 1 and config.training.cache_frozen:
+    if (config.training.devices != 1 or joined().are_several) and config.training.cache_frozen:
         raise ConfigError(
-            "training.devices must be 1 with training.cache_frozen, whose small head one device trains in seconds."
+            "training.devices must be 1, and one process, with training.cache_frozen, whose small head is soon trained."
             f" Received: {config.training.devices}"
         )
     if config.training.class_weights == "balanced" and contract.kind != "single":

@@ -1,7 +1,8 @@
-"""The devices of this machine that a training runs on: every batch is dealt out, every device has all weights.
+"""The devices that a training runs on: every batch is dealt out, every device has all weights.
 
-TensorFlow does so by `MirroredStrategy`, JAX by `keras.distribution.DataParallel`. Loss and gradients are those of the
-whole batch, and so are the statistics of batch normalisation: only the order of sums differs from one device.
+TensorFlow does so by `MirroredStrategy` (with workers `MultiWorkerMirroredStrategy`), JAX by
+`keras.distribution.DataParallel`. Loss and gradients are those of the whole batch, and so are the statistics of batch
+normalisation: only the order of sums differs from one device.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 
 from tfmusic.errors import ConfigError
+from tfmusic.training.processes import Processes, joined, multi_worker_strategy
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class Devices:
     Attributes:
         names: the devices; of one, nothing is set up.
         strategy: a TensorFlow strategy or a Keras distribution, None for one device.
+        processes: which together have all of the devices.
     """
 
     names: tuple[str, ...]
     strategy: Any = None
+    processes: Processes = Processes()  # noqa: RUF009 - it never changes
 
     @classmethod
     def find(cls, wanted: int | str) -> "Devices":
@@ -33,9 +37,11 @@ class Devices:
         Raises:
             ConfigError: there are fewer, or the backend cannot use more than one.
         """
+        backend, processes = keras.backend.backend(), joined()
+        if processes.are_several:
+            return _of_all(processes)
         if wanted == 1:
             return cls(("default",))
-        backend = keras.backend.backend()
         if backend not in _LISTS:
             raise ConfigError(f"training.devices must be 1 with the backend {backend}. Received: {wanted}")
         found = _LISTS[backend]()
@@ -70,27 +76,11 @@ class Devices:
             for layer in layers if is_needed else ():
                 layer.synchronized = False
 
-    def predict_fn(self, model: keras.Model, twin_fn: Callable[[], keras.Model]) -> Callable[[Any], Any]:
-        """Returns the inference of a model, from the inputs of a batch to numpy.
-
-        JAX deals the batch out, which must be a multiple of the devices then, see `whole_batch`. TensorFlow would let
-        every device answer for all, so `twin_fn` makes a second model over the same weights, for one of them.
-        """
-        if self.are_several and keras.backend.backend() == "tensorflow":
-            twin = twin_fn()
-            twin.compile(jit_compile=False)
-            answer: Callable[[Any], Any] = twin.predict_on_batch
-            return answer
-
-        def predict(inputs: Any) -> Any:
-            with self.scope():
-                return model.predict_on_batch(inputs)
-
-        return predict
-
-    def whole_batch(self, size: int) -> int:
-        """Returns the batch size, or the next one that all devices have the same share of."""
-        return -(-size // len(self.names)) * len(self.names)
+    def deal(self, ds: Any, steps: int) -> dict[str, Any]:
+        """Returns what `fit` is given for an epoch; workers of TensorFlow have batches of their own already."""
+        if not (self.processes.are_several and keras.backend.backend() == "tensorflow"):
+            return {"x": ds}
+        return {"x": self.strategy.distribute_datasets_from_function(lambda _: ds), "steps_per_epoch": steps}
 
     def check_batch(self, size: int) -> None:
         """Raises ConfigError where the devices cannot have the same share of a training batch."""
@@ -98,6 +88,17 @@ class Devices:
             raise ConfigError(
                 f"training.batch_size must be a multiple of the {len(self.names)} devices. Received: {size}"
             )
+
+
+def _of_all(processes: Processes) -> Devices:
+    """Returns all devices of all processes; each process makes the batches of its own."""
+    if keras.backend.backend() == "tensorflow":
+        strategy = multi_worker_strategy()
+        names = tuple(f"replica {number}" for number in range(strategy.num_replicas_in_sync))
+        return Devices(names, strategy, processes)
+    names = tuple(keras.distribution.list_devices())
+    strategy = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
+    return Devices(names, strategy, processes)
 
 
 def _tensorflow_devices() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from tfmusic.inputs import augment, pipeline
 from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
-from tfmusic.models import build_model
+from tfmusic.models import build_model, for_prediction
 from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
@@ -68,7 +68,10 @@ def _precision(policy: str) -> Iterator[None]:
 
 @dataclass
 class Job:
-    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached."""
+    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached.
+
+    Where several devices train, `twin` is the model that validates, on one of them.
+    """
 
     config: Config
     manifest: Manifest
@@ -83,7 +86,7 @@ class Job:
     pretrained: Pretrained | None
     cache: TrunkCache
     devices: Devices
-    answer_fn: Callable[[Any], Any]
+    twin: keras.Model | None
     resting: RestingTrunk | None = None
 
     @classmethod
@@ -110,9 +113,11 @@ class Job:
         options = _training_input(config, manifest, folds, n_segments, contract)
         devices = Devices.find(config.training.devices)
         devices.check_batch(options.batch_size)
+        options = replace(options, process=devices.processes.index, n_processes=devices.processes.count)
         with devices.scope(), _precision(config.training.precision):
             model = _build(config, contract, mean, variance)
             training_model = _training_model(model, contract)
+        twin = _training_model(keras.models.clone_model(model), contract) if devices.are_several else None
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
         steps = n_segments // options.batch_size
         if pretrained is not None and config.training.cache_frozen:
@@ -131,7 +136,7 @@ class Job:
             pretrained,
             cache or TrunkCache(),
             devices,
-            devices.predict_fn(training_model, lambda: _training_model(model, contract)),
+            twin,
         )
 
     def start_stage(self, stage: Stage) -> None:
@@ -165,7 +170,7 @@ class Job:
             arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
-            arguments = {"x": ds}
+            arguments = self.devices.deal(ds, self.steps_per_epoch)
         with self.devices.training(self.learner):
             history = self.learner.fit(
                 **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
@@ -179,12 +184,17 @@ class Job:
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
         """Codes [batch, frames, n_bins] to logits [batch, n_labels], of all tasks side by side."""
+        model = self.training_model
+        if self.twin is not None:  # one device answers, with the weights of now
+            model = for_prediction(self.twin)
+            model.set_weights(self.training_model.get_weights())
         if not self.contract.heads:
-            return self.answer_fn
+            predict_one: Callable[[np.ndarray], Any] = model.predict_on_batch
+            return predict_one
         tasks = [head.task for head in self.contract.heads]
 
         def predict(codes: np.ndarray) -> np.ndarray:
-            logits = self.answer_fn(codes)
+            logits = model.predict_on_batch(codes)
             return np.concatenate([logits[task] for task in tasks], axis=1)
 
         return predict
@@ -196,7 +206,7 @@ class Job:
             self.folds.validation,
             predict_fn,
             self.contract,
-            batch_size=self.devices.whole_batch(self.config.evaluation.batch_size),
+            batch_size=self.config.evaluation.batch_size,
         )
 
     def _rest(self) -> RestingTrunk:

@@ -1,0 +1,134 @@
+"""Several processes, on one host or many, that train one model: who they are, and which of them writes.
+
+Every process runs the same command on its own shards. JAX processes find each other at a coordinator; on the addons
+stack (Keras 2.15) TensorFlow's workers do by TF_CONFIG. Keras 3 on TensorFlow cannot train so.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tfmusic.errors import RunError, UsageError
+
+_OUT = "run it with KERAS_BACKEND=jax and --coordinator HOST:PORT --num-processes N --process-id I"
+_SLURM_PORTS = (10_000, 50_000)  # chosen by the number of the job, so that two jobs on a host do not meet
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        index: its number; 0 writes the run folder.
+        count: how many there are.
+        coordinator: HOST:PORT of process 0.
+    """
+
+    index: int = 0
+    count: int = 1
+    coordinator: str = ""
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there is more than one."""
+        return self.count > 1
+
+
+def find_processes(
+    coordinator: str | None, count: int | None, index: int | None, environ: Mapping[str, str]
+) -> Processes:
+    """Returns the processes that arguments or the environment (TF_CONFIG, SLURM) name; one where neither does.
+
+    Raises:
+        UsageError: the arguments are not complete, or the index is none of them.
+    """
+    given = (coordinator, count, index)
+    if given == (None, None, None):
+        return _from_environment(environ)
+    if coordinator is None or count is None or index is None or not 0 <= index < count or ":" not in coordinator:
+        raise UsageError(
+            "--coordinator HOST:PORT, --num-processes N and --process-id 0 to N-1 must be given together. Received:"
+            f" {coordinator}, {count}, {index}"
+        )
+    return Processes(index, count, coordinator)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Processes:
+    if "TF_CONFIG" in environ:
+        try:
+            config = json.loads(environ["TF_CONFIG"])
+            workers, index = config["cluster"]["worker"], int(config["task"]["index"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"TF_CONFIG must be JSON with cluster.worker and task.index: {error!r}") from error
+        return Processes(index, len(workers), workers[0])
+    names = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+    if environ.get("SLURM_NTASKS", "1") == "1" or not all(name in environ for name in names):
+        return Processes()
+    n_tasks, rank, nodes, job = (environ[name] for name in names)
+    low, high = _SLURM_PORTS
+    return Processes(int(rank), int(n_tasks), f"{_first_node(nodes)}:{low + int(job) % (high - low)}")
+
+
+def _first_node(nodes: str) -> str:
+    """Returns the first host of a list such as `gpu[03-05,9],other`."""
+    found = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
+    assert found is not None  # SLURM names a host
+    return found[1] + (found[2] or "")
+
+
+def join(processes: Processes) -> None:
+    """Connects this process with the others, before anything is computed.
+
+    Raises:
+        UsageError: the backend cannot train in several processes.
+    """
+    if not processes.are_several:
+        return
+    import keras
+
+    from tfmusic.models.ops import IS_KERAS_3
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        keras.distribution.initialize(processes.coordinator, processes.count, processes.index)
+    elif backend == "tensorflow" and not IS_KERAS_3 and "TF_CONFIG" in os.environ:
+        multi_worker_strategy()
+    else:
+        raise UsageError(f"several processes cannot train with Keras {keras.__version__} on {backend}: {_OUT}")
+    _joined.append(processes)
+
+
+_joined: list[Processes] = []  # as connections are, it belongs to the whole process
+
+
+def joined() -> Processes:
+    """Returns the processes that this one has joined; itself alone before."""
+    return _joined[-1] if _joined else Processes()
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Turns what a backend raises when another process is gone into a RunError that says how to go on."""
+    try:
+        yield
+    except Exception as error:
+        from_backend = type(error).__module__.partition(".")[0] in ("jax", "jaxlib", "tensorflow")
+        if not joined().are_several or not from_backend:
+            raise
+        raise RunError(
+            f"process {joined().index} of {joined().count} has lost the others: start all again with --resume."
+            f" Received: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+@cache
+def multi_worker_strategy() -> Any:
+    """Returns TensorFlow's strategy for the workers of TF_CONFIG, of which a process can make one only."""
+    import tensorflow as tf
+
+    return tf.distribute.MultiWorkerMirroredStrategy()
