@@ -96,7 +96,7 @@ def test_two_processes_train_one_model(records, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_KERAS_3, reason="TensorFlow's workers wait for one that is to come back")
 def test_a_killed_process_ends_the_others(records, tmp_path):
-    """The one that is left ends with an error, and the finished epochs are kept."""
+    """The one that is left ends with an error, what to do has been said, and the finished epochs are kept."""
     processes = start_two(records, tmp_path / "run", "training.epochs=500")
     while not RunDir(tmp_path / "run").state.is_file():
         assert all(process.poll() is None for process in processes), [process.communicate()[0] for process in processes]
@@ -105,7 +105,8 @@ def test_a_killed_process_ends_the_others(records, tmp_path):
     said, _ = processes[0].communicate(timeout=300)
     processes[1].communicate()
     assert processes[0].returncode != 0
-    assert "--resume" in said
+    assert "if one is lost, all end, and start again with --resume" in said
+    assert RunDir(tmp_path / "run").state.is_file()
 
 
 @pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 can")

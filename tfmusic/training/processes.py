@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tfmusic.console import console
 from tfmusic.errors import RunError, UsageError
 
 _OUT = "run it with KERAS_BACKEND=jax and --coordinator HOST:PORT --num-processes N --process-id I"
@@ -101,6 +102,11 @@ def join(processes: Processes) -> None:
     else:
         raise UsageError(f"several processes cannot train with Keras {keras.__version__} on {backend}: {_OUT}")
     _joined.append(processes)
+    # Said now: when a process is lost, JAX ends the others from within, before Python could say a word.
+    console.say(
+        f"process {processes.index} of {processes.count} has joined; if one is lost, all end, and start again with"
+        " --resume from the last epoch"
+    )
 
 
 _joined: list[Processes] = []  # as connections are, it belongs to the whole process
