@@ -97,11 +97,8 @@ def test_swa_averages_the_second_half():
 @pytest.mark.parametrize("name", ["addons/lookahead_radam", "addons/swa"])
 def test_a_run_with_addons(records, tmp_path, name):
     """A training with the original's warp ends in a run that resumes; what is not for these optimizers is refused."""
-    switches = (
-        f"training.optimizer={name}",
-        "augment.time_warp=addons/sparse_image_warp",
-        "augment.time_warp_frames=9",
-    )
+    warp = ("augment.time_warp=addons/sparse_image_warp", "augment.time_warp_frames=9")
+    switches = (f"training.optimizer={name}", *warp, "training.ema_momentum=0.0")
     assert fit_small("q2", records, tmp_path / "run", *switches, "training.epochs=1") == 0
     assert fit_small("q2", records, tmp_path / "run", *switches, "training.epochs=2", flags=("--resume",)) == 0
     assert RunDir(tmp_path / "run").calibration.is_file()
@@ -170,7 +167,7 @@ def a_model(seed):
 @pytest.mark.slow
 @pytest.mark.skipif(not OTHER_STACK, reason="TFMUSIC_OTHER_PYTHON names no interpreter of the other stack")
 def test_weights_move_between_the_stacks(tmp_path):
-    """A model that the other stack saved gives its weights by name to this one's, and the same logits to 1e-4."""
+    """A model that the other stack saved gives its weights by name to this one, and the same logits to 1e-5."""
     from tfmusic.pretrained.sources import keras_file_weights
     from tfmusic.pretrained.transplant import transplant
 
@@ -180,7 +177,7 @@ def test_weights_move_between_the_stacks(tmp_path):
     moved = transplant(model, keras_file_weights(tmp_path / "model.keras"), with_head=True)
     assert not moved.skipped
     codes = np.random.default_rng(0).integers(0, 256, (3, 64, 32), np.uint8)
-    np.testing.assert_allclose(np.asarray(model(codes, training=False)), np.load(tmp_path / "logits.npy"), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(codes, training=False)), np.load(tmp_path / "logits.npy"), rtol=1e-5)
 
 
 def test_one_module_imports_addons():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from tfmusic.errors import RunError, UsageError
 from tfmusic.folders import put_in_place
@@ -41,6 +42,7 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
+        loaded.model([np.zeros((1, *some.shape[1:]), some.dtype) for some in loaded.model.inputs])  # Keras wants a call
         _WRITERS[form](loaded.model, partial / FILES[form])
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")
