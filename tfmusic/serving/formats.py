@@ -42,7 +42,8 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        loaded.model([np.zeros((1, *some.shape[1:]), some.dtype) for some in loaded.model.inputs])  # Keras wants a call
+        nothing = [np.zeros((1, *some.shape[1:]), some.dtype) for some in loaded.model.inputs]
+        loaded.model(nothing if len(nothing) > 1 else nothing[0])  # Keras exports models that were called
         _WRITERS[form](loaded.model, partial / FILES[form])
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")

@@ -37,7 +37,8 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
             progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
-            return progress, [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
+            n_variables = sum(name.startswith("variable_") for name in state.files)  # NumPy 1 adds a file of its own
+            return progress, [state[f"variable_{i}"] for i in range(n_variables)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: must be the saved state of a training: {error}") from error
 
