@@ -53,7 +53,9 @@ def test_onnx_answers_as_the_run(trained, tmp_path):
     np.testing.assert_allclose(sigmoid(logits), answers_of(trained), atol=1e-5)
     np.testing.assert_allclose(run_onnx(out / "model.onnx", CODES[:1])[0], logits[:1], rtol=1e-4, atol=1e-5)
     assert json.loads(inside["contract.json"]) == json.loads((out / "contract.json").read_text(encoding="utf-8"))
-    assert (out / "labels.txt").read_text(encoding="utf-8").split() == list(Contract.load(out / "contract.json").labels)
+    assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(
+        Contract.load(out / "contract.json").labels
+    )
     assert main(["export", str(trained), "--format", "onnx", "--out", str(out)]) == 2
     assert main(["export", str(trained), "--format", "onnx", "--out", str(out), "--overwrite"]) == 0
 
@@ -77,6 +79,7 @@ def test_onnx_of_other_networks(name, tmp_path):
     onnx = pytest.importorskip("onnxruntime")
     mean, variance = np.full(128, 120.0), np.full(128, 900.0)
     model = build_model(name, frames=64, n_bins=128, n_outputs=3, width=4, mean=mean, variance=variance)
+    formats._make_ready(model)
     formats._write_onnx(model, tmp_path / "model.onnx")
     session = onnx.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     logits = session.run(None, {session.get_inputs()[0].name: CODES})[0]

@@ -19,5 +19,5 @@ def load_saved(path: Path) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises errors of any kind on a damaged archive
         raise RunError(
-            f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0]}"
+            f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0][:300]}"
         ) from error

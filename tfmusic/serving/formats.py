@@ -42,8 +42,7 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        nothing = [np.zeros((1, *some.shape[1:]), some.dtype) for some in loaded.model.inputs]
-        loaded.model(nothing if len(nothing) > 1 else nothing[0])  # Keras exports models that were called
+        _make_ready(loaded.model)
         _WRITERS[form](loaded.model, partial / FILES[form])
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")
@@ -53,6 +52,22 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
         put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_ready(model: keras.Model) -> None:
+    """Does what Keras wants of a model before an export: it must have been called."""
+    _hold_constants(model)
+    nothing = [np.zeros((1, *some.shape[1:]), some.dtype) for some in model.inputs]
+    model(nothing if len(nothing) > 1 else nothing[0])
+
+
+def _hold_constants(model: keras.Model) -> None:
+    """Makes mean and variance plain arrays: as tensors of their own they would become inputs of an ONNX graph."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _hold_constants(layer)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
