@@ -124,6 +124,8 @@ def test_score(tmp_path, capsys):
     """The official metric of two files, and how good one answer for all would be."""
     predictions = write(tmp_path / "p", [["a", "b"], []])
     answers = write(tmp_path / "a", [["a"], ["c"]])
+    assert main(["score", "multi", predictions, answers]) == 0
+    assert capsys.readouterr().out.startswith("multi: micro_f1")
     assert main(["score", "q2", predictions, answers]) == 0
     out = capsys.readouterr().out
     assert (

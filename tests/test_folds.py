@@ -55,6 +55,27 @@ def test_a_member_with_a_shorter_window_covers_the_longer_one():
     np.testing.assert_allclose(build_ensemble(models, [0.5, 0.5]).predict_on_batch(x), want, atol=1e-5)
 
 
+def test_members_share_a_trunk_that_is_the_same(tmp_path):
+    """Two heads on one trunk: it is there once, also for two windows; another trunk stays its own."""
+    one, two, other = members((40, 40, 64), 3)
+    trunk = [layer.name for layer in one.layers[: [layer.name for layer in one.layers].index("pool")]]
+    for name in trunk:
+        two.get_layer(name).set_weights(one.get_layer(name).get_weights())
+    x = codes(64)
+    want = [(m.predict_on_batch(x[:, :40]) + m.predict_on_batch(x[:, 24:])) / 2 for m in (one, two)]
+    want.append(other.predict_on_batch(x))
+    whole = build_ensemble([one, two, other], [0.2, 0.3, 0.5])
+    whole.save(tmp_path / "whole.keras")
+    again = keras.saving.load_model(tmp_path / "whole.keras", compile=False, safe_mode=True)
+    for model in (whole, again):
+        got = model.predict_on_batch(x)
+        np.testing.assert_allclose(got, np.tensordot([0.2, 0.3, 0.5], want, 1), rtol=1e-5, atol=1e-5)
+    assert whole.count_params() < 2.1 * other.count_params()
+    conv = next(two.get_layer(name) for name in trunk if two.get_layer(name).weights)
+    conv.set_weights([value + 1e-6 for value in conv.get_weights()])
+    assert build_ensemble([one, two, other], [0.2, 0.3, 0.5]).count_params() > 2.9 * other.count_params()
+
+
 def test_ensemble_of_several_tasks_keeps_their_heads():
     """The layer of each task has its own columns of the mean."""
     models, x = members((64, 64), {"a": 3, "b": 2}), codes(64)

@@ -20,8 +20,10 @@ def test_wheel_ships_the_configs(tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {f"tfmusic/shipped_configs/{name}.yaml" for name in ("q1", "q2", "q3", "demo")} <= names
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "tfmusic").rglob("*.py")}
-    assert modules <= names
+    endings = (".py", ".html", ".md", ".css", ".js")  # modules, templates and the page of `serve`
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tfmusic").rglob("*") if path.suffix in endings}
+    assert {"tfmusic/reports/templates/report.html", "tfmusic/serving/page/page.js"} <= files
+    assert files <= names
     assert not [name for name in names if name.startswith(("tests", "records"))]
     code = "from tfmusic.configfile import find_config; print(find_config('q2'))"
     environment = {"PYTHONPATH": str(tmp_path / "site")}

@@ -71,7 +71,7 @@ fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
     for mine, theirs in zip(weights_of(out), weights_of(trained), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     histories = [
-        [json.loads(line) | {"seconds": 0} for line in RunDir(path).metrics.read_text().splitlines()]
+        [json.loads(line) | {"seconds": 0, "input_wait": 0} for line in RunDir(path).metrics.read_text().splitlines()]
         for path in (out, trained)
     ]
     assert histories[0] == histories[1]

@@ -9,24 +9,28 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tfmusic import __version__
 from tfmusic.errors import TfmusicError
 
 COMMANDS = {
     "synth": "write small learnable data for q1, q2 and q3",
-    "build-records": "shard spectrograms and labels into TFRecords",
+    "inspect": "look at labels, lengths, spectrograms and faults of data or records",
+    "extract": "compute spectrogram files of audio",
+    "build-records": "shard audio or spectrograms and labels into TFRecords",
     "fit": "train a model on records",
     "ensemble": "join runs into one by the mean of their logits",
     "evaluate": "score a run on held-out tracks",
     "report": "compare evaluated runs",
     "predict": "answer for tracks",
+    "explain": "show why a model answers so for a track",
     "score": "compare a prediction file with the answers",
     "embed": "extract embeddings of tracks from a run or from musicnn",
     "weights": "store pretrained weights for every other command",
     "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks, or ONNX, or LiteRT",
+    "serve": "serve a local page to try a model, and its answers as JSON",
     "config": "show or validate a config",
 }
 
@@ -37,8 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     if args.command is None:
         _parser(()).print_help()
         return 0
+    from tfmusic.console import console
+
+    console.begin(quiet=args.quiet, as_json=args.json)
     try:
         code: int | None = _module(args.command).run(args)
+        console.finish(code or 0)
         return code or 0
     except TfmusicError as error:
         return _fail(str(error))
@@ -52,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
+        console.finish(130, "interrupted")
         return 130
 
 
@@ -82,12 +91,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="tfmusic", description="Music classification from whole tracks, spectrogram to answer."
     )
     parser.add_argument("--version", action="version", version=f"tfmusic {__version__}")
+    _add_output(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     called = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == called:
             _module(name).add_arguments(command)
+        _add_output(command, argparse.SUPPRESS)  # else it would undo what stands before the command
     return parser
 
 
@@ -95,6 +106,15 @@ def _module(command: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return importlib.import_module(f"tfmusic.commands.{command.replace('-', '_')}")
 
 
+def _add_output(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Adds what may stand before and after the name of a command."""
+    parser.add_argument("--quiet", action="store_true", default=default, help="print results and warnings alone")
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON document of the results")
+
+
 def _fail(line: str) -> int:
+    from tfmusic.console import console
+
     print(f"tfmusic: {line}", file=sys.stderr)  # noqa: T201
+    console.finish(2, line)
     return 2

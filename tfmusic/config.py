@@ -4,18 +4,15 @@ Every shipped config spells out every key. A key that a user's file leaves out t
 Units stand in the names. Loading from YAML, overrides and error messages live in `configfile.py`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-PositiveOrZero = Annotated[float, Field(ge=0.0)]
+from tfmusic.contract import POWER
+from tfmusic.dataconfig import AirushData, AnyData, BalanceSection
+from tfmusic.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.soundconfig import FeatureSection, PerturbSection
 
-Question = Literal["q1", "q2", "q3"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
 MetadataField = Literal[
@@ -25,39 +22,19 @@ MetadataField = Literal[
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 
 
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class DataSection(Section):
-    """Where the labels come from and how tracks are dealt into folds."""
-
-    loader: Literal["airush"] = "airush"
-    question: Question | list[Question]
-    folds: Annotated[int, Field(ge=2, le=100)] = 5
-    seed: Seed = 0
-    on_error: Literal["stop", "skip"] = "stop"
-
-
-class FeatureSection(Section):
-    """The spectrogram that the files hold."""
-
-    name: Literal["mel"] = "mel"
-    sample_rate_hz: Count = 16000
-    n_fft: Count = 1024
-    hop_length: Count = 512
-    n_bins: Count = 128
-
-
 class RecordSection(Section):
-    """How tracks are cut and stored."""
+    """How tracks are cut and stored.
+
+    `segments` says which of a track's segments: all, or `segments_per_track` of them: the first, some drawn by `seed`,
+    or evenly spaced ones. What is left out is neither trained on nor scored.
+    """
 
     segment_frames: Count = 313
     hop_frames: Count = 313
+    segments: Literal["all", "first", "random", "even"] = "all"
+    segments_per_track: Count = 1
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
-    scale: Literal["db", "log10_1p10", "log10_1p10000"] = "db"
+    scale: Literal["db", "log10_1p10", "log10_1p10000", "identity"] = "db"
     num_shards: Count = 4
     shard_mib: Count = 128
     seed: Seed = 0
@@ -69,6 +46,8 @@ class RecordSection(Section):
                 f"hop_frames must be at most segment_frames={self.segment_frames}, or frames between"
                 f" segments would be lost. Received: hop_frames={self.hop_frames}"
             )
+        if self.scale == "identity" and self.dtype == "uint8":
+            raise ValueError("dtype must be float16 or float32 for scale=identity. Received: dtype=uint8")
         return self
 
 
@@ -152,7 +131,7 @@ class MetadataSection(Section):
     is hidden from an example with probability `dropout`, so that a track without metadata is answered as well.
     """
 
-    fields: list[MetadataField] = []
+    fields: list[MetadataField] = Field(default_factory=list)
     min_count: Count = 3
     width: Count = 32
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
@@ -162,18 +141,21 @@ class TrainingSection(Section):
     """How long, on which folds and with which optimizer.
 
     `fold` is the one that validates: a number, `none` to train on all tracks, or `all` for cross-validation, where
-    every fold validates a model of its own and the run is their mean. `select` says which epoch's weights are kept:
-    the best of the validation fold, or the last, which leaves the fold's score honest.
+    every fold validates a model of its own and the run is their mean. Records with official splits have `official`,
+    which trains on `train` and validates on `validation`, and `none`, which trains on both; `test` is left to
+    `evaluate --split test`. `select` says which epoch's weights are kept: the best of the validation fold, or the
+    last, which leaves the fold's score honest.
 
     A pretrained trunk stays frozen for the first `freeze_epochs`; after that its layers learn at `trunk_rate_factor`
     times the learning rate. Both parts have a warm-up and a schedule of their own. `cache_frozen` computes once what
     a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
 
-    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `devices` of this
-    machine share every batch, which keeps its size.
+    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is
+    for one label a track with others behind it: .75 for the label, .25 shared by the others. `devices` of this machine
+    share every batch, which keeps its size.
     """
 
-    fold: CountOrZero | Literal["none", "all"] = 0
+    fold: CountOrZero | Literal["none", "all", "official"] = 0
     select: Literal["best", "last"] = "best"
     epochs: Count = 60
     freeze_epochs: CountOrZero = 0
@@ -182,6 +164,7 @@ class TrainingSection(Section):
     batch_size: Count = 32
     seed: Seed = 0
     loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal", "asymmetric", "soft_f1"] = "auto"
+    target: Literal["labels", "soft_top"] = "labels"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     optimizer: Literal[
@@ -206,7 +189,7 @@ class EnsembleSection(Section):
     `weights: fitted` finds their shares on the tracks that all hold out.
     """
 
-    partners: list[Annotated[str, Field(min_length=1)]] = []
+    partners: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     weights: Literal["fitted", "equal"] = "fitted"
 
 
@@ -225,23 +208,27 @@ class Config(Section):
     """One complete description of a task, from data to answer; or of several tasks that share a trunk."""
 
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
-    data: DataSection
+    data: AnyData
     feature: FeatureSection = FeatureSection()
+    perturb: PerturbSection = PerturbSection()
     record: RecordSection = RecordSection()
     input: InputSection = InputSection()
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
     metadata: MetadataSection = MetadataSection()
+    balance: BalanceSection = BalanceSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     ensemble: EnsembleSection = EnsembleSection()
 
     @property
-    def tasks(self) -> dict[str, str]:
-        """The question of every task; one, unless several share a trunk."""
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """What the loader is given for every task; one, unless several share a trunk."""
+        options = self.data.options()
         if isinstance(self.task, str):
-            return {self.task: str(self.data.question)}
-        return dict(zip(self.task, self.data.question, strict=True))
+            return {self.task: options}
+        assert isinstance(self.data, AirushData)  # checked below
+        return {task: options | {"question": ask} for task, ask in zip(self.task, self.data.question, strict=True)}
 
     @property
     def task_name(self) -> str:
@@ -250,6 +237,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_question_each(self) -> "Config":
+        if not isinstance(self.data, AirushData):
+            if isinstance(self.task, list):
+                raise ValueError(f"several tasks are for data.loader=airush. Received: {self.data.loader}")
+            return self
         names, questions = ([value] if isinstance(value, str) else value for value in (self.task, self.data.question))
         is_list = {isinstance(value, list) for value in (self.task, self.data.question)}
         repeated = len(set(names)) != len(names) or len(set(questions)) != len(questions)
@@ -258,6 +249,29 @@ class Config(Section):
                 "task and data.question must be one name each, or lists of the same length without repeats."
                 f" Received: task={self.task}, data.question={self.data.question}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_suits_the_feature(self) -> "Config":
+        name, record = self.feature.name, self.record
+        if name not in POWER and record.scale != "identity":
+            raise ValueError(
+                f"record.scale must be identity for {name}, with record.dtype float16 or float32: its values are no"
+                f" power. Received: {record.scale}"
+            )
+        if name in POWER and record.scale == "identity" and record.dtype != "float32":
+            raise ValueError(
+                f"record.dtype must be float32 for record.scale=identity and {name}: its power is beyond float16."
+                f" Received: {record.dtype}"
+            )
+        if record.scale == "identity" and (self.augment.gain_db or self.augment.equalizer_db):
+            raise ValueError(
+                "augment.gain_db and equalizer_db must be 0 for record.scale=identity. Received:"
+                f" {self.augment.gain_db:g} and {self.augment.equalizer_db:g}"
+            )
+        moved = ("time_stretch", "freq_stretch", "freq_shift_bins")
+        if name == "raw" and any(getattr(self.augment, key) for key in moved):
+            raise ValueError(f"augment.{', '.join(moved)} must be 0 for raw, whose frames are neighbouring samples")
         return self
 
     @model_validator(mode="after")
@@ -290,7 +304,7 @@ class Config(Section):
             raise ValueError("ensemble.partners needs tracks that all hold out: set training.fold to a number or all")
         if isinstance(fold, int) and fold >= self.data.folds:
             raise ValueError(
-                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none or all."
-                f" Received: {fold}"
+                f"training.fold must be 0 to {self.data.folds - 1} (data.folds={self.data.folds}), none, all or"
+                f" official. Received: {fold}"
             )
         return self

@@ -8,12 +8,13 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from tfmusic.config import Config
+from tfmusic.dataconfig import LOADER_SECTIONS
 from tfmusic.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; more is a mistake or an attack
@@ -183,8 +184,10 @@ def _validate(tree: Mapping[str, Any], places: Mapping[str, str], origin: str) -
 
 def _message(error: ValidationError, places: Mapping[str, str], origin: str) -> str:
     first, more = error.errors()[0], error.error_count() - 1
+    if first["type"] == "union_tag_invalid":
+        return f"{places.get('data.loader', origin)}: {_loader_message(str(first['ctx']['tag']))}"
     # A union such as `int | none` reports each of its branches behind the key: keep the key alone.
-    key_path = _longest_known(tuple(str(part) for part in first["loc"]), first["type"])
+    key_path = _longest_known(_without_loader(tuple(str(part) for part in first["loc"])), first["type"])
     place = places.get(key_path, origin)
     tail = f" (and {more} more)" if more and first["type"] != "extra_forbidden" else ""
     if first["type"] == "extra_forbidden":
@@ -195,6 +198,17 @@ def _message(error: ValidationError, places: Mapping[str, str], origin: str) -> 
     if first["type"] == "value_error" and key_path not in _leaf_keys():
         return f"{place}: {reason}{tail}"  # keys that do not fit together; the reason names them
     return f"{place}: {key_path}: {reason}. Received: {_received(first)}{tail}"
+
+
+def _without_loader(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the parts of a key path without the loader that pydantic names after `data`."""
+    return (parts[0], *parts[2:]) if parts[:1] == ("data",) and parts[1:2] and parts[1] in LOADER_SECTIONS else parts
+
+
+def _loader_message(name: str) -> str:
+    near = difflib.get_close_matches(name, LOADER_SECTIONS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"data.loader must be one of {', '.join(LOADER_SECTIONS)}. Received: {name!r}.{hint}"
 
 
 def _received(first: Mapping[str, Any]) -> str:
@@ -213,6 +227,9 @@ def _longest_known(parts: tuple[str, ...], kind: str) -> str:
 
 
 def _nearest(key_path: str) -> str:
+    owners = [name for name, section in LOADER_SECTIONS.items() if key_path in _keys(section, ("data",))]
+    if owners:  # a key of the section, but of other loaders
+        return f" It is for data.loader={' or '.join(owners)}"
     matches = difflib.get_close_matches(key_path, _all_keys(), n=1, cutoff=0.5)
     if not matches:  # the same last word in another section
         leaf = key_path.rsplit(".", 1)[-1]
@@ -231,5 +248,15 @@ def _leaf_keys() -> set[str]:
 def _keys(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield ".".join((*path, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, (*path, name))
+        for part in _sections_of(field.annotation):
+            yield from _keys(part, (*path, name))
+
+
+def _sections_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yields the section that a field holds, or those of a union."""
+    if isinstance(annotation, type):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _sections_of(part)

@@ -1,5 +1,10 @@
-"""What the terminal shows: lines, tables and progress; rich on a terminal, plain lines elsewhere."""
+"""What the terminal shows: lines, tables and progress; rich on a terminal, plain lines elsewhere.
 
+`--quiet` leaves results and warnings, `--json` one JSON document in their place: what commands `tell`, by name.
+"""
+
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,32 +27,63 @@ class Console:
 
     def __init__(self) -> None:
         self.log_path: Path | None = None
+        self.is_quiet = self.is_json = False
+        self._told: dict[str, Any] = {}
+
+    def begin(self, *, quiet: bool, as_json: bool) -> None:
+        """Sets what is shown from here on, and forgets what was told."""
+        self.is_quiet, self.is_json, self._told = quiet or as_json, as_json, {}
 
     def say(self, text: str = "") -> None:
-        """Prints one line or block of text."""
-        print(text, flush=True)  # noqa: T201 - the one place that prints
+        """Prints a remark: one line or block of text."""
+        if not self.is_quiet:
+            print(text, flush=True)  # noqa: T201 - the one place that prints
         if self.log_path is not None:
             with self.log_path.open("a", encoding="utf-8") as log:
                 log.write(text + "\n")
+
+    def show(self, text: str) -> None:
+        """Prints a result, which the command was called for, with `--quiet` too."""
+        if not self.is_json:
+            print(text, flush=True)  # noqa: T201
+
+    def tell(self, **values: Any) -> None:
+        """Keeps results for the JSON document; what is told twice under a name is a list there."""
+        for name, value in values.items():
+            before = self._told.get(name)
+            repeated = before if isinstance(before, _Several) else _Several([before])
+            self._told[name] = value if name not in self._told else _Several([*repeated, value])
+
+    def finish(self, code: int, error: str | None = None) -> None:
+        """Prints the JSON document where one is asked for: what was told, the exit code, and an error."""
+        if self.is_json:
+            document = {**self._told, "exit_code": code} | ({"error": error} if error else {})
+            print(json.dumps(document, ensure_ascii=False, default=str), flush=True)  # noqa: T201
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
         print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> None:
-        """Prints an aligned table: numbers to the right, text to the left."""
-        self.say(format_table(rows, header, digits=digits))
+        """Prints an aligned table, a result: numbers to the right, text to the left."""
+        self.show(format_table(rows, header, digits=digits))
 
     @contextmanager
     def progress(self, title: str, total: int, unit: str) -> Iterator[Progress]:
         """Yields a counter that is shown as a bar on a terminal and as a line now and then elsewhere."""
-        if sys.stderr.isatty():
+        if self.is_quiet:
+            yield _NoProgress()
+        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             with _rich_progress() as bars:
                 yield _RichProgress(bars, title, total, unit)
         else:
             plain = _PlainProgress(title, total, unit)
             yield plain
             plain.finish()
+
+
+class _Several(list[Any]):
+    """Values that were told under one name."""
 
 
 console = Console()
@@ -92,6 +128,11 @@ def _rich_progress() -> Any:
     return Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
 
 
+class _NoProgress:
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+
 class _RichProgress:
     def __init__(self, bars: Any, title: str, total: int, unit: str) -> None:
         self.bars, self.done, self.start_s = bars, 0, time.monotonic()
@@ -120,5 +161,11 @@ class _PlainProgress:
     def _show(self, note: str) -> None:
         self.shown_s = time.monotonic()
         rate = self.done / max(self.shown_s - self.start_s, 1e-3)
-        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s {note}".rstrip()
+        left = f", {_duration((self.total - self.done) / rate)} left" if self.done and self.done < self.total else ""
+        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left} {note}".rstrip()
         print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -13,6 +13,12 @@ CONTRACT_VERSION = 1
 
 Kind = Literal["single", "multi", "tasks"]
 
+# Features whose values are power, so that dB and logarithms of them mean something; others are stored as they are.
+POWER = ("mel", "stft", "cqt")
+
+C1_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # 32.70 Hz, the lowest bin of the features cqt and chroma_cqt
+CHROMA_CQT_OCTAVES = 7
+
 
 @dataclass(frozen=True)
 class Head:
@@ -61,6 +67,10 @@ class Contract:
     def frames_per_s(self) -> float:
         """Frames in a second of music."""
         return float(self.feature["sample_rate_hz"]) / float(self.feature["hop_length"])
+
+    def answers(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns which of the stored labels of a track are right answers: the first where a track has one label."""
+        return stored[:1] if self.kind == "single" else stored
 
     def parts(self) -> dict[str, "Part"]:
         """Returns every task by name with its contract and its columns among the logits; for one task itself."""

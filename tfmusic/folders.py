@@ -9,11 +9,16 @@ from tfmusic.errors import UsageError
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file under its name in one step, so that no reader sees half of it; makes its folder."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(path.name + ".tmp")
     try:
-        with tmp.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with tmp.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         tmp.replace(path)

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and the steps from them to objects."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ if TYPE_CHECKING:
     from tfmusic.datasets.track import Track
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds CONFIG and `key.path=value` overrides."""
+def add_config(parser: argparse.ArgumentParser, *, data: str | None = None) -> None:
+    """Adds CONFIG and `key.path=value` overrides; between them DATA, where a help text for it is given."""
     parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
+    if data is not None:
+        parser.add_argument("data", type=Path, help=data)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
     )
@@ -33,7 +36,8 @@ def print_config(config: "Config") -> None:
     from tfmusic.configfile import to_yaml
     from tfmusic.console import console
 
-    console.say(to_yaml(config).rstrip())
+    console.tell(config=config.model_dump(mode="json"))
+    console.show(to_yaml(config).rstrip())
 
 
 def positive(text: str) -> int:
@@ -52,7 +56,7 @@ def default_records(task: str) -> Path:
 
 
 def find_tracks(path: Path) -> "list[Track]":
-    """Returns the tracks of a file or folder: AI Rush, plain .npy files, or an embedding file, in their order.
+    """Returns the tracks of a file or folder, in their order: AI Rush, audio or .npy files, or an embedding file.
 
     Raises:
         DataError: nothing there, or nothing of these.
@@ -74,7 +78,20 @@ def find_tracks(path: Path) -> "list[Track]":
         return list(airush.load_test(path, question=question))
     mels = path / "train_data" / "mel_spectrogram"
     folder = mels if mels.is_dir() else path
-    files = sorted(folder.glob("*.npy"), key=lambda file: (len(file.stem), file.stem))  # 9 before 10
+    files = _feature_files(folder.iterdir()) or _feature_files(sorted(folder.rglob("*")))
     if not files:
-        raise DataError(f"{path}: must hold test_data/meta/qN_test.json or train_data/ (AI Rush), or .npy files")
-    return [Track(file.stem, file) for file in files]
+        raise DataError(
+            f"{path}: must hold test_data/meta/qN_test.json or train_data/ (AI Rush), or .npy or audio files"
+        )
+    files.sort(key=lambda file: (file.parent, len(file.stem), file.stem))  # 9 before 10
+    return [Track("-".join(file.relative_to(folder).with_suffix("").parts), file) for file in files]
+
+
+def _feature_files(paths: Iterable[Path]) -> list[Path]:
+    """Returns spectrograms and audio; of a track that has both in one folder, the spectrogram."""
+    from tfmusic.features.audio import is_audio
+
+    paths = [path for path in paths if not path.name.startswith(".")]
+    spectrograms = [path for path in paths if path.suffix == ".npy"]
+    names = {path.with_suffix("") for path in spectrograms}
+    return spectrograms + [path for path in paths if is_audio(path) and path.with_suffix("") not in names]

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.out or arguments.default_records(config.task_name)
     contract = _given_contract(args.contract, config)
-    dataset = _load(config, args.data)
+    dataset = load(config, args.data)
     check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)
@@ -57,11 +57,10 @@ def run(args: argparse.Namespace) -> None:
     if args.embeddings is not None:
         tracks = tuple(replace(track, feature_path=args.embeddings) for track in dataset.tracks)
         dataset = replace(dataset, tracks=tracks)
+    dataset = _with_splits(dataset, config)
     console.say(_describe(dataset))
-    if not any(track.artists or track.album for track in dataset.tracks):
-        console.warn("no track has an artist or album: tracks of one artist may stand in several folds")
     if args.dry_run:
-        return console.say(f"dry run: would write {out}")
+        return console.show(f"dry run: would write {out}")
     options = replace(_options(config, args, contract), beam=beam)
     summary = build_records(dataset, out, options, overwrite=args.overwrite)
     return _show(summary, config)
@@ -109,19 +108,44 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         split_seed=config.data.seed,
         order_seed=config.record.seed,
         on_error=config.data.on_error,
+        min_s=config.data.min_s,
+        segments=config.record.segments,
+        segments_per_track=config.record.segments_per_track,
+        perturb=config.perturb.model_dump() if config.perturb.copies else None,
         trunk_tracks=trunk_tracks,
         workers=args.workers,
     )
 
 
-def _load(config: "Config", folder: Path) -> "Dataset":
+def load(config: "Config", folder: Path) -> "Dataset":
     """Returns the tracks of the task, or those of several tasks as one dataset."""
     from tfmusic.datasets import LOADERS
     from tfmusic.datasets.multitask import join
 
-    load = LOADERS[config.data.loader]
-    datasets = [load(folder, task=task, question=question) for task, question in config.tasks.items()]
+    loader = LOADERS[config.data.loader]
+    datasets = [loader(folder, task=task, **options) for task, options in config.tasks.items()]
     return datasets[0] if len(datasets) == 1 else join(datasets)
+
+
+def _with_splits(dataset: "Dataset", config: "Config") -> "Dataset":
+    """Returns the dataset with its official splits, or without them where folds are asked for; warns of leaks."""
+    from tfmusic.console import console
+    from tfmusic.datasets.splits import has_official, leaking
+
+    if config.data.deals_folds:
+        dataset = replace(dataset, tracks=tuple(replace(track, split=None) for track in dataset.tracks))
+    if not any(track.artists or track.album for track in dataset.tracks):
+        what = "splits" if has_official(dataset.tracks) else "folds"
+        console.warn(f"no track has an artist or album: tracks of one artist may stand in several {what}")
+    leaks = set(leaking(dataset.tracks))
+    if not leaks:
+        return dataset
+    count = f"tracks of the official train or validation split whose artist is scored as well: {len(leaks)}"
+    if not config.data.drops_leaks:
+        console.warn(f"{count}; scores will flatter; data.artist_leaks=drop leaves them out")
+        return dataset
+    console.say(f"{count}; left out")
+    return replace(dataset, tracks=tuple(track for row, track in enumerate(dataset.tracks) if row not in leaks))
 
 
 def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
@@ -177,4 +201,6 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
     for skipped in manifest.skipped:
         console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
+    console.tell(records=manifest.folder, splits={name: split.tracks for name, split in manifest.splits.items()})
+    console.tell(skipped=[dict(one) for one in manifest.skipped])
     console.say(f"records: {manifest.folder}")

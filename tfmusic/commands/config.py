@@ -22,4 +22,5 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.read_config(args)
     if args.action == "show":
         return arguments.print_config(config)
-    return console.say(f"{find_config(args.config)}: valid")
+    console.tell(valid=True)
+    return console.show(f"{find_config(args.config)}: valid")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("source", help="run folder, or the word musicnn")
-    parser.add_argument("inputs", type=Path, nargs="+", help="AI Rush train or test folder, folder of .npy, .npy files")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", help="AI Rush train or test folder, audio or .npy files, or folders of them"
+    )
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument(
         "--weights", type=Path, help="musicnn: the wheel or its folder (default what tfmusic weights stored)"
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         embed_tracks(embedder, tracks, args.out, progress.advance)
     feature = embedder.feature
     every_s = feature["hop_length"] / feature["sample_rate_hz"]
+    console.tell(tracks=len(tracks), out=args.out, source=feature["source"])
     console.say(
         f"{len(tracks):,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
         f" {feature['source']}: {args.out}"

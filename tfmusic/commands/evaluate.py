@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
     from tfmusic.configfile import load_config
     from tfmusic.records.manifest import Manifest
+    from tfmusic.reports.audit import audit
     from tfmusic.rundir import open_run
 
     folder = open_run(args.run_dir)
@@ -54,14 +55,17 @@ def run(args: argparse.Namespace) -> None:
     manifest.verify(splits)
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
     in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
-    note = _note(len(trained_on), len(in_trunk), chosen_on=same and set(splits) <= set(used["validation"]))
+    chosen = _chosen(folder) if same and set(splits) <= set(used["validation"]) else ""
+    note = _note(len(trained_on), len(in_trunk), chosen=chosen)
     note += _WITHOUT if args.without_metadata else ""
     for task in tasks:
         evaluation = _evaluate(folder, manifest, splits, task, with_metadata=not args.without_metadata)
         seen = len(trained_on & set(evaluation.track_ids))
         report = evaluation.report() | {"splits": list(splits), "tracks_trained_on": seen, "note": note}
+        report["audit"] = audit([(folder, list(evaluation.track_ids))], manifest).to_dict()
         with_metadata = not args.without_metadata
-        _write(evaluation, report, _report_folder(folder, task, tasks, args.out, with_metadata=with_metadata))
+        out = _report_folder(folder, task, tasks, args.out, with_metadata=with_metadata)
+        _write(evaluation, report, out, folder, manifest)
     return None
 
 
@@ -75,10 +79,14 @@ def report_folds(
 ) -> None:
     """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
     start_tensorflow()
+    from tfmusic.console import console
+    from tfmusic.reports.audit import audit
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
 
-    held_out = score_held_out(folder, manifest, with_metadata=with_metadata)
+    total = sum(len(manifest.track_ids(fold.read_json(fold.records)["validation"])) for fold in folder.folds())
+    with console.progress("score", total, "tracks") as progress:
+        held_out = score_held_out(folder, manifest, with_metadata=with_metadata, on_track=progress.advance)
     options = _config_of(folder).evaluation
     tasks = tasks or list(held_out.contract.parts())
     for task in tasks:
@@ -97,37 +105,25 @@ def report_folds(
         ]
         evaluation = Evaluation.join(parts)
         values = [part.headline for part in parts]
-        seen, in_trunk = _known_to_folds(folder, evaluation.track_ids)
-        note = _fold_note(folder, seen, in_trunk, contract.kind) + ("" if with_metadata else _WITHOUT)
+        found = audit([(run, list(fold.track_ids)) for run, fold in zip(folder.folds(), folds, strict=True)], manifest)
+        note = _fold_note(folder, found.trained_on, found.in_trunk, contract.kind) + ("" if with_metadata else _WITHOUT)
         splits = [f"fold{number}" for number in range(len(folds))]
-        report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": seen, "note": note}
-        _write(evaluation, report, _report_folder(folder, task, tasks, out, with_metadata=with_metadata))
-
-
-def _known_to_folds(folder: "RunDir", track_ids: Sequence[str]) -> tuple[int, int]:
-    """Returns how many tracks the model of their own fold has trained on, and how many its trunk has."""
-    from tfmusic.records.manifest import Manifest
-
-    seen = in_trunk = 0
-    for fold in folder.folds():
-        used = fold.read_json(fold.records)
-        mine = set(Manifest.read(Path(used["folder"])).track_ids(used["validation"])) & set(track_ids)
-        seen += len(mine & set(used["training_tracks"]))
-        in_trunk += len(mine & set(used.get("trunk_tracks", ())))
-    return seen, in_trunk
+        report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": found.trained_on}
+        report |= {"note": note, "audit": found.to_dict()}
+        _write(
+            evaluation, report, _report_folder(folder, task, tasks, out, with_metadata=with_metadata), folder, manifest
+        )
 
 
 def _fold_note(folder: "RunDir", seen: int, in_trunk: int, kind: str) -> str:
     """Returns what a reader must know of out-of-fold scores before believing them."""
     if seen or in_trunk:
-        return _note(seen, in_trunk, chosen_on=False)
+        return _note(seen, in_trunk, chosen="")
     note = "note: every track was scored by the model whose fold holds it out"
     note += ", at a threshold of the other folds" if kind == "multi" else ""
     members = [one for fold in folder.folds() for one in _members(fold)]
     if any(_config_of(one).training.select == "best" for one in members):
         note += "; epochs were chosen on these tracks, so new music will score a little lower"
-    if any(fold.ensemble.is_file() for fold in folder.folds()):
-        note += "; so were the shares of the members, unless they are equal"
     return note
 
 
@@ -172,28 +168,32 @@ def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[st
     return [asked] if asked else both
 
 
-def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path) -> None:
-    """Prints the report of a task and writes it with the predictions."""
+def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: "RunDir", manifest: "Manifest") -> None:
+    """Prints the report of a task and writes it, its page and the predictions."""
     from tfmusic.console import console
     from tfmusic.folders import write_text
     from tfmusic.reports.evaluation import format_report
+    from tfmusic.reports.evaluation_page import evaluation_page
     from tfmusic.reports.predictions import predictions_table
     from tfmusic.rundir import write_json
 
-    console.say(format_report(report))
-    console.say(report["note"])
+    console.tell(report=report)
+    console.show(format_report(report))
+    console.show(report["note"])
     write_json(report, out / "report.json")
     predicted, targets = evaluation.answers()
     scores = evaluation.scores[evaluation.aggregator]
     table = predictions_table(evaluation.track_ids, predicted, scores, evaluation.contract.labels, targets)
     write_text(out / "predictions.csv", table.to_csv(index=False))
-    console.say(f"report: {out}")
+    write_text(out / "report.html", evaluation_page(evaluation, report, folder, manifest))
+    console.say(f"report: {out / 'report.html'}")
 
 
 def _evaluate(
     folder: "RunDir", manifest: "Manifest", splits: Sequence[str], task: str, *, with_metadata: bool
 ) -> "Evaluation":
     start_tensorflow()
+    from tfmusic.console import console
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
     from tfmusic.serving.predict import PREDICT_BATCH, load_run
@@ -202,14 +202,16 @@ def _evaluate(
     different = loaded.contract.difference(stored.contract)
     if different:
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {folder.path}: {different}")
-    scored = score_splits(
-        manifest,
-        splits,
-        loaded.model.predict_on_batch,
-        loaded.contract,
-        batch_size=PREDICT_BATCH,
-        with_metadata=with_metadata,
-    ).part(stored.columns, has_own_logits=True)
+    with console.progress("score", len(manifest.track_ids(splits)), "tracks") as progress:
+        scored = score_splits(
+            manifest,
+            splits,
+            loaded.model.predict_on_batch,
+            loaded.contract,
+            batch_size=PREDICT_BATCH,
+            with_metadata=with_metadata,
+            on_track=progress.advance,
+        ).part(stored.columns, has_own_logits=True)
     return Evaluation.of(
         loaded.contract,
         loaded.calibration,
@@ -221,7 +223,19 @@ def _evaluate(
     )
 
 
-def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
+def _chosen(run: "RunDir") -> str:
+    """Returns what a training has chosen on its validation tracks, or nothing."""
+    from tfmusic.contract import Contract
+
+    members = [_config_of(one).training.select for one in _members(run)]
+    chosen = ["best epoch"] if "best" in members else []
+    chosen += ["shares of the members"] if run.ensemble.is_file() and not run.folds() else []
+    kinds = [part.contract.kind for part in Contract.load(run.contract).parts().values()]
+    chosen += ["threshold"] if "multi" in kinds and _config_of(run).evaluation.calibrate else []
+    return " and ".join(chosen)
+
+
+def _note(trained_on: int, in_trunk: int, *, chosen: str) -> str:
     """Returns what a reader must know before believing the number."""
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
@@ -230,8 +244,6 @@ def _note(trained_on: int, in_trunk: int, *, chosen_on: bool) -> str:
             f"note: tracks of the same names as {in_trunk} of these have trained the trunk or the embeddings that the"
             " model began with: if they are the same, new music will score lower"
         )
-    if chosen_on:
-        return (
-            "note: best epoch and threshold were chosen on these validation tracks: new music will score a little lower"
-        )
+    if chosen:
+        return f"note: chosen on these validation tracks: {chosen}; new music will score a little lower"
     return "note: no track of these, by its id, was trained on"

@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfmusic.backend import run_on_tensorflow, take_tensorflow
 from tfmusic.quiet import start_tensorflow
+
+if TYPE_CHECKING:
+    from tfmusic.rundir import RunDir
 
 _SEGMENTS = {"onnx": "model.onnx", "litert": "model.tflite"}  # as serving.formats has them
 _NAMES = {"saved_model": "SavedModel", "onnx": "ONNX, segment model", "litert": "LiteRT, segment model"}
@@ -31,22 +35,29 @@ def run(args: argparse.Namespace) -> int:
     from tfmusic.rundir import open_run
 
     run_dir = open_run(args.run_dir)
-    is_whole = args.format == "saved_model"
-    out = args.out or args.run_dir / ("export" if is_whole else f"export-{args.format}")
+    out = args.out or args.run_dir / ("export" if args.format == "saved_model" else f"export-{args.format}")
     marker = _SEGMENTS.get(args.format, "saved_model.pb")
     check_target(out, overwrite=args.overwrite, marker=marker, what="exported models")
     if not take_tensorflow():
         flags = [*(["--task", args.task] if args.task else []), *(["--overwrite"] if args.overwrite else [])]
-        return run_on_tensorflow(["export", str(args.run_dir), "--format", args.format, "--out", str(out), *flags])
-    start_tensorflow()
-    if is_whole:
+        flags += ["--format", args.format, "--out", str(out)]
+        if code := run_on_tensorflow(["--quiet", "export", str(args.run_dir), *flags]):
+            return code
+    else:
+        start_tensorflow()
+        _export(run_dir, out, args.format, args.task)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    console.tell(export=out, bytes=size)
+    console.say(f"{_NAMES[args.format]}, {size / 1e6:.1f} MB: {out}")
+    return 0
+
+
+def _export(run_dir: "RunDir", out: Path, form: str, task: str | None) -> None:
+    if form == "saved_model":
         from tfmusic.serving.export import export_run
 
-        export_run(run_dir, out, args.task)
+        export_run(run_dir, out, task)
     else:
         from tfmusic.serving.formats import export_segments
 
-        export_segments(run_dir, out, args.format, args.task)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    console.say(f"{_NAMES[args.format]}, {size / 1e6:.1f} MB: {out}")
-    return 0
+        export_segments(run_dir, out, form, task)

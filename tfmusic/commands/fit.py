@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = Recipe(config, partners, manifest, folder)
     recipe.check(resume=args.resume)
     if args.dry_run:
-        return console.say(f"dry run: would train {recipe.describe()}, write {folder.path}")
+        return console.show(f"dry run: would train {recipe.describe()}, write {folder.path}")
     with watched():
         progress = recipe.run(resume=args.resume, on_part=console.say)
     if len(progress) == 1:
@@ -82,8 +82,10 @@ def run(args: argparse.Namespace) -> None:
         (name, one.epoch, round(one.seconds), one.kept_metric, one.best_metric, one.best_epoch)
         for name, one in progress.items()
     ]
-    console.table(rows, ("run", "epochs", "seconds", "validation, kept", "best", "in epoch"))
+    header = ("run", "epochs", "seconds", "validation, kept", "best", "in epoch")
+    console.table(rows, header)
     evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
+    console.tell(run=folder.path, parts=[dict(zip(header, row, strict=True)) for row in rows])
     return console.say(f"run: {folder.path}")
 
 
@@ -110,11 +112,14 @@ def _show(progress: "TrainingProgress", config: "Config", folder: "RunDir") -> N
     from tfmusic.console import console
 
     if progress.was_finished:
+        console.tell(run=folder.path, epochs=progress.epoch)
         return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
     validates = config.training.fold != "none"
     best = (progress.best_metric, progress.best_epoch) if validates else ("none", progress.best_epoch)
     row = (progress.epoch, round(progress.seconds), *best)
-    console.table([row], ("epochs", "seconds", "best validation", "in epoch"))
+    header = ("epochs", "seconds", "best validation", "in epoch")
+    console.table([row], header)
+    console.tell(run=folder.path, **dict(zip(header, row, strict=True)))
     return console.say(f"run: {folder.path}")
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tfmusic.config import Config
 
 _MEASURE_BATCH, _MEASURE_S = 16, 2.0
+_SOME_OUTPUTS = 10  # of a task whose number of labels only its data can tell
 _EMBEDDING_DIMS = 1506  # the mlp is for embeddings; those of musicnn stand for them
 
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         "receptive field",
         *(["segments/s"] if args.measure else []),
     )
+    console.tell(models=[dict(zip(header, row, strict=True)) for row in rows])
     console.table(rows, header, digits=1)
     seconds = config.input.frames * config.feature.hop_length / config.feature.sample_rate_hz
     width = "the papers' widths" if config.model.width == "default" else f"width {config.model.width}"
@@ -64,8 +66,8 @@ def _row(name: str, config: "Config", *, measure: bool) -> tuple[Any, ...]:
 
 
 def _n_outputs(config: "Config") -> int:
-    """Returns how many labels the task has; only records know them for sure, AI Rush says 4 and 100."""
-    return sum({"q1": 4, "q2": 100, "q3": 4}[question] for question in config.tasks.values())
+    """Returns how many labels the data set has as a rule; only records know for sure."""
+    return config.data.n_labels or _SOME_OUTPUTS
 
 
 def _segments_per_s(model: Any) -> float:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         type=Path,
         nargs="+",
-        help="AI Rush test folder, folder of .npy, .npy files, or what tfmusic embed wrote",
+        help="AI Rush test folder, audio or .npy files, folders of them, or what tfmusic embed wrote",
     )
     parser.add_argument("--task", help="of a model for several tasks, the one to answer")
     parser.add_argument(
@@ -44,8 +44,10 @@ def run(args: argparse.Namespace) -> None:
     with console.progress("predict", len(tracks), "tracks") as progress:
         predictions = predict_tracks(args.model, tracks, progress.advance, task=args.task)
     if args.out is None:
-        return console.say(json.dumps(predictions.answers(), ensure_ascii=False))
+        console.tell(tracks=list(predictions.track_ids), answers=predictions.answers())
+        return console.show(json.dumps(predictions.answers(), ensure_ascii=False))
     _write(predictions, args.out)
+    console.tell(answered=len(tracks), out=args.out)
     return console.say(f"{len(tracks):,} answers: {args.out}")
 
 

@@ -1,22 +1,39 @@
-"""`tfmusic report RUN RUN...`: evaluated runs side by side."""
+"""`tfmusic report RUN RUN... [--out FILE.html]`: evaluated runs side by side."""
 
 import argparse
 from pathlib import Path
+
+from tfmusic.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders that have been evaluated")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument(
+        "--out", type=Path, help=".html: the runs in one page, with curves and what their configs differ in"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints a line for every run and task."""
+    """Prints a line for every run and task, and writes the page where one is asked for."""
+    if args.out is not None and args.out.suffix != ".html":
+        raise UsageError(f"--out must end in .html. Received: {args.out}")
     from tfmusic.console import console
+    from tfmusic.folders import write_text
     from tfmusic.reports.comparison import HEADER, compare, markdown
     from tfmusic.rundir import open_run
 
-    rows = compare([open_run(path) for path in args.runs])
+    runs = [open_run(path) for path in args.runs]
+    rows = compare(runs)
     if args.markdown:
-        return console.say(markdown(rows))
-    return console.table(rows, HEADER)
+        console.show(markdown(rows))
+    else:
+        console.table(rows, HEADER)
+    console.tell(runs=[dict(zip(HEADER, row, strict=True)) for row in rows])
+    if args.out is not None:
+        from tfmusic.reports.comparison_page import comparison_page
+
+        write_text(args.out, comparison_page(runs))
+        console.say(f"page: {args.out}")
+        console.tell(page=args.out)

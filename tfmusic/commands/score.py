@@ -9,7 +9,11 @@ from tfmusic.errors import DataError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("task", choices=("q1", "q2", "q3"), help="q1, q3: exact match; q2: global micro-F1")
+    parser.add_argument(
+        "task",
+        choices=("q1", "q2", "q3", "single", "multi"),
+        help="q1, q3, single: exact match; q2, multi: global micro-F1",
+    )
     parser.add_argument("predictions", type=Path, help="JSON list in data_idx order")
     parser.add_argument("answers", type=Path, help="JSON list in data_idx order")
 
@@ -20,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.datasets.airush import QUESTIONS
     from tfmusic.scoring.metrics import answer_counts, best_constant, bootstrap_interval, headline_name, score_answers
 
-    kind = QUESTIONS[args.task].kind
+    kind = QUESTIONS[args.task].kind if args.task in QUESTIONS else args.task
     predicted, answers = _read(args.predictions, kind), _read(args.answers, kind)
     if len(predicted) != len(answers):
         raise DataError(
@@ -30,7 +34,15 @@ def run(args: argparse.Namespace) -> None:
     value = score_answers(predicted, answers, kind)
     low, high = bootstrap_interval(answer_counts(predicted, answers, kind))
     constant = best_constant(answers, kind)
-    console.say(
+    console.tell(
+        task=args.task,
+        metric=headline_name(kind),
+        value=value,
+        interval=[low, high],
+        tracks=len(answers),
+        constant_answer_value=constant,
+    )
+    console.show(
         f"{args.task}: {headline_name(kind)} {value:.4f} (95 % interval {low:.3f} to {high:.3f})"
         f" on {len(answers):,} tracks"
         f" (the best single answer for all tracks: {constant:.4f})"

@@ -1,6 +1,6 @@
 """Shards on Apache Beam: the same pure function over the same plan, on any of its runners.
 
-Every worker must see the spectrograms and the records folder under the same paths: a shared file system, as runners on
+Every worker must see the tracks' files and the records folder under the same paths: a shared file system, as runners on
 one machine, and clusters with one mounted, have.
 """
 

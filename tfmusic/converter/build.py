@@ -13,10 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from tfmusic.converter.choice import ALL
+from tfmusic.converter.look import NOTES_NAME
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
+from tfmusic.datasets.splits import has_official
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
@@ -88,7 +92,7 @@ def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
         result = ShardResult.from_json(path.read_text())
         if result is not None and (partial / result.shard.file).is_file():
             done[result.shard.file] = result
-    keep = {"lock", *done, *(f"{name}.done.json" for name in done)}
+    keep = {"lock", NOTES_NAME, *done, *(f"{name}.done.json" for name in done)}
     for path in partial.iterdir():
         if path.name not in keep:
             path.unlink()
@@ -114,7 +118,7 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
         shape=shape,
         dtype=manifest.contract.dtype,
     )
-    for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256"]:
+    for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256", partial / NOTES_NAME]:
         leftover.unlink()
     manifest.write()
     (partial / "lock").unlink()
@@ -150,9 +154,19 @@ def _manifest(
         source_bytes=plan.source_bytes,
         tracks_sha256=file_sha256(partial / TRACKS_NAME),
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
+        | ({"splits": "official"} if has_official(plan.tracks) else {})
+        | _choice(options)
+        | ({"perturb": dict(options.perturb)} if options.perturb else {})
         | ({"trunk_tracks": options.trunk_tracks} if options.trunk_tracks else {})
         | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )
+
+
+def _choice(options: BuildOptions) -> dict[str, Any]:
+    """Returns how segments were chosen, for the manifest; nothing where all are stored."""
+    if options.segments == ALL:
+        return {}
+    return {"segments": options.segments, "segments_per_track": options.segments_per_track}
 
 
 def _write_tokens(plan: Plan, path: Path) -> None:

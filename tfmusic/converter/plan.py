@@ -1,4 +1,4 @@
-"""What a build will write: folds, scale, and which tracks go into which shard."""
+"""What a build will write: splits, scale, and which tracks go into which shard."""
 
 import hashlib
 import json
@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfmusic.contract import Contract
 from tfmusic.converter.beam import BeamRun
+from tfmusic.converter.choice import ALL
+from tfmusic.converter.copies import add_copies
+from tfmusic.converter.look import NOTES_NAME, count_all_samples, loudest_cells
 from tfmusic.converter.shard import PlannedTrack, ShardSpec, short_reason
-from tfmusic.datasets.splits import deal_folds
+from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
+from tfmusic.features.perturb import changed_length
 from tfmusic.features.scale import Scale
-from tfmusic.features.segments import segment_starts
-from tfmusic.features.source import count_frames, read_feature
+from tfmusic.features.sound import frames_of
+from tfmusic.features.source import count_frames
 from tfmusic.records.shards import deal_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
@@ -41,6 +43,10 @@ class BuildOptions:
     on_error: str
     workers: int
     trunk_tracks: tuple[str, ...] = ()
+    min_s: float = 0.0
+    segments: str = ALL
+    segments_per_track: int = 1
+    perturb: Mapping[str, Any] | None = None
     beam: BeamRun | None = None
 
 
@@ -74,17 +80,25 @@ class Plan:
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
-    """Returns the plan of a build: every track looked at, folds dealt, scale measured, shards laid out.
+    """Returns the plan of a build: every track looked at, splits chosen, scale measured, shards laid out.
 
     Raises:
         DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
     """
-    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options.feature, options.on_error)
-    splits = deal_folds(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
+    samples = count_all_samples(
+        dataset.tracks,
+        options.feature,
+        workers=options.workers,
+        stop=options.on_error == "stop",
+        notes=partial / NOTES_NAME,
+    )
+    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options, samples)
+    splits = choose_splits(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
+    rows = [row for row, split in enumerate(splits) if row not in unreadable and split != "test"]
     scale = (
         Scale(options.scale, *options.scale_range)
         if options.scale_range
-        else _measure_scale(dataset.tracks, unreadable, options)
+        else _measure_scale(dataset.tracks, rows, options)
     )
     contract = Contract(
         task=dataset.task,
@@ -103,15 +117,30 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
             row,
             track.track_id,
             track.feature_path,
-            tuple(sorted(ids[name] for name in track.labels)),
+            _label_ids(track, ids, dataset.kind),
             n_frames[row],
         )
         for row, track in enumerate(dataset.tracks)
         if row not in unreadable
     ]
+    tracks = list(dataset.tracks)
+    for copy, split, change in add_copies(dataset.tracks, tuple(splits), unreadable, options.perturb):
+        length = frames_of(changed_length(_length(samples[copy.feature_path]), change), options.feature)
+        labels = _label_ids(copy, ids, dataset.kind)
+        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, labels, length, change))
+        tracks.append(copy)
+        splits.append(split)
+        n_frames.append(length)
+    bare = set(splits) - {splits[track.row] for track in planned}
+    if bare and unreadable:
+        row, reason = next(iter(unreadable.items()))
+        raise DataError(
+            f"split {min(bare)}: must hold at least one readable track. Received: none; {len(unreadable)} of"
+            f" {len(splits)} tracks cannot be used, such as {dataset.tracks[row].track_id}: {reason}"
+        )
     specs = [
         spec
-        for split in sorted(set(splits), key=lambda name: (len(name), name))
+        for split in sorted(set(splits), key=_split_order)
         for spec in _shard_specs(
             split,
             [track for track in planned if splits[track.row] == split],
@@ -121,66 +150,89 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
             partial,
         )
     ]
-    return Plan(dataset.tracks, tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
+    return Plan(tuple(tracks), tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
 
 
-def _scan(tracks: Sequence[Track], feature: Mapping[str, Any], on_error: str) -> tuple[list[int], dict[int, str], int]:
-    """Returns frames of every track, reasons of those that cannot be opened, and the bytes of the files."""
+def _split_order(name: str) -> tuple[int, int, str]:
+    """Returns the place of a split: train, validation, test; or folds by their number."""
+    return OFFICIAL.index(name) if name in OFFICIAL else 0, len(name), name
+
+
+def _label_ids(track: Track, ids: Mapping[str, int], kind: str) -> tuple[int, ...]:
+    """Returns the labels of a track as they are stored: ascending, but the first one first where it is the label."""
+    stored = tuple(ids[name] for name in track.labels)
+    return stored if kind == "single" else tuple(sorted(stored))
+
+
+def _scan(
+    tracks: Sequence[Track], options: BuildOptions, samples: Mapping[Path, int | DataError]
+) -> tuple[list[int], dict[int, str], int]:
+    """Returns frames of every track, reasons of those that cannot be used, and the bytes of the files."""
     n_frames, unreadable, sizes = [], {}, {}
     for row, track in enumerate(tracks):
         try:
-            n_frames.append(count_frames(track.feature_path, track.track_id, feature))
+            n_frames.append(_count_frames(track, options, samples))
             sizes[track.feature_path] = track.feature_path.stat().st_size
         except DataError as error:
-            if on_error == "stop":
+            if options.on_error == "stop":
                 raise
             n_frames.append(0)
             unreadable[row] = short_reason(error, track.feature_path)
     return n_frames, unreadable, sum(sizes.values())
 
 
-def _measure_scale(tracks: Sequence[Track], unreadable: Mapping[int, str], options: BuildOptions) -> Scale:
-    """Returns the scale of a sample of tracks, chosen by hash; a track with faulty cells is left out here."""
+def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, int | DataError]) -> int:
+    if track.feature_path in samples:
+        n_frames = frames_of(_length(samples[track.feature_path]), options.feature)
+    else:
+        n_frames = count_frames(track.feature_path, track.track_id, options.feature)
+    seconds = n_frames * options.feature["hop_length"] / options.feature["sample_rate_hz"]
+    if seconds < options.min_s:
+        raise DataError(
+            f"{track.feature_path}: must last {options.min_s:g} s at least (data.min_s). Received: {seconds:.2f} s"
+        )
+    return n_frames
+
+
+def _measure_scale(tracks: Sequence[Track], rows: list[int], options: BuildOptions) -> Scale:
+    """Returns the scale of a sample of some tracks, chosen by hash; a track with faulty cells is left out here."""
     if options.scale == "identity":
         return Scale.measure(options.scale, [])
-    rows = [row for row in range(len(tracks)) if row not in unreadable]
-    rows.sort(key=lambda row: order_key(options.order_seed, tracks[row].track_id))
-    mels = []
-    for row in rows[:SCALE_SAMPLE_TRACKS]:
-        try:
-            mel = read_feature(tracks[row].feature_path, tracks[row].track_id, options.feature)
-        except DataError:
-            if options.on_error == "stop":
-                raise
-            continue
-        mels.append(mel.max(axis=1))  # the loudest cell is all that counts
-    return Scale.measure(options.scale, mels)
+    rows = sorted(rows, key=lambda row: order_key(options.order_seed, tracks[row].track_id))
+    chosen = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
+    stop = options.on_error == "stop"
+    return Scale.measure(options.scale, loudest_cells(chosen, options.feature, workers=options.workers, stop=stop))
+
+
+def _length(n_samples: int | DataError) -> int:
+    if isinstance(n_samples, DataError):
+        raise n_samples
+    return n_samples
 
 
 def _shard_specs(
     split: str, tracks: list[PlannedTrack], options: BuildOptions, scale: Scale, task: str, partial: Path
 ) -> Iterator[ShardSpec]:
     if not tracks:
-        raise DataError(f"split {split}: must hold at least one readable track. Received: none; lower data.folds")
+        hint = "; lower data.folds" if split.startswith("fold") else ""
+        raise DataError(f"split {split}: must hold at least one readable track. Received: none{hint}")
     tracks = sorted(tracks, key=lambda track: order_key(options.order_seed, track.track_id))
-    n_bins = int(options.feature["n_bins"])
-    segment_bytes = options.segment_frames * n_bins * np.dtype(options.dtype).itemsize
-    sizes = [
-        segment_bytes
-        * len(segment_starts(track.n_frames, frames=options.segment_frames, hop_frames=options.hop_frames))
-        for track in tracks
-    ]
+    whole = ShardSpec(
+        path=partial,
+        split=split,
+        tracks=tuple(tracks),
+        segment_frames=options.segment_frames,
+        hop_frames=options.hop_frames,
+        feature=options.feature,
+        dtype=options.dtype,
+        scale=scale,
+        seed=options.order_seed,
+        on_error=options.on_error,
+        segments=options.segments,
+        segments_per_track=options.segments_per_track,
+    )
+    sizes = [whole.segment_bytes * len(whole.starts(track)) for track in tracks]
     count = n_shards(sum(sizes), at_least=options.num_shards, shard_bytes=options.shard_bytes, n_tracks=len(tracks))
     for index, chosen in enumerate(deal_ranges(sizes, count)):
-        yield ShardSpec(
-            path=partial / shard_name(task, split, index, count),
-            split=split,
-            tracks=tuple(tracks[item] for item in chosen),
-            segment_frames=options.segment_frames,
-            hop_frames=options.hop_frames,
-            feature=options.feature,
-            dtype=options.dtype,
-            scale=scale,
-            seed=options.order_seed,
-            on_error=options.on_error,
-        )
+        path = partial / shard_name(task, split, index, count)
+        yield replace(whole, path=path, tracks=tuple(tracks[item] for item in chosen))

@@ -1,21 +1,26 @@
-"""Shards on a local process pool."""
+"""Work on a local process pool: shards, and whatever else is done to many things, each on its own."""
 
 import json
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
-from tfmusic.console import Progress, console
+from tfmusic.console import console
 from tfmusic.converter.beam import BeamRun, run_beam
 from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
 from tfmusic.errors import UsageError
+from tfmusic.folders import write_text
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def write_all(
@@ -27,11 +32,22 @@ def write_all(
     total = sum(len(spec.tracks) for spec in specs)
     with console.progress("records", total, "tracks") as progress:
         progress.advance(total - sum(len(spec.tracks) for spec in todo))
-        run = _run_here if workers == 1 or len(todo) < 2 else _run_pool
-        here = run_beam(todo, _write_and_note, _read_note, beam, workers) if beam else run(todo, progress, workers)
-        for result in here:
+        on_beam = beam and zip(todo, run_beam(todo, _write_and_note, _read_note, beam, workers), strict=True)
+        for spec, result in on_beam or run_all(_write_and_note, todo, workers):
             results[result.shard.file] = result
+            progress.advance(len(spec.tracks))
     return [results[spec.path.name] for spec in specs]
+
+
+def run_all(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
+) -> Iterator[tuple[_Item, _Result]]:
+    """Yields every item with what a function at the top of a module makes of it, as they are done.
+
+    Raises:
+        UsageError: a worker was killed.
+    """
+    return _run_here(function, items) if workers == 1 or len(items) < 2 else _run_pool(function, items, workers)
 
 
 def _write_and_note(spec: ShardSpec) -> ShardResult:
@@ -39,9 +55,9 @@ def _write_and_note(spec: ShardSpec) -> ShardResult:
     result = write_shard(spec)
     note = _note_path(spec)
     # Put in place in one step: a cluster may run a shard twice, and neither may see half of the other's note.
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
-    partial.write_text(json.dumps(asdict(result)))
-    partial.replace(note)
+    mine = note.with_name(f"{note.name}.{os.getpid()}")
+    write_text(mine, json.dumps(asdict(result)))
+    mine.replace(note)
     return result
 
 
@@ -56,27 +72,28 @@ def _read_note(spec: ShardSpec) -> ShardResult:
     return result
 
 
-def _run_here(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
-    for spec in specs:
-        yield _write_and_note(spec)
-        progress.advance(len(spec.tracks))
+def _run_here(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[_Item, _Result]]:
+    for item in items:
+        yield item, function(item)
 
 
-def _run_pool(specs: list[ShardSpec], progress: Progress, workers: int) -> Iterator[ShardResult]:
+def _run_pool(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
+) -> Iterator[tuple[_Item, _Result]]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(specs)), mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
     with _interrupts_ignored():  # the workers inherit it, from before their first instruction
-        futures: dict[Future[ShardResult], ShardSpec] = {pool.submit(_write_and_note, spec): spec for spec in specs}
+        futures: dict[Future[_Result], _Item] = {pool.submit(function, item): item for item in items}
     try:
         for future in as_completed(futures):
             try:
-                yield future.result()
+                result = future.result()
             except BrokenProcessPool as error:
                 raise UsageError(
                     "a worker process was killed from outside, for want of memory as a rule: pass a lower --workers;"
-                    " finished shards are kept"
+                    " what is finished is kept"
                 ) from error
-            progress.advance(len(futures[future].tracks))
+            yield futures[future], result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""One shard: a pure function of its spec and the spectrogram files, so workers and their timing play no part."""
+"""One shard: a pure function of its spec and the tracks' files, so workers and their timing play no part."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tfmusic.converter.choice import ALL, stored_starts
 from tfmusic.errors import DataError
+from tfmusic.features.perturb import Change
 from tfmusic.features.scale import Encoder, Scale
-from tfmusic.features.segments import cut, segment_starts
+from tfmusic.features.segments import tile_to
 from tfmusic.features.source import read_feature
 from tfmusic.records.manifest import Shard, Statistics
 from tfmusic.records.schema import SegmentHeader
@@ -20,13 +22,14 @@ from tfmusic.records.writer import ShardWriter
 
 @dataclass(frozen=True)
 class PlannedTrack:
-    """A track with all that a worker needs to store it."""
+    """A track with all that a worker needs to store it; `change` makes it a changed copy of its file."""
 
     row: int
     track_id: str
     path: Path
     label: tuple[int, ...]
     n_frames: int
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,30 @@ class ShardSpec:
     scale: Scale
     seed: int
     on_error: str
+    segments: str = ALL
+    segments_per_track: int = 1
 
     @property
     def n_bins(self) -> int:
         """Height of a spectrogram, or length of an embedding."""
         return int(self.feature["n_bins"])
+
+    @property
+    def segment_bytes(self) -> int:
+        """Size of the cells of a segment."""
+        return self.segment_frames * self.n_bins * np.dtype(self.dtype).itemsize
+
+    def starts(self, track: PlannedTrack) -> list[int]:
+        """Returns the first frames of the segments of a track that are stored, ascending."""
+        return stored_starts(
+            track.n_frames,
+            track.track_id,
+            frames=self.segment_frames,
+            hop_frames=self.hop_frames,
+            choice=self.segments,
+            count=self.segments_per_track,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +114,8 @@ def write_shard(spec: ShardSpec) -> ShardResult:
 def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, str]) -> ShardResult | None:
     """Returns the result, or None after adding to `skipped` the tracks that cannot be stored."""
     encoder, statistics, clipped, complete = Encoder(spec.scale, spec.dtype), [], 0, True
-    cell_bytes = spec.segment_frames * spec.n_bins * np.dtype(spec.dtype).itemsize
     headers = _ordered_headers(spec, tracks)
-    with ShardWriter(spec.path, headers, cell_bytes) as writer:
+    with ShardWriter(spec.path, headers, spec.segment_bytes) as writer:
         for track in tracks:
             try:
                 mel = _read(track, spec.feature)
@@ -103,12 +124,13 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
                     raise
                 skipped[track.row], complete = short_reason(error, track.path), False
                 continue
-            cells = encoder.encode(mel)
-            statistics.append(Statistics.of(cells))
-            clipped += encoder.count_clipped(cells)
-            windows, starts = cut(cells, frames=spec.segment_frames, hop_frames=spec.hop_frames)
-            for start, window in zip(starts.tolist(), windows, strict=True):
-                writer.write(track.row, start, window)
+            cells, starts = encoder.encode(mel), spec.starts(track)
+            stored = cells[_stored_frames(len(cells), starts, spec)]
+            statistics.append(Statistics.of(stored))
+            clipped += encoder.count_clipped(stored)
+            tiled = tile_to(cells, spec.segment_frames)
+            for start in starts:
+                writer.write(track.row, start, tiled[start : start + spec.segment_frames])
         if not complete:
             return None
         size, digest = writer.finish()
@@ -117,13 +139,23 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
     return ShardResult(shard, Statistics.merge([empty, *statistics]), clipped, skipped)
 
 
+def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:
+    """Returns which frames of a track are in some segment that is stored."""
+    if spec.segments == ALL:
+        return slice(None)
+    stored = np.zeros(n_frames, bool)
+    for start in starts:
+        stored[start : start + spec.segment_frames] = True
+    return stored
+
+
 def short_reason(error: DataError, path: Path) -> str:
     """Returns the reason why a track is skipped, with its file named but not the folders of this machine."""
     return str(error).replace(str(path), path.name)
 
 
 def _read(track: PlannedTrack, feature: Mapping[str, Any]) -> np.ndarray:
-    mel = read_feature(track.path, track.track_id, feature)
+    mel = read_feature(track.path, track.track_id, feature, change=track.change)
     if mel.shape[1] != track.n_frames:
         raise DataError(
             f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"
@@ -141,6 +173,6 @@ def _ordered_headers(spec: ShardSpec, tracks: Sequence[PlannedTrack]) -> list[Se
             label=track.label,
         )
         for track in tracks
-        for start in segment_starts(track.n_frames, frames=spec.segment_frames, hop_frames=spec.hop_frames).tolist()
+        for start in spec.starts(track)
     ]
     return sorted(headers, key=lambda header: order_key(spec.seed, header.track_id, header.start))

@@ -1,5 +1,15 @@
 """Raw data on disk to tracks; one file a loader, all with the same sections in the same order."""
 
-from tfmusic.datasets import airush
+from collections.abc import Callable
 
-LOADERS = {"airush": airush.load}
+from tfmusic.datasets import airush, fma, folder, gtzan, jamendo, table
+from tfmusic.datasets.track import Dataset
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "airush": airush.load,
+    "gtzan": gtzan.load,
+    "fma": fma.load,
+    "jamendo": jamendo.load,
+    "folder": folder.load,
+    "table": table.load,
+}

@@ -1,4 +1,4 @@
-"""Folds without leaks: no track, artist or album in two of them, labels spread evenly.
+"""Official splits as they are, or folds without leaks: no track, artist or album in two, labels spread evenly.
 
 Tracks that share an artist or an album form a group (connected components); a group goes to one fold as a whole.
 Groups are dealt greedily, largest first, each to the fold where the label counts stay most even: the rule of
@@ -14,6 +14,50 @@ import numpy as np
 
 from tfmusic.datasets.track import Track
 from tfmusic.errors import DataError
+
+OFFICIAL = ("train", "validation", "test")
+
+
+def choose_splits(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, seed: int) -> list[str]:
+    """Returns the split of every track: the official one where tracks have some, else its fold.
+
+    Where no track is for validation, the first of `n_folds` folds of the training tracks is.
+
+    Raises:
+        DataError: some tracks have a split and others not, none is for training, or a fold would be empty.
+    """
+    if not has_official(tracks):
+        return deal_folds(tracks, labels, n_folds=n_folds, seed=seed)
+    splits = [track.split or "" for track in tracks]
+    unknown = [track.track_id for track, split in zip(tracks, splits, strict=True) if split not in OFFICIAL]
+    if unknown or "train" not in splits:
+        raise DataError(
+            f"every track must have one of the splits {', '.join(OFFICIAL)}, and some train. Received: splits"
+            f" {', '.join(sorted(set(splits) - {''})) or 'none'}"
+            + (f", and {len(unknown)} tracks without one, such as {unknown[0]}" if unknown else "")
+        )
+    if "validation" not in splits:
+        rows = [row for row, split in enumerate(splits) if split == "train"]
+        folds = deal_folds([tracks[row] for row in rows], labels, n_folds=n_folds, seed=seed)
+        for row, fold in zip(rows, folds, strict=True):
+            splits[row] = "validation" if fold == "fold0" else "train"
+    return splits
+
+
+def has_official(tracks: Sequence[Track]) -> bool:
+    """Returns whether the data has splits of its own."""
+    return any(track.split for track in tracks)
+
+
+def leaking(tracks: Sequence[Track]) -> list[int]:
+    """Returns the rows of tracks whose artist is also scored: in training by validation or test, there by test."""
+    scored = {split: _artists(tracks, split) for split in OFFICIAL}
+    later = {"train": scored["validation"] | scored["test"], "validation": scored["test"]}
+    return [row for row, track in enumerate(tracks) if later.get(track.split or "", set()).intersection(track.artists)]
+
+
+def _artists(tracks: Sequence[Track], split: str) -> set[str]:
+    return {artist for track in tracks if track.split == split for artist in track.artists}
 
 
 def deal_folds(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, seed: int) -> list[str]:

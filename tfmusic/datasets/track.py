@@ -16,9 +16,10 @@ _PLAIN_ID = re.compile(r"[\w][\w .+-]{0,199}", re.ASCII)
 
 @dataclass(frozen=True)
 class Track:
-    """One row of the labels; the spectrogram stays on disk until it is needed.
+    """One row of the labels; the spectrogram or audio stays on disk until it is needed.
 
-    `artists` and `album` are keys for grouping, empty or None where unknown. `split` is the official one, or None.
+    `artists` and `album` are keys for grouping, empty or None where unknown. `split` is the official one, `train`,
+    `validation` or `test`, or None. Where a task has one label a track, the first of `labels` is that one.
     """
 
     track_id: str
@@ -58,12 +59,17 @@ def check_track_id(value: object, origin: str) -> str:
         DataError: the id is no plain name, so that it could leave its folder.
     """
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not _PLAIN_ID.fullmatch(text):
+    if not is_plain_id(text):
         raise DataError(
             f"{origin}: a track id must be a plain name of letters, digits, '_', '-', '.', '+' or spaces,"
             f" up to 200 long. Received: {value!r}"
         )
     return text
+
+
+def is_plain_id(text: str) -> bool:
+    """Returns whether a text can be a track id as it stands."""
+    return bool(_PLAIN_ID.fullmatch(text))
 
 
 def check_unique(ids: Sequence[str], origin: str) -> None:

@@ -36,7 +36,19 @@ def read_mel(path: Path, n_bins: int) -> np.ndarray:
     Raises:
         DataError: as `open_mel`, or a cell is NaN, infinite or negative.
     """
-    return _checked(open_mel(path, n_bins), path)
+    mel = read_cells(path, n_bins)
+    check_power(mel, str(path))
+    return mel
+
+
+def read_cells(path: Path, n_bins: int) -> np.ndarray:
+    """Returns the file's cells in memory, float32 [n_bins, n_frames], of any value; raises as `open_mel`."""
+    mapped = open_mel(path, n_bins)
+    try:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which no check lets pass
+            return np.array(mapped, dtype=np.float32, order="C")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_any_mel(path: Path, n_bins: Sequence[int]) -> np.ndarray:
@@ -47,16 +59,6 @@ def read_any_mel(path: Path, n_bins: Sequence[int]) -> np.ndarray:
         wanted = " or ".join(map(str, n_bins))
         raise DataError(f"{path}: shape must be [1, {wanted}, n_frames]. Received: {list(mapped.shape)}")
     return read_mel(path, height)
-
-
-def _checked(mapped: np.ndarray, path: Path) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-            mel = np.array(mapped, dtype=np.float32, order="C")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    check_power(mel, str(path))
-    return mel
 
 
 def check_power(mel: np.ndarray, origin: str) -> None:
@@ -72,6 +74,17 @@ def check_power(mel: np.ndarray, origin: str) -> None:
                 f"{origin}: cells must be finite power, 0 or more. Received: {int(bad.sum())} {name} cells,"
                 f" the first at bin {index[0]}, frame {index[1]}"
             )
+
+
+def check_finite(values: np.ndarray, origin: str) -> None:
+    """Raises DataError if a cell of a float32 feature that is no power is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        index = [int(i) for i in np.argwhere(bad)[0]]
+        raise DataError(
+            f"{origin}: cells must be finite. Received: {int(bad.sum())} NaN or infinite cells, the first at bin"
+            f" {index[0]}, frame {index[1]}"
+        )
 
 
 def upper_halves(mel: np.ndarray) -> np.ndarray:

@@ -103,5 +103,6 @@ class Encoder:
     def count_clipped(self, cells: np.ndarray) -> int:
         """Returns how many cells lie at or beyond the ends of the scale."""
         low, high = (0, 255) if self.dtype == np.uint8 else (self.scale.low, self.scale.high)
-        ends = np.array([low, high]).astype(self.dtype)
+        with np.errstate(over="ignore"):  # the ends of `identity` are beyond float16
+            ends = np.array([low, high]).astype(self.dtype)
         return int(np.count_nonzero(cells == ends[0]) + np.count_nonzero(cells == ends[1]))

@@ -1,6 +1,6 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfmusic.contract import Contract
 from tfmusic.features.segments import cut
 from tfmusic.inputs import augment
+from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
@@ -18,6 +19,8 @@ from tfmusic.records.reader import StoredTrack, iterate
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
 _PARALLEL_CALLS = 2
 _OPEN_SHARDS = 16
+
+_ReadShard = Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class TrainingInput:
         shuffle_segments: size of the shuffle buffer, segments.
         policy: SpecAugment parameters.
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
-        class_weights: weight of an example by its first label, or None.
+        class_weights: weight of every label, of which an example has the mean by its targets; or None.
         seed: with the epoch, decides order, crops and masks.
         distortion: how far tempo, pitch, loudness and timbre may change.
         metadata: that of every track, or None.
+        balance: how often every segment comes, or None for once.
+        top_share: of one label a track, the target's share of the first where there are others; they share the rest.
         process: number of this process, of those that share every batch.
         n_processes: how many there are; each reads shards of its own.
     """
@@ -47,6 +52,8 @@ class TrainingInput:
     seed: int
     distortion: Distortion = Distortion()  # noqa: RUF009 - it never changes
     metadata: Metadata | None = None
+    balance: Balance | None = None
+    top_share: float = 1.0
     process: int = 0
     n_processes: int = 1
 
@@ -58,17 +65,18 @@ def for_training(
 
     With metadata the first is a pair, codes and tokens [batch, n_tokens].
 
-    Every stored segment comes once; only whole batches come, so that the training step has one shape. The same
-    seed and epoch give the same batches, so that a resumed run goes on as if it had not stopped.
+    Every stored segment comes once, or as often as the balance says; only whole batches come, so that the training
+    step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
+    stopped.
     """
     files = [str(path) for split in splits for path in manifest.shard_paths(split)]
     order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
     # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
     # dataset that goes on from there would come in another order.
-    mine = [files[i] for i in order][options.process :: options.n_processes]
-    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, options, epoch))
-    n_segments = sum(manifest.split(name).segments for name in splits)
-    steps = n_segments // options.batch_size
+    mine = order[options.process :: options.n_processes]
+    read_fn = _shard_reader(options.balance, epoch)
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, files, read_fn, options, epoch))
+    steps = count_segments(manifest, splits, options.balance) // options.batch_size
     if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
         options = replace(options, batch_size=options.batch_size // options.n_processes)
         ds = ds.repeat().take(steps * options.batch_size)
@@ -82,11 +90,18 @@ def for_training(
     return ds.prefetch(2).with_options(_deterministic())
 
 
-def _shuffled(files: list[str], options: TrainingInput, epoch: int) -> tf.data.Dataset:
-    """Returns the serialized segments of some shards in the order of an epoch."""
-    ds = tf.data.Dataset.from_tensor_slices(files)
+def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
+    """Returns how many segments come in an epoch of training."""
+    return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
+
+
+def _shuffled(
+    numbers: np.ndarray, files: list[str], read_fn: _ReadShard, options: TrainingInput, epoch: int
+) -> tf.data.Dataset:
+    """Returns the serialized segments of some shards, by their numbers among the files, in the order of an epoch."""
+    ds = tf.data.Dataset.from_tensor_slices((numbers, [files[i] for i in numbers]))
     # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
-    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
+    ds = ds.interleave(read_fn, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
     # Shuffle what is still serialized: strings move by reference.
     return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
 
@@ -149,6 +164,20 @@ def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarr
     return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
 
 
+def _shard_reader(balance: Balance | None, epoch: int) -> _ReadShard:
+    """Returns what reads the serialized records of a shard, given its number and path, each as often as it comes."""
+    if balance is None:
+        return lambda _, path: tf.data.TFRecordDataset(path)
+    bounds, times = tf.constant(balance.bounds), tf.constant(balance.times(epoch))
+
+    def read(number: tf.Tensor, path: tf.Tensor) -> tf.data.Dataset:
+        mine = tf.data.Dataset.from_tensor_slices(times[bounds[number] : bounds[number + 1]])
+        pairs = tf.data.Dataset.zip((tf.data.TFRecordDataset(path), mine))
+        return pairs.flat_map(lambda record, count: tf.data.Dataset.from_tensors(record).repeat(count))
+
+    return read
+
+
 def _make_batch(
     index: tf.Tensor,
     records: tf.Tensor,
@@ -162,7 +191,7 @@ def _make_batch(
     The order: crop, distort, warp and mask, mix.
     """
     contract = manifest.contract
-    codes, targets, rows = _parse(records, manifest)
+    codes, targets, rows = _parse(records, manifest, options.top_share)
     index = index * options.n_processes + options.process  # no two processes draw alike
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
@@ -183,10 +212,10 @@ def _make_batch(
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
-def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _parse(records: tf.Tensor, manifest: Manifest, top_share: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns what serialized records hold.
 
-    Codes [batch, segment_frames, n_bins], multi-hot targets [batch, n_labels], rows of the tracks [batch].
+    Codes [batch, segment_frames, n_bins], targets [batch, n_labels], rows of the tracks [batch].
     """
     contract = manifest.contract
     features = tf.io.parse_example(
@@ -200,7 +229,19 @@ def _parse(records: tf.Tensor, manifest: Manifest) -> tuple[tf.Tensor, tf.Tensor
     cells = tf.io.decode_raw(features["mel"], contract.dtype)
     codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
-    return codes, tf.reduce_max(one_hot, axis=1), features["track"]
+    targets = _soft(one_hot, top_share) if contract.kind == "single" else tf.reduce_max(one_hot, axis=1)
+    return codes, targets, features["track"]
+
+
+def _soft(one_hot: tf.Tensor, top_share: float) -> tf.Tensor:
+    """Returns targets [batch, n_labels] that sum to 1: the share of the first label, and the rest for the others.
+
+    `one_hot` is [batch, n_stored, n_labels], zeros where a track has fewer labels. A track of one label has 1 there.
+    """
+    first, others = one_hot[:, 0], tf.reduce_sum(one_hot[:, 1:], axis=1)
+    n_others = tf.reduce_sum(others, axis=1, keepdims=True)
+    share = tf.where(n_others > 0, top_share, 1.0)
+    return share * first + (1.0 - share) * tf.math.divide_no_nan(others, n_others)
 
 
 def _present(targets: tf.Tensor, contract: Contract, *, is_mixed: bool) -> dict[str, tf.Tensor]:
@@ -227,5 +268,5 @@ def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
     counts = np.zeros(len(manifest.contract.labels), np.int64)
     for split in splits:
         for header, _ in iterate(manifest, split):
-            counts[list(header.label)] += 1
+            counts[list(manifest.contract.answers(header.label))] += 1
     return counts

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from tfmusic.contract import Contract
+from tfmusic.errors import RecordsError
 from tfmusic.inputs.metadata import metadata_table
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.records.shards import holds_copies
 from tfmusic.scoring.collect import collect_logits
 
 
@@ -53,6 +55,8 @@ def score_splits(
     *,
     batch_size: int,
     with_metadata: bool = True,
+    on_track: Callable[[], None] = lambda: None,
+    takes_copies: bool = False,
 ) -> TrackLogits:
     """Returns the logits of every track of some splits; each track comes once, with all of its frames.
 
@@ -63,12 +67,22 @@ def score_splits(
         contract: what its input must be.
         batch_size: windows at a time.
         with_metadata: whether a model that knows metadata is given that of the tracks, or none.
+        on_track: called after every track that was read.
+        takes_copies: whether changed copies are wanted, which are for training and never for a score.
+
+    Raises:
+        RecordsError: a split holds changed copies of tracks.
     """
+    copies = [split for split in splits if holds_copies(split)]
+    if copies and not takes_copies:
+        raise RecordsError(f"{manifest.folder}: {', '.join(copies)}: copies are for training, and are never scored")
     seen: dict[int, StoredTrack] = {}
 
     def tracks() -> Iterator[StoredTrack]:
         for split in splits:
             for track in iterate_tracks(manifest, split):
+                if track.row not in seen:
+                    on_track()
                 seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
                 yield track
 
@@ -86,5 +100,5 @@ def score_splits(
     rows = tuple(sorted(logits))
     targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)
     for place, row in enumerate(rows):
-        targets[place, list(seen[row].label)] = True
+        targets[place, list(manifest.contract.answers(seen[row].label))] = True
     return TrackLogits(rows, tuple(seen[row].track_id for row in rows), tuple(logits[row] for row in rows), targets)

@@ -1,12 +1,18 @@
-"""Several trained models as one: the weighted mean of their logits."""
+"""Several trained models as one: the weighted mean of their logits.
+
+A trunk that several members have, such as musicnn's at rest, is there once and listens once.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+
+from tfmusic.models.cut import cut, is_same
 
 
 def build_ensemble(
@@ -38,9 +44,10 @@ def build_ensemble(
     frames = max(int(member.inputs[0].shape[1]) for member in members)
     codes = keras.Input((frames, int(first.shape[2])), dtype=getattr(first.dtype, "name", first.dtype), name="codes")
     tokens = keras.Input((len(metadata),), dtype="float32", name="metadata") if metadata else None
+    halves = _halves(members, tasks)
     answers = [
-        _answer(member, codes, _known(tokens, metadata, known, name=f"member{i}"), tasks, name=f"member{i}")
-        for i, (member, known) in enumerate(zip(members, member_metadata or [()] * len(members), strict=True))
+        _answer(half, codes, _known(tokens, metadata, known, name=f"member{i}"), tasks, name=f"member{i}")
+        for i, (half, known) in enumerate(zip(halves, member_metadata or [()] * len(members), strict=True))
     ]
     names = {task: f"logits_{task}" for task in tasks} or {"": "logits"}
     logits = [
@@ -75,18 +82,64 @@ def _known(tokens: Any, metadata: Sequence[str], known: Sequence[str], *, name: 
     return layers.ReLU(max_value=1.0, name=f"{name}_known")(chosen)  # several rare values count as one
 
 
-def _answer(member: keras.Model, codes: Any, tokens: Any, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Trunk:
+    """What members have in common, if they do: its model and what it has said of the windows so far."""
+
+    model: keras.Model
+    heard: dict[int, Any] = field(default_factory=dict)
+
+    def hear(self, window: Any, start: int) -> Any:
+        """Returns the embedding of the window from a start; of one that was heard before, the same tensor."""
+        if start not in self.heard:
+            self.heard[start] = self.model(window)
+        return self.heard[start]
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The part of a member that is its own: all of it, or what comes after a trunk that others have as well."""
+
+    model: keras.Model
+    frames: int
+    trunk: _Trunk | None = None
+
+
+def _halves(members: Sequence[keras.Model], tasks: Sequence[str]) -> list[_Half]:
+    """Returns every member, cut where another one has the very same trunk."""
+    outputs = [[member.get_layer(f"logits_{task}").output for task in tasks] for member in members]
+    cuts = [cut(member, wanted) for member, wanted in zip(members, outputs, strict=True)]
+    twins = [[j for j, other in enumerate(cuts) if one and other and is_same(one[0], other[0])] for one in cuts]
+    trunks: dict[int, _Trunk] = {}
+    halves = []
+    for i, (member, wanted, parts) in enumerate(zip(members, outputs, cuts, strict=True)):
+        frames = int(member.inputs[0].shape[1])
+        if parts is None or len(twins[i]) < 2:
+            whole = keras.Model(member.inputs, wanted or [member.outputs[0]], name=f"member{i}")
+            halves.append(_Half(whole, frames))
+            continue
+        first = twins[i][0]
+        if first not in trunks:
+            trunks[first] = _Trunk(keras.Model(parts[0].inputs, parts[0].outputs[0], name=f"trunk{first}"))
+        head = keras.Model(parts[1].inputs, parts[1].outputs, name=f"member{i}")
+        halves.append(_Half(head, frames, trunks[first]))
+    return halves
+
+
+def _answer(half: _Half, codes: Any, tokens: Any, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
     """Returns the logits of a member by task, `""` where there is one."""
-    outputs = {task: member.get_layer(f"logits_{task}").output for task in tasks} or {"": member.outputs[0]}
-    model = keras.Model(member.inputs, list(outputs.values()), name=name)
-    own, frames = int(member.inputs[0].shape[1]), int(codes.shape[1])
-    windows = [_window(codes, start, own, frames, name=f"{name}_from{start}") for start in _starts(own, frames)]
-    seen = [model(window if tokens is None else [window, tokens]) for window in windows]
+    own, frames = half.frames, int(codes.shape[1])
+    seen = []
+    for start in _starts(own, frames):
+        heard = _window(codes, start, own, frames, name=f"{name}_from{start}")
+        if half.trunk is not None:
+            heard = half.trunk.hear(heard, start)
+        seen.append(half.model(heard if tokens is None else [heard, tokens]))
     by_window = [some if isinstance(some, list | tuple) else [some] for some in seen]
     means = zip(*by_window, strict=True)
     return {
         task: _mean(list(parts), [1 / len(seen)] * len(seen), part=task, name=f"{name}_mean_{task}")
-        for task, parts in zip(outputs, means, strict=True)
+        for task, parts in zip(tasks or [""], means, strict=True)
     }
 
 

@@ -96,9 +96,23 @@ class Manifest:
         """Length of a stored segment, frames."""
         return self.contract.frames
 
+    @property
+    def has_official_splits(self) -> bool:
+        """Whether the splits are train, validation and test of the data itself, not folds."""
+        return self.settings.get("splits") == "official"
+
+    @property
+    def has_whole_tracks(self) -> bool:
+        """Whether every frame of a track is stored; else segments were chosen."""
+        return "segments" not in self.settings
+
     def track_ids(self, splits: Sequence[str]) -> list[str]:
         """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]
+
+    def groups(self, splits: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Returns what the tracks of some splits are grouped by, their artists and album, by name of the track."""
+        return {row["track_id"]: frozenset(_groups_of(row)) for row in self._rows(splits)}
 
     def track_rows(self, splits: Sequence[str]) -> list[int]:
         """Returns the rows of the stored tracks of some splits."""
@@ -201,6 +215,11 @@ class Manifest:
                         " build the records again"
                     )
                 _check_file(path, shard.sha256)
+
+
+def _groups_of(row: Mapping[str, str]) -> list[str]:
+    artists = [f"artist {name}" for name in json.loads(row["artists"] or "[]")]
+    return artists + ([f"album {row['album']}"] if row["album"] else [])
 
 
 def file_sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ _HEAD_BYTES, _TAIL_BYTES = 12, 4
 
 @dataclass(frozen=True)
 class StoredTrack:
-    """A track put together again from its segments.
+    """A track put together again from its segments; where not all are stored, a stretch of it without a gap.
 
     Attributes:
         row: row of tracks.csv.
@@ -57,6 +57,8 @@ def read_shard(path: Path, manifest: Manifest) -> Iterator[tuple[SegmentHeader, 
 def iterate_tracks(manifest: Manifest, split: str) -> Iterator[StoredTrack]:
     """Yields every track of a split, whole; a shard holds whole tracks, so memory holds one shard at most.
 
+    Where the records hold chosen segments only, a track comes as the stretches that they cover, one after another.
+
     Raises:
         RecordsError: as `iterate`, or a track lacks some of its frames.
     """
@@ -65,10 +67,10 @@ def iterate_tracks(manifest: Manifest, split: str) -> Iterator[StoredTrack]:
         for header, cells in read_shard(path, manifest):
             pieces[header.track].append((header, cells))
         for row in sorted(pieces):
-            yield _join(pieces.pop(row), path)
+            yield from _join(pieces.pop(row), path, is_whole=manifest.has_whole_tracks)
 
 
-def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path) -> StoredTrack:
+def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_whole: bool) -> Iterator[StoredTrack]:
     n_frames = max(header.start + header.valid for header, _ in pieces)
     first, some_cells = pieces[0]
     cells = np.empty((n_frames, some_cells.shape[1]), some_cells.dtype)
@@ -76,9 +78,11 @@ def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path) -> StoredT
     for header, segment in pieces:
         cells[header.start : header.start + header.valid] = segment[: header.valid]
         filled[header.start : header.start + header.valid] = True
-    if not filled.all():
+    if is_whole and not filled.all():
         raise RecordsError(f"{path}: track {first.track_id} lacks frame {int(np.argmin(filled))} of {n_frames}")
-    return StoredTrack(first.track, first.track_id, first.label, cells)
+    edges = np.flatnonzero(np.diff(np.r_[False, filled, False]))
+    for begin, end in edges.reshape(-1, 2).tolist():
+        yield StoredTrack(first.track, first.track_id, first.label, cells[begin:end])
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -3,6 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 
+_COPIES = "_copies"
+
+
+def copies_of(split: str) -> str:
+    """Returns the split that holds the changed copies of the tracks of a split, which train and are never scored."""
+    return f"{split}{_COPIES}"
+
+
+def holds_copies(split: str) -> bool:
+    """Returns whether a split is one of changed copies."""
+    return split.endswith(_COPIES)
+
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
     """Returns the file name of a shard, such as `q2-fold0.tfrecord-00000-of-00008`."""

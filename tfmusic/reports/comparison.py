@@ -19,7 +19,7 @@ def compare(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
     Raises:
         RunError: a run has not been evaluated.
     """
-    return [_row(run, report) for run in runs for report in _reports(run)]
+    return [_row(run, report) for run in runs for report in read_reports(run)]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -28,7 +28,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _reports(run: RunDir) -> list[Any]:
+def read_reports(run: RunDir) -> list[Any]:
+    """Returns what the last evaluation of a run said of every task; raises RunError where it has none."""
     found = sorted(run.evaluation.rglob("report.json"))
     if not found:
         raise RunError(f"{run.path}: has no evaluation. `tfmusic evaluate {run.path}` makes one")

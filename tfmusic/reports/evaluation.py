@@ -11,6 +11,7 @@ from tfmusic.contract import Contract
 from tfmusic.scoring import metrics
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.curves import metric_intervals
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Evaluation:
         scores: [n_tracks, n_labels] by aggregator.
         segment_scores: [n_segments, n_labels] of all tracks.
         segment_targets: bool [n_segments, n_labels].
-        segment_weights: [n_segments], those of a track sum to 1, so that long tracks count no more than short ones.
+        segment_counts: int [n_tracks], how many of the segments each track has, one after the other.
         limits: how many tags an answer may have.
     """
 
@@ -36,7 +37,7 @@ class Evaluation:
     scores: dict[str, np.ndarray]
     segment_scores: np.ndarray
     segment_targets: np.ndarray
-    segment_weights: np.ndarray
+    segment_counts: np.ndarray
     limits: metrics.Limits
 
     @classmethod
@@ -67,7 +68,7 @@ class Evaluation:
             scores,
             calibration.segment_scores(np.concatenate(logits), kind=kind),
             np.repeat(targets, [len(track) for track in logits], axis=0),
-            np.concatenate([np.full(len(track), 1 / len(track)) for track in logits]),
+            np.array([len(track) for track in logits]),
             calibration.limits,
         )
 
@@ -85,7 +86,7 @@ class Evaluation:
             {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
             np.concatenate([part.segment_scores for part in parts]),
             np.concatenate([part.segment_targets for part in parts]),
-            np.concatenate([part.segment_weights for part in parts]),
+            np.concatenate([part.segment_counts for part in parts]),
             first.limits,
         )
 
@@ -101,7 +102,9 @@ class Evaluation:
         """Returns everything as JSON-ready values."""
         kind, labels = self.contract.kind, self.contract.labels
         predicted = metrics.decide(self.scores[self.aggregator], kind, self.limits)
-        segment = metrics.headline(self.segment_scores, self.segment_targets, kind, self.segment_weights)
+        # Those of a track sum to 1, so that long tracks count no more than short ones.
+        weights = np.repeat(1 / self.segment_counts, self.segment_counts)
+        segment = metrics.headline(self.segment_scores, self.segment_targets, kind, weights)
         per_label = metrics.per_label(predicted, self.targets)
         report: dict[str, Any] = {
             "task": self.contract.task,
@@ -111,6 +114,7 @@ class Evaluation:
             "aggregator": self.aggregator,
             "tracks": len(self.track_ids),
             "segments": len(self.segment_scores),
+            "metrics": metric_intervals(predicted, self.targets, kind),
             "aggregators": {name: self._value(name) for name in self.scores},
             "segment_value": segment,
             "track_gain": self.headline - segment,
@@ -123,6 +127,11 @@ class Evaluation:
             counts = metrics.confusion(predicted.argmax(1), self.targets.argmax(1), len(labels))
             report["confusion"] = counts.tolist()
         return report
+
+    def segments_of(self, place: int) -> np.ndarray:
+        """Returns the segment scores [n_segments, n_labels] of the track at a place."""
+        first = int(self.segment_counts[:place].sum())
+        return self.segment_scores[first : first + int(self.segment_counts[place])]
 
     def answers(self) -> tuple[list[Any], list[Any]]:
         """Returns predicted and true label names (lists of them for several tags) of every track."""

@@ -12,6 +12,7 @@ import numpy as np
 from tfmusic.contract import Contract
 from tfmusic.datasets.track import Track
 from tfmusic.errors import UsageError
+from tfmusic.features.audio import is_audio
 from tfmusic.features.bridge import bridge
 from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
 from tfmusic.features.npy import read_any_mel
@@ -100,8 +101,8 @@ def _digest(model: keras.Model) -> str:
 def musicnn_embedder(weights: Path, network: str) -> Embedder:
     """Returns the embedder of musicnn's weights: 753 maxima over a window of 3 s, then 753 means.
 
-    Spectrograms of 96 bins must be the authors' (16 kHz, n_fft 512, hop 256); those of 128 bins AI Rush's, which are
-    bridged to them.
+    Sound becomes the authors' spectrograms. Those of 96 bins must be the authors' (16 kHz, n_fft 512, hop 256); those
+    of 128 bins AI Rush's, which are bridged to them.
 
     Raises:
         RunError: no such weights.
@@ -161,6 +162,9 @@ def _by_track(
 
 
 def _musicnn_cells(track: Track) -> np.ndarray:
-    mel = read_any_mel(track.feature_path, tuple(_FEATURES))
-    power = bridge(mel, _FEATURES[len(mel)], MUSICNN)
+    if is_audio(track.feature_path):  # sound becomes the authors' spectrogram itself
+        power = read_feature(track.feature_path, track.track_id, {"name": "mel", **MUSICNN})
+    else:
+        mel = read_any_mel(track.feature_path, tuple(_FEATURES))
+        power = bridge(mel, _FEATURES[len(mel)], MUSICNN)
     return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)

@@ -1,13 +1,14 @@
-"""A run folder to a SavedModel that answers for whole tracks, with contract, labels and report beside it."""
+"""A run folder to a SavedModel that answers for whole tracks, with contract, labels, report and card beside it."""
 
 import shutil
 from pathlib import Path
 
 import tensorflow as tf
 
-from tfmusic.folders import put_in_place
-from tfmusic.rundir import RunDir
-from tfmusic.serving.predict import load_run
+from tfmusic.folders import put_in_place, write_text
+from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
+from tfmusic.rundir import RunDir, write_json
+from tfmusic.serving.predict import card_of, load_run
 from tfmusic.serving.track_model import TrackModel, signatures
 
 
@@ -35,6 +36,9 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         report = run.report_folder(loaded.contract.task) / "report.json"
         if report.is_file():
             shutil.copy(report, partial / "report.json")
+        card = card_of(run, loaded)
+        write_json(card, partial / CARD_JSON)
+        write_text(partial / CARD_MARKDOWN, card_markdown(card))
         put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Answers for tracks on disk, from a run folder or from an exported model."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
 from tfmusic.errors import RunError, UsageError
 from tfmusic.features import embeddings
+from tfmusic.features.audio import is_audio
+from tfmusic.features.extracted import find_feature
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.models import for_prediction
 from tfmusic.models.saved import load_saved
 from tfmusic.records.reader import StoredTrack
+from tfmusic.reports.card import model_card
 from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
@@ -61,6 +64,18 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
     calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
     return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
+    """Returns the model card of a run that has been loaded."""
+    return model_card(
+        run,
+        loaded.contract,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+        limits=loaded.calibration.limits,
+        n_parameters=loaded.model.count_params(),
+    )
 
 
 def choose_task(contract: Contract, task: str | None) -> str:
@@ -115,15 +130,33 @@ def predict_tracks(
 
 
 def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
-    """Raises UsageError where a model of spectrograms is given embeddings, or one of embeddings those of another."""
+    """Raises UsageError where files do not suit a model.
+
+    A model of spectrograms takes sound and `.npy` files, the latter of its own feature where their folder says what
+    they are; a model of embeddings those of the network that it was trained on, and neither of the others.
+    """
     wanted = contract.feature
     for path in dict.fromkeys(paths):
-        given = embeddings.read_index(path).feature if path.suffix == ".npz" else {"name": "mel"}
-        if wanted["name"] != given["name"] or (given["name"] == embeddings.NAME and given != wanted):
-            what = (
-                f"embeddings of {wanted['source']}, a file of tfmusic embed" if "source" in wanted else "spectrograms"
-            )
-            raise UsageError(f"{path}: the model takes {what}. Received: {given.get('source', 'a spectrogram')}")
+        given = _feature_of(path, wanted)
+        if given != dict(wanted):
+            raise UsageError(f"{path}: the model takes {_describe(wanted)}. Received: {_describe(given)}")
+
+
+def _feature_of(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file holds or can be turned into, as far as that is known."""
+    if path.suffix == ".npz":
+        return embeddings.read_index(path).feature
+    if wanted["name"] == embeddings.NAME:
+        return {"name": "sound" if is_audio(path) else "a spectrogram"}
+    found = None if is_audio(path) else find_feature(path.parent)
+    return dict(wanted) if found is None else found[1]
+
+
+def _describe(feature: Mapping[str, Any]) -> str:
+    if feature["name"] == embeddings.NAME:
+        return f"embeddings of {feature['source']}, a file of tfmusic embed"
+    parameters = ", ".join(f"{key}={value}" for key, value in feature.items() if key != "name")
+    return f"{feature['name']} ({parameters})" if parameters else str(feature["name"])
 
 
 def load_contract(model_path: Path) -> Contract:

@@ -67,6 +67,30 @@ class TrackModel(tf.Module):
             "segment_starts": starts,
         }
 
+    @tf.function  # type: ignore[untyped-decorator]
+    def answer_batch(
+        self, mel: tf.Tensor, n_frames: tf.Tensor, tokens: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `track_scores` [n_tracks, n_labels] of tracks of any lengths, each answered as if it came alone.
+
+        Args:
+            mel: linear power [n_tracks, n_bins, most_frames], filled up with anything at the end of shorter tracks.
+            n_frames: how many frames of each track are music, int32 [n_tracks], 1 or more.
+            tokens: metadata tokens, string [n_tracks, most_tokens], filled up with empty strings.
+        """
+        rule = "n_frames must be 1 to the frames of mel, one for each track"
+        fits = tf.reduce_all((n_frames >= 1) & (n_frames <= tf.shape(mel)[2]))
+        same = tf.equal(tf.shape(n_frames)[0], tf.shape(mel)[0])
+        with tf.control_dependencies([tf.debugging.Assert(fits & same, [rule])]):
+            places = tf.range(tf.shape(mel)[0])
+
+        def one(place: tf.Tensor) -> tf.Tensor:
+            known = None if tokens is None else tokens[place]
+            return self(mel[place, :, : n_frames[place]], known)["track_scores"]
+
+        scores = tf.map_fn(one, places, fn_output_signature=tf.TensorSpec([len(self._contract.labels)], tf.float32))
+        return {"track_scores": scores}
+
     @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
     def labels(self) -> tf.Tensor:
         """Returns the names of the labels in the order of the scores, string [n_labels]."""
@@ -169,16 +193,23 @@ def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Te
 def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
     """Returns the signatures of the SavedModel.
 
-    `serving_default` takes [n_bins, n_frames], `file` [1, n_bins, n_frames]; `with_metadata`, of models that read some,
-    [n_bins, n_frames] and tokens.
+    `serving_default` takes one track [n_bins, n_frames], `file` one as a file has it, [1, n_bins, n_frames]; `batch`
+    several [n_tracks, n_bins, most_frames] with their lengths `n_frames` [n_tracks]. Models that read metadata have
+    `with_metadata`, one track and tokens [n], and `batch_with_metadata`, several and tokens [n_tracks, most_tokens].
     """
     specs = {"serving_default": [contract.n_bins, None], "file": [1, contract.n_bins, None]}
     mels = {name: tf.TensorSpec(shape, tf.float32, name="mel") for name, shape in specs.items()}
     found = {name: module.__call__.get_concrete_function(spec) for name, spec in mels.items()}
+    several = (
+        tf.TensorSpec([None, contract.n_bins, None], tf.float32, name="mel"),
+        tf.TensorSpec([None], tf.int32, name="n_frames"),
+    )
+    found["batch"] = module.answer_batch.get_concrete_function(*several)
     if contract.metadata:
         tokens = tf.TensorSpec([None], tf.string, name="tokens")
-        mel = mels["serving_default"]
-        found["with_metadata"] = module.__call__.get_concrete_function(mel, tokens)
+        found["with_metadata"] = module.__call__.get_concrete_function(mels["serving_default"], tokens)
+        tokens = tf.TensorSpec([None, None], tf.string, name="tokens")
+        found["batch_with_metadata"] = module.answer_batch.get_concrete_function(*several, tokens)
     return found
 
 

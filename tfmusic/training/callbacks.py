@@ -2,13 +2,19 @@
 
 import json
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmusic.console import Progress
 from tfmusic.errors import RunError
+
+N_PICTURES = 4  # of a batch
+EPOCHS_BETWEEN_PICTURES = 10
 
 
 class StepWatch(keras.callbacks.Callback):
@@ -30,6 +36,46 @@ class StepWatch(keras.callbacks.Callback):
             self.progress.advance(note=f"epoch {self.epoch + 1} loss {loss:.4f}")
 
 
+class InputWatch(keras.callbacks.Callback):
+    """Measures how long training waits for its batches, and keeps a look at the first of them.
+
+    A step asks for its batch after `on_train_batch_begin`; a last stage of the input notes when it is handed over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes: np.ndarray | None = None
+        self._begin_s = self._wait_s = 0.0
+        self._epoch_s = time.perf_counter()
+
+    def watched(self, ds: Any) -> Any:
+        """Returns the same batches with their hand-over noted; on backends that fetch ahead of a step as they were."""
+        if keras.backend.backend() != "tensorflow":
+            return ds
+        import tensorflow as tf
+
+        def note(*batch: Any) -> Any:
+            codes = batch[0][0] if isinstance(batch[0], tuple) else batch[0]
+            with tf.control_dependencies([tf.numpy_function(self._note, [codes[:N_PICTURES]], [])]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        return ds.map(note)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes when a step asks for its batch."""
+        self._begin_s = time.perf_counter()
+
+    @property
+    def wait_share(self) -> float | None:
+        """Share of the time since the watch was made that was spent waiting for batches; None where none was seen."""
+        return None if self.codes is None else self._wait_s / (time.perf_counter() - self._epoch_s)
+
+    def _note(self, codes: np.ndarray) -> None:
+        if self.codes is None:
+            self.codes = np.array(codes)
+        self._wait_s += max(time.perf_counter() - self._begin_s, 0.0) if self._begin_s else 0.0
+
+
 class MetricsLog:
     """Appends the numbers of every epoch to metrics.jsonl and to TensorBoard's event files."""
 
@@ -42,6 +88,30 @@ class MetricsLog:
             import tensorflow as tf
 
             self.writer = tf.summary.create_file_writer(str(tensorboard))
+
+    def show_inputs(self, codes: np.ndarray, epoch: int) -> None:
+        """Adds codes [n, frames, n_bins] of some epochs as pictures, low bins below: what the model sees."""
+        if self.writer is None or (epoch - 1) % EPOCHS_BETWEEN_PICTURES:
+            return
+        import tensorflow as tf
+
+        values = codes.astype(np.float32)
+        low, high = (0.0, 255.0) if codes.dtype == np.uint8 else (float(values.min()), float(values.max()))
+        pictures = ((values - low) / max(high - low, 1e-6)).transpose(0, 2, 1)[:, ::-1, :, None]
+        with self.writer.as_default(step=epoch):
+            tf.summary.image("augmented input", pictures, max_outputs=len(pictures))
+
+    def show_confusion(self, counts: Mapping[str, tuple[np.ndarray, tuple[str, ...]]], epoch: int) -> None:
+        """Adds confusion matrices by task, with the names of their classes, as TensorBoard pictures."""
+        if self.writer is None:
+            return
+        import tensorflow as tf
+
+        from tfmusic.reports.confusion import confusion_picture
+
+        with self.writer.as_default(step=epoch):
+            for task, (matrix, labels) in counts.items():
+                tf.summary.image(f"confusion {task}", confusion_picture(matrix, labels)[None])
 
     def write(self, numbers: dict[str, Any]) -> None:
         """Adds one epoch."""

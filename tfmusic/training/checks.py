@@ -12,6 +12,7 @@ from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import copies_of
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.optimizer import make_loss
 from tfmusic.training.processes import joined
@@ -28,14 +29,24 @@ class Folds:
 def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
     """Returns the splits of a fold: it validates, all others train; `none` trains on all.
 
+    Of official splits `train` trains and `validation` validates, with `none` both train; `test` does neither.
+
     Raises:
         RecordsError: the records lack that fold.
     """
-    names = tuple(name for name in manifest.splits if name.startswith("fold"))
+    fitting = ("official", "none") if manifest.has_official_splits else ("a number", "all", "none")
+    if (fold == "official") != manifest.has_official_splits and fold != "none":
+        what = "have splits of their own" if manifest.has_official_splits else "are dealt into folds"
+        raise RecordsError(
+            f"{manifest.folder}: training.fold must be {' or '.join(fitting)}, as the records {what}. Received: {fold}"
+        )
+    names = tuple(name for name in manifest.splits if name != "test")
     if fold == "none":
         return Folds(names, ())
-    manifest.split(f"fold{fold}")
-    return Folds(tuple(name for name in names if name != f"fold{fold}"), (f"fold{fold}",))
+    held_out = "validation" if fold == "official" else f"fold{fold}"
+    manifest.split(held_out)
+    # The copies of the tracks that validate must not train either.
+    return Folds(tuple(name for name in names if name not in (held_out, copies_of(held_out))), (held_out,))
 
 
 def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract:
@@ -50,6 +61,15 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         "data.folds": (config.data.folds, manifest.settings.get("folds")),
         "data.seed": (config.data.seed, manifest.settings.get("split_seed")),
     }
+    wanted["record.segments"] = (config.record.segments, manifest.settings.get("segments", "all"))
+    if not manifest.has_whole_tracks:
+        stored_count = manifest.settings["segments_per_track"]
+        wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
+    perturb = config.perturb.model_dump() if config.perturb.copies else None
+    if not is_embedding(stored):
+        wanted["perturb"] = (perturb, manifest.settings.get("perturb"))
+    if manifest.has_official_splits:
+        wanted["data.splits"] = ("folds" if config.data.deals_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
     wanted |= (
         {}
@@ -122,6 +142,15 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
             "training.devices must be 1, and one process, with training.cache_frozen, whose small head is soon trained."
             f" Received: {config.training.devices}"
         )
+    if config.training.cache_frozen and (config.balance.is_on or config.training.target != "labels"):
+        raise ConfigError(
+            "training.cache_frozen wants every segment once and training.target=labels: set it to false, or leave the"
+            " section balance and the target as they are"
+        )
+    if config.balance.is_on and contract.heads:
+        raise ConfigError("balance is for one task: several tasks share the segments of a track")
+    if config.training.target == "soft_top" and contract.kind != "single":
+        raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds

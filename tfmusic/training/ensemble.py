@@ -1,5 +1,6 @@
 """Trained runs to one run that is their mean: evaluated, exported and asked like any other."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tfmusic.folders import write_text
 from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.models.saved import load_saved
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir, write_json
+from tfmusic.rundir import RunDir, is_run, write_json
 from tfmusic.scoring.blend import blend_weights
 from tfmusic.scoring.calibrate import Calibration, save_by_task
 from tfmusic.training.environment import environment
@@ -40,7 +41,8 @@ def join_runs(runs: Sequence[RunDir], out: RunDir, manifest: Manifest, weights: 
         runs: two or more.
         out: the run to write.
         manifest: the records that all were trained on.
-        weights: a share for each, or None to fit them on the tracks that none of the runs has trained on.
+        weights: a share for each, or None to fit them on the tracks that none of the runs has trained on; those of
+            each fold on the tracks of the other folds.
 
     Raises:
         RunError: a run is of other records, or takes another input than the first.
@@ -52,20 +54,21 @@ def join_runs(runs: Sequence[RunDir], out: RunDir, manifest: Manifest, weights: 
         raise UsageError(
             f"runs to join must all be cross-validations of as many folds, or none. Received: folds {sorted(n_folds)}"
         )
-    chosen = list(weights) if weights else _fit_weights(runs, manifest)
+    count = n_folds.pop()
+    shares = [list(weights)] * max(count, 1) if weights else _fit_shares(runs, manifest)
     if not out.config.is_file():
         write_text(out.config, to_yaml(load_config(runs[0].config)))
-    if not n_folds.pop():
-        _write(out, runs, chosen)
+    if not count:
+        _write(out, runs, shares[0])
         _calibrate(out, manifest)
-        return chosen
-    for number in range(len(runs[0].folds())):
+        return shares[0]
+    for number, chosen in enumerate(shares):
         joined = out.fold(number)
         _write(joined, [run.fold(number) for run in runs], chosen)
         _calibrate(joined, manifest)
-        keras.utils.clear_session()
+        keras.backend.clear_session()
     join_folds(out, manifest)
-    return chosen
+    return [float(share) for share in np.mean(shares, axis=0)]
 
 
 def _check_alike(runs: Sequence[RunDir], manifest: Manifest) -> None:
@@ -84,28 +87,41 @@ def _check_alike(runs: Sequence[RunDir], manifest: Manifest) -> None:
             )
 
 
-def _fit_weights(runs: Sequence[RunDir], manifest: Manifest) -> list[float]:
-    """Returns the weights that suit the held-out tracks best; of several tasks, those of the first."""
+def _fit_shares(runs: Sequence[RunDir], manifest: Manifest) -> list[list[float]]:
+    """Returns the weights that suit the held-out tracks best; of several tasks, those of the first.
+
+    Of cross-validations, weights for every fold, from the tracks of the others: its own score stays out of fold.
+    """
     task, part = next(iter(Contract.load(runs[0].contract).parts().items()))
-    known = [track_means(score_held_out(run, manifest).part(task)) for run in runs]
-    shared = [name for name in known[0] if all(name in one for one in known)]
-    if not shared:
-        raise UsageError(
-            f"{', '.join(str(run.path) for run in runs)}: hold out no track in common to fit weights on; train them"
-            " with the same training.fold, or pass --equal"
-        )
-    logits = [[one[name][0] for name in shared] for one in known]
-    targets = [known[0][name][1] for name in shared]
-    return blend_weights([np.stack(some) for some in logits], np.stack(targets), part.contract.kind)
+    held_out = [score_held_out(run, manifest).part(task) for run in runs]
+    count = len(held_out[0])
+    shares = []
+    for number in range(count):
+        known = [track_means([fold for i, fold in enumerate(folds) if i != number or count == 1]) for folds in held_out]
+        names = [name for name in known[0] if all(name in one for one in known)]
+        if not names:
+            raise UsageError(
+                f"{', '.join(str(run.path) for run in runs)}: hold out no track in common to fit weights on; train"
+                " them with the same training.fold, or pass --equal"
+            )
+        logits = [np.stack([one[name][0] for name in names]) for one in known]
+        targets = np.stack([known[0][name][1] for name in names])
+        shares.append(blend_weights(logits, targets, part.contract.kind))
+    return shares
 
 
 def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> None:
     """Writes the folder of an ensemble, all but its calibration, without which it is not finished."""
     contracts = [Contract.load(member.contract) for member in members]
     longest = max(contracts, key=lambda contract: contract.frames)
-    models = [load_saved(member.checkpoint("best")) for member in members]
     known = [contract.metadata for contract in contracts]
-    joined = build_ensemble(models, weights, tasks=[head.task for head in longest.heads], member_metadata=known)
+    leaves = [leaf for pair in zip(members, weights, strict=True) for leaf in _leaves(*pair, frames=longest.frames)]
+    joined = build_ensemble(
+        [load_saved(leaf.checkpoint("best")) for leaf, _ in leaves],
+        [weight for _, weight in leaves],
+        tasks=[head.task for head in longest.heads],
+        member_metadata=[Contract.load(leaf.contract).metadata for leaf, _ in leaves],
+    )
     path = out.checkpoint("best")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name("best.tmp.keras")
@@ -130,9 +146,31 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
     )
     write_json(environment(), out.environment)
     shares = [
-        {"run": _name(member.path, out.path), "weight": weight} for member, weight in zip(members, weights, strict=True)
+        {"run": _name(member.path, out.path), "weight": weight, "sha256": _digest(member.checkpoint("best"))}
+        for member, weight in zip(members, weights, strict=True)
     ]
     write_json({"members": shares}, out.ensemble)
+
+
+def _leaves(run: RunDir, weight: float, *, frames: int) -> list[tuple[RunDir, float]]:
+    """Returns the trained models that a run is the weighted mean of, so that they can share their trunks.
+
+    The run itself stands for them where one of them has moved or changed since, or covers other windows.
+    """
+    if not run.ensemble.is_file() or Contract.load(run.contract).frames != frames:
+        return [(run, weight)]
+    members = run.read_json(run.ensemble)["members"]
+    runs = [RunDir(run.path / member["run"]) for member in members]
+    for one, member in zip(runs, members, strict=True):
+        if not is_run(one.path) or _digest(one.checkpoint("best")) != member.get("sha256"):
+            return [(run, weight)]
+    pairs = zip(runs, members, strict=True)
+    return [leaf for one, member in pairs for leaf in _leaves(one, weight * member["weight"], frames=frames)]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(member: Path, out: Path) -> str:

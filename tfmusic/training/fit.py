@@ -14,8 +14,9 @@ from tfmusic.contract import Contract
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import holds_copies
 from tfmusic.rundir import RunDir, write_json
-from tfmusic.training.callbacks import MetricsLog, StepWatch
+from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.environment import environment
 from tfmusic.training.job import Job
 from tfmusic.training.optimizer_state import current_rate, state_variables
@@ -102,7 +103,7 @@ def _train(job: Job, progress: TrainingProgress) -> None:
         while not _has_ended(progress, config):
             if progress.epoch in first_epochs:
                 job.start_stage(first_epochs[progress.epoch])
-            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch, shown=job.resting is None))
+            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch, shown=job.resting is None), log)
             if job.resting:
                 bar.advance(job.steps_per_epoch)
             log.write(numbers)
@@ -111,17 +112,24 @@ def _train(job: Job, progress: TrainingProgress) -> None:
     calibrate(job)
 
 
-def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch) -> dict[str, Any]:
+def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch, log: MetricsLog) -> dict[str, Any]:
     """Trains one epoch, validates, keeps the checkpoints, and returns the numbers of the epoch."""
     begin = time.monotonic()
-    loss = job.train_epoch(progress.epoch, [watch])
+    inputs = InputWatch()
+    loss = job.train_epoch(progress.epoch, [watch], inputs)
     progress.epoch += 1
+    wait_share = inputs.wait_share
     numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": loss}
     numbers["learning_rate"] = current_rate(job.learner.optimizer)
     with averaged_weights(job.learner):
         if job.folds.validation:
-            numbers |= validate(job)
+            found, confusions = validate(job)
+            numbers |= found
+            log.show_confusion(confusions, progress.epoch)
         _keep_checkpoints(job, progress, numbers.get("validation"))
+    if inputs.codes is not None:
+        numbers["input_wait"] = wait_share
+        log.show_inputs(inputs.codes, progress.epoch)
     numbers["seconds"] = time.monotonic() - begin
     progress.seconds += numbers["seconds"]
     return numbers
@@ -187,7 +195,7 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "training": job.folds.training,
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
-        "training_tracks": job.manifest.track_ids(job.folds.training),
+        "training_tracks": job.manifest.track_ids([name for name in job.folds.training if not holds_copies(name)]),
         "trunk_tracks": sorted(job.trunk_tracks),
     }
     write_json(records, run.records)

@@ -12,14 +12,17 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.inputs import augment, pipeline
+from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.shards import holds_copies
 from tfmusic.rundir import RunDir
 from tfmusic.training.bridge import find_bridge
+from tfmusic.training.callbacks import InputWatch
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
 from tfmusic.training.devices import Devices
 from tfmusic.training.optimizer import make_optimizer
@@ -27,6 +30,8 @@ from tfmusic.training.optimizer_state import build
 from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
+
+TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others (the Deep-Music-Tagger's)
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
@@ -109,8 +114,9 @@ class Job:
         manifest.verify([*folds.training, *folds.validation])
         keras.utils.set_random_seed(config.training.seed)
         mean, variance = pipeline.cell_statistics(manifest, folds.training)
-        n_segments = sum(manifest.split(name).segments for name in folds.training)
-        options = _training_input(config, manifest, folds, n_segments, contract)
+        balance = Balance.of(manifest, folds.training, config.balance, config.training.seed)
+        n_segments = pipeline.count_segments(manifest, folds.training, balance)
+        options = _training_input(config, manifest, folds, balance, contract)
         devices = Devices.find(config.training.devices)
         devices.check_batch(options.batch_size)
         options = replace(options, process=devices.processes.index, n_processes=devices.processes.count)
@@ -162,15 +168,18 @@ class Job:
         """What the epochs of the stage train: the model, or its head alone while the trunk's answers are cached."""
         return self.resting.head if self.resting else self.training_model
 
-    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback]) -> float:
-        """Trains one epoch, counted from 0, and returns its loss."""
+    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback], inputs_seen: InputWatch) -> float:
+        """Trains one epoch, counted from 0, and returns its loss; `inputs_seen` watches batches that are read."""
         options = self.input
         if self.resting:
             inputs, targets = self.resting.epoch(epoch)
             arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
+            # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
+            ds = ds if self.devices.are_several else inputs_seen.watched(ds)
             arguments = self.devices.deal(ds, self.steps_per_epoch)
+            callbacks = [*callbacks, inputs_seen]
         with self.devices.training(self.learner):
             history = self.learner.fit(
                 **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
@@ -220,13 +229,19 @@ class Job:
         """Returns what will be trained on what, and where its trunk comes from."""
         counts = {
             part: sum(self.manifest.split(name).tracks for name in names)
-            for part, names in (("training", self.folds.training), ("validation", self.folds.validation))
+            for part, names in (
+                ("training", [name for name in self.folds.training if not holds_copies(name)]),
+                ("copies", [name for name in self.folds.training if holds_copies(name)]),
+                ("validation", self.folds.validation),
+            )
         }
+        copies = f" and {counts['copies']:,} changed copies" if counts["copies"] else ""
         return (
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
-            f" {self._describe_input()}\n{counts['training']:,} training tracks, {counts['validation']:,}"
+            f" {self._describe_input()}\n{counts['training']:,} training tracks{copies}, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
             f"{self._describe_metadata()}{self._describe_trunk()}{self._describe_leak()}"
+            + (f"\n{self.input.balance.describe()}" if self.input.balance else "")
         )
 
     @property
@@ -279,9 +294,9 @@ def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str
 
 
 def _training_input(
-    config: Config, manifest: Manifest, folds: Folds, n_segments: int, contract: Contract
+    config: Config, manifest: Manifest, folds: Folds, balance: Balance | None, contract: Contract
 ) -> pipeline.TrainingInput:
-    section = config.augment
+    section, n_segments = config.augment, pipeline.count_segments(manifest, folds.training, balance)
     policy = (
         augment.SpecAugment(
             section.time_warp_frames,
@@ -313,12 +328,14 @@ def _training_input(
         policy=policy,
         mixup_alpha=section.mixup_alpha,
         metadata=Metadata.of(manifest, contract, config.metadata.dropout),
-        class_weights=_class_weights(manifest, folds) if config.training.class_weights == "balanced" else None,
+        class_weights=_class_weights(manifest, folds, balance) if config.training.class_weights != "none" else None,
+        balance=balance,
+        top_share=TOP_SHARE if config.training.target == "soft_top" else 1.0,
         seed=config.training.seed,
     )
 
 
-def _class_weights(manifest: Manifest, folds: Folds) -> np.ndarray:
-    """Returns the weight of every class: total / (classes x count), so that the mean weight is 1."""
-    counts = pipeline.count_labels(manifest, folds.training)
+def _class_weights(manifest: Manifest, folds: Folds, balance: Balance | None) -> np.ndarray:
+    """Returns the weight of every class: total / (classes x count in an epoch), so that the mean weight is 1."""
+    counts = balance.label_counts if balance else pipeline.count_labels(manifest, folds.training)
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))

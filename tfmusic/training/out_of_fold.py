@@ -1,8 +1,9 @@
 """Tracks scored by a model that has not trained on them: the validation fold of a run, or every fold of several."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfmusic.config import EvaluationSection
@@ -43,7 +44,14 @@ def check_finished(run: RunDir) -> None:
         raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
 
 
-def score_held_out(run: RunDir, manifest: Manifest, *, with_metadata: bool = True, is_finished: bool = True) -> HeldOut:
+def score_held_out(
+    run: RunDir,
+    manifest: Manifest,
+    *,
+    with_metadata: bool = True,
+    is_finished: bool = True,
+    on_track: Callable[[], None] = lambda: None,
+) -> HeldOut:
     """Returns the logits of a run on its validation fold, or of each model of a cross-validation on its own.
 
     Raises:
@@ -52,11 +60,11 @@ def score_held_out(run: RunDir, manifest: Manifest, *, with_metadata: bool = Tru
     if is_finished:
         check_finished(run)
     folds = run.folds() or [run]
-    scored = [_score(fold, manifest, with_metadata=with_metadata) for fold in folds]
+    scored = [_score(fold, manifest, with_metadata=with_metadata, on_track=on_track) for fold in folds]
     return HeldOut(Contract.load(folds[0].contract), tuple(scored))
 
 
-def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogits:
+def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Callable[[], None]) -> TrackLogits:
     used = run.read_json(run.records)
     if used["tracks_sha256"] != manifest.tracks_sha256:
         raise RunError(f"{run.path}: was not trained on the records {manifest.folder}")
@@ -68,14 +76,18 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool) -> TrackLogi
         raise RecordsError(f"{manifest.folder}: must keep the contract of the model in {run.path}: {different}")
     manifest.verify(used["validation"])
     model = for_prediction(load_saved(run.checkpoint("best")))
-    return score_splits(
+    scored = score_splits(
         manifest,
         used["validation"],
         model.predict_on_batch,
         contract,
         batch_size=load_config(run.config).evaluation.batch_size,
         with_metadata=with_metadata,
+        on_track=on_track,
     )
+    del model
+    keras.backend.clear_session()  # gives back its graph and buffers before the next fold makes its own
+    return scored
 
 
 def tag_limits(options: EvaluationSection) -> Limits:

@@ -16,9 +16,9 @@ from tfmusic.inputs.pipeline import TrainingInput
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
 from tfmusic.models.bridged import FIXED
+from tfmusic.models.cut import cut
 from tfmusic.records.manifest import Manifest
 
-_CUT = "pool"  # the layer that a trunk ends with
 _WITHOUT_TRAINING = {FIXED, "normalise"}
 
 
@@ -102,42 +102,24 @@ def cut_trunk(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, k
     Raises:
         ConfigError: the model has no such place, or layers before it are not pretrained and so would have to learn.
     """
-    cut = next((layer for layer in model.layers if layer.name == _CUT), None)
-    if cut is None:
+    halves = cut(model)
+    if halves is None:
         raise ConfigError(
             f"training.cache_frozen is for models that pool at the end of their trunk; {model.name} does not: set it"
             " to false"
         )
-    trunk = for_prediction(keras.Model(model.inputs[0], cut.output))
+    trunk, head = for_prediction(halves[0]), halves[1]
     new = [layer.name for layer in trunk.layers if layer.weights and layer.name not in {*loaded, *_WITHOUT_TRAINING}]
     if new:
         raise ConfigError(
             f"training.cache_frozen needs a trunk that is pretrained to its last layer. Not loaded: {', '.join(new)}"
         )
-    return trunk, _head(model, cut)
-
-
-def _head(model: keras.Model, cut: keras.layers.Layer) -> keras.Model:
-    """Returns what a model does after a layer, on inputs of its own; the layers are the model's.
-
-    Keras would make a model from tensors within another as well, but then rewires inputs that both share.
-    """
-    known = {id(cut.output): keras.Input(cut.output.shape[1:], name="embedding")}
-    known |= {id(some): keras.Input(some.shape[1:], name=f"{some.name}_beside") for some in model.inputs[1:]}
-    inputs = list(known.values())
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        needed = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
-        if all(id(tensor) in known for tensor in needed) and id(layer.output) not in known:
-            given = [known[id(tensor)] for tensor in needed]
-            known[id(layer.output)] = layer(given if isinstance(layer.input, list | tuple) else given[0])
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], known[id(model.outputs[0])])
+    return trunk, head
 
 
 def _embed(trunk: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
     alone = replace(contract, metadata=())  # a trunk hears, the head reads
-    return score_splits(manifest, [split], trunk.predict_on_batch, alone, batch_size=64)
+    return score_splits(manifest, [split], trunk.predict_on_batch, alone, batch_size=64, takes_copies=True)
 
 
 def _join(parts: Sequence[TrackLogits]) -> TrackLogits:

@@ -11,21 +11,34 @@ from tfmusic.models import for_prediction
 from tfmusic.models.saved import load_saved
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
-from tfmusic.scoring.metrics import headline, headline_name
+from tfmusic.scoring.metrics import Limits, confusion, headline, headline_name
 from tfmusic.training.job import Job
 from tfmusic.training.out_of_fold import tag_limits
 
+Confusions = dict[str, tuple[np.ndarray, tuple[str, ...]]]
 
-def validate(job: Job) -> dict[str, Any]:
+
+def validate(job: Job) -> tuple[dict[str, Any], Confusions]:
     """Returns the track-level metric on the validation fold, calibrated as the finished model will be.
 
-    Of several tasks: the metric of each, and their mean, which chooses the best epoch.
+    Of several tasks: the metric of each, and their mean, which chooses the best epoch. Beside it the confusion matrix
+    of every task with one label a track, and the names of its classes.
     """
     scored = job.score_validation()
-    found = {
-        task: (headline_name(part.contract.kind), _metric(job, part.contract, scored.part(part.columns)))
-        for task, part in job.contract.parts().items()
-    }
+    found: dict[str, tuple[str, float]] = {}
+    confusions: Confusions = {}
+    for task, part in job.contract.parts().items():
+        contract, mine = part.contract, scored.part(part.columns)
+        scores, limits = _scores(job, contract, mine)
+        value = headline(scores, mine.targets, contract.kind, limits=limits)
+        found[task] = (headline_name(contract.kind), value)
+        if contract.kind == "single":
+            n = len(contract.labels)
+            confusions[task] = (confusion(scores.argmax(1), mine.targets.argmax(1), n), contract.labels)
+    return _numbers(job, found), confusions
+
+
+def _numbers(job: Job, found: dict[str, tuple[str, float]]) -> dict[str, Any]:
     if not job.contract.heads:
         name, value = found[job.contract.task]
         return {"metric": name, "validation": value}
@@ -51,14 +64,15 @@ def calibrate(job: Job) -> None:
         calibrations[job.contract.task].save(job.run.calibration)
 
 
-def _metric(job: Job, contract: Contract, scored: TrackLogits) -> float:
+def _scores(job: Job, contract: Contract, scored: TrackLogits) -> tuple[np.ndarray, Limits]:
+    """Returns the scores of the validation tracks under the aggregator that decides, and the limits of the tags."""
     options = job.config.evaluation
     calibration = _fit(job, contract, scored, (options.aggregator,))
     scores = [
         calibration.track_scores(logits, kind=contract.kind, aggregator=options.aggregator, top_k=options.top_k)
         for logits in scored.logits
     ]
-    return headline(np.stack(scores), scored.targets, contract.kind, limits=calibration.limits)
+    return np.stack(scores), calibration.limits
 
 
 def _fit(job: Job, contract: Contract, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:

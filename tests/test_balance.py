@@ -1,0 +1,356 @@
+"""Which segments are stored, how often each comes in an epoch, and soft targets."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import miniatures
+from tests.test_loaders import config_of
+from tfmusic.cli import main
+from tfmusic.config import Config
+from tfmusic.converter.choice import stored_starts
+from tfmusic.dataconfig import BalanceSection
+from tfmusic.inputs import pipeline
+from tfmusic.inputs.augment import POLICIES
+from tfmusic.inputs.balance import Balance
+from tfmusic.inputs.pipeline import TrainingInput, for_training
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import iterate_tracks, read_shard
+
+OVERRIDES = ("record.segment_frames=20", "record.hop_frames=20", "input.frames=20", "input.hop_frames=10")
+
+
+def build(data, tmp_path, loader, *overrides, out="records", **keys):
+    place = tmp_path / out
+    arguments = [config_of(loader, tmp_path, **keys), "--data", str(data), "--out", str(place), "--workers", "1"]
+    assert main(["build-records", *arguments, *OVERRIDES, *overrides]) == 0
+    return Manifest.read(place)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Records of a folder with 8 tracks of one class and 2 of another in training, five segments each."""
+    folder = tmp_path_factory.mktemp("uneven")
+    rng = np.random.default_rng(0)
+    for name, part, count in (("often", "train", 8), ("rare", "train", 2), ("often", "valid", 2), ("rare", "test", 1)):
+        for n in range(count):
+            path = folder / "data" / part / name / f"{part}{n}.npy"
+            miniatures.write_sound(path, 0 if name == "often" else 4, rng, seconds=3.2)
+    miniatures.write_sound(folder / "data/valid/rare/v.npy", 4, rng, seconds=3.2)
+    return build(folder / "data", folder, "folder")
+
+
+def balance_of(manifest, **options):
+    return Balance.of(manifest, ("train",), BalanceSection(**options), seed=3)
+
+
+def training_input(manifest, balance=None, batch_size=5, **options):
+    fields = {"frames": 20, "batch_size": batch_size, "shuffle_segments": 64, "policy": POLICIES["none"]}
+    return TrainingInput(**fields, mixup_alpha=0.0, class_weights=None, seed=3, balance=balance, **options)
+
+
+# --- Stored segments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "count", "expected"),
+    [
+        ("all", 1, [0, 10, 20, 30, 35]),
+        ("first", 2, [0, 10]),
+        ("even", 3, [0, 20, 35]),
+        ("even", 2, [0, 35]),
+        ("even", 1, [20]),
+        ("first", 5, [0, 10, 20, 30, 35]),
+        ("random", 9, [0, 10, 20, 30, 35]),
+    ],
+)
+def test_stored_starts(choice, count, expected):
+    """Of five windows: all, the first, or even ones; a track of fewer windows than asked for gives all."""
+    assert stored_starts(45, "a", frames=10, hop_frames=10, choice=choice, count=count, seed=0) == expected
+
+
+def test_random_starts_depend_on_seed_and_track():
+    """The same track and seed give the same windows, other ones others; over many tracks every window is drawn."""
+
+    def draw(name, seed):
+        return stored_starts(45, name, frames=10, hop_frames=10, choice="random", count=2, seed=seed)
+
+    assert draw("a", 0) == draw("a", 0) == sorted(set(draw("a", 0)))
+    drawn = [draw(str(n), 0) for n in range(200)]
+    assert all(len(some) == 2 for some in drawn)
+    counts = np.bincount(np.concatenate(drawn))[[0, 10, 20, 30, 35]]
+    assert counts.min() > 50  # 80 each are expected, with a standard deviation of 7
+    assert sum(draw(str(n), 1) != draw(str(n), 0) for n in range(200)) > 100
+
+
+def test_chosen_segments_are_stored_and_noted(tmp_path):
+    """Only those segments are in the records, statistics are theirs, and the manifest says how they were chosen."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=(), seconds=3.2)  # 100 frames, five windows
+    whole = build(tmp_path / "data", tmp_path, "folder", out="whole")
+    few = build(
+        tmp_path / "data", tmp_path, "folder", "record.segments=even", "record.segments_per_track=2",
+        "training.fold=0",
+    )  # fmt: skip
+    assert few.settings["segments"] == "even"
+    assert few.settings["segments_per_track"] == 2
+    assert (whole.has_whole_tracks, few.has_whole_tracks) == (True, False)
+    assert "segments" not in whole.settings
+    for split in whole.splits:
+        assert (whole.splits[split].segments, few.splits[split].segments) == (20, 8)
+        assert few.splits[split].statistics.frames == 4 * 40
+        tracks = {track.row: track.cells for track in iterate_tracks(whole, split)}
+        stretches = [(track.row, track.cells) for track in iterate_tracks(few, split)]
+        assert len(stretches) == 8
+        for (row, first), (same_row, last) in zip(stretches[::2], stretches[1::2], strict=True):
+            assert row == same_row
+            np.testing.assert_array_equal(first, tracks[row][:20])
+            np.testing.assert_array_equal(last, tracks[row][80:])
+        headers = [header for path in few.shard_paths(split) for header, _ in read_shard(path, few)]
+        assert {header.start for header in headers} == {0, 80}
+
+
+def test_touching_segments_are_one_stretch(tmp_path):
+    """The first two windows stand side by side: they are scored as one piece of music, over their border as well."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=(), seconds=3.2)
+    few = build(tmp_path / "data", tmp_path, "folder", "record.segments=first", "record.segments_per_track=2")
+    assert [len(track.cells) for track in iterate_tracks(few, "fold0")] == [40] * 4
+
+
+@pytest.mark.slow
+def test_evaluation_is_of_what_is_stored(tmp_path, capsys):
+    """A track with chosen segments is scored once, on the windows of these alone; other settings are refused."""
+    miniatures.write_folder(tmp_path / "data", ".npy", seconds=3.2)
+    chosen = ("record.segments=even", "record.segments_per_track=2")
+    few = build(tmp_path / "data", tmp_path, "folder", *chosen)
+    run = fit(tmp_path, "folder", few, *chosen)
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert (report["tracks"], report["segments"]) == (4, 8)
+    config = config_of("folder", tmp_path)
+    records = ["--records", str(few.folder), "--run-dir", str(tmp_path / "other"), *OVERRIDES]
+    assert main(["fit", config, *records, "training.fold=official", "model.width=4"]) == 2
+    assert "record.segments must be all as the config says. Received: even" in capsys.readouterr().err
+
+
+def fit(tmp_path, loader, manifest, *overrides, name="run", split=None):
+    run = tmp_path / name
+    small = (
+        "training.epochs=2",
+        "model.name=cnn1d",
+        "model.width=4",
+        "training.batch_size=8",
+        "training.warmup_epochs=0.0",
+    )
+    records = ["--records", str(manifest.folder), "--run-dir", str(run), *OVERRIDES, *small]
+    assert main(["fit", config_of(loader, tmp_path), *records, "training.fold=official", *overrides]) == 0
+    assert main(["evaluate", str(run), *(["--split", split] if split else [])]) == 0
+    return run
+
+
+# --- Balance ---------------------------------------------------------------------------------------------------
+
+
+def test_no_balance_without_keys(uneven):
+    """The defaults leave the stream as it is."""
+    assert balance_of(uneven) is None
+    assert balance_of(uneven, rare_share=0.1) is None
+
+
+def test_three_positions_against_one(uneven):
+    """As the FMA project had it: a common track gives one segment an epoch, a rare one three; epochs differ."""
+    balance = balance_of(uneven, common_segments=1, rare_segments=3)
+    assert balance.n_tracks.tolist() == [8, 2]
+    assert balance.is_rare.tolist() == [False, True]
+    assert balance.label_counts.tolist() == [8, 6]
+    for epoch in range(5):
+        times = balance.times(epoch)
+        assert set(times.tolist()) == {0, 1}
+        per_track = np.bincount(balance.track, times)
+        label_of = dict(zip(balance.track.tolist(), balance.label.tolist(), strict=True))
+        assert all(per_track[track] == (3 if label else 1) for track, label in label_of.items())
+    assert (balance.times(0) == balance.times(0)).all()
+    assert (balance.times(0) != balance.times(1)).any()
+
+
+def test_oversampling_reaches_the_share(uneven):
+    """Ten rare segments against forty: at .5 each comes twice, at .6 some three times; no segment is left out."""
+    assert balance_of(uneven, oversample=0.5).label_counts.tolist() == [40, 20]
+    balance = balance_of(uneven, oversample=0.6)
+    assert balance.label_counts.tolist() == [40, 24]
+    assert sorted(balance.times(0)[balance.label == 1].tolist()) == [2] * 6 + [3] * 4
+    assert (balance.times(0)[balance.label == 0] == 1).all()
+    assert balance_of(uneven, oversample=0.2).label_counts.tolist() == [40, 10]
+
+
+def test_both_rules_together(uneven):
+    """First segments are drawn, then the drawn ones of rare classes are repeated."""
+    balance = balance_of(uneven, common_segments=2, rare_segments="all", oversample=1.0)
+    assert balance.label_counts.tolist() == [16, 16]
+    assert balance.n_segments == 32
+
+
+def tagged(has, per_track=2, **options):
+    """A balance of tracks with tags, a row of `has` each, of as many segments each."""
+    has = np.array(has, bool)
+    track = np.repeat(np.arange(len(has)), per_track)
+    names = tuple("abc"[: has.shape[1]])
+    return Balance(BalanceSection(**options), names, (), np.array([0, len(track)]), track, has, seed=0)
+
+
+def test_several_tags_count_by_the_rarest():
+    """Tags a, b of eight, three tracks and c of one: a track of a and c counts as c's, one of a alone as a's."""
+    has = [[1, 0, 0]] + [[1, 1, 0]] * 2 + [[1, 0, 1]] + [[1, 0, 0]] * 4 + [[0, 1, 0]]
+    balance = tagged(has, common_segments=1, rare_segments=2)
+    assert balance.n_tracks.tolist() == [8, 3, 1]
+    assert balance.is_rare.tolist() == [False, False, True]  # fewer than half of the mean of four
+    assert balance.label[::2].tolist() == [0, 1, 1, 2, 0, 0, 0, 0, 1]
+    assert np.bincount(balance.track, balance.times(0)).tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 1]
+    assert balance.label_counts.tolist() == [9, 3, 2]
+
+
+def test_a_common_tag_that_seldom_stands_alone_is_not_rare():
+    """Ten tracks have a, nine of them with b, too: the one that has a alone is not repeated on that account."""
+    balance = tagged([[1, 1]] * 9 + [[1, 0]], oversample=1.0, rare_segments=1, rare_share=0.9)
+    assert balance.is_rare.tolist() == [False, False]
+    per_track = np.bincount(balance.track, balance.times(0))
+    assert per_track[9] == 2
+    assert per_track[:9].sum() == 20  # b's segments, eighteen, are brought to a's twenty
+
+
+def test_stream_is_what_the_balance_says(uneven):
+    """Every segment comes through tf.data exactly as often as it should, in whole batches, the same twice."""
+    balance = balance_of(uneven, common_segments=2, oversample=1.0)
+    options = training_input(uneven, balance, batch_size=1)
+    key_of = {}
+    for path in balance.files:
+        for header, cells in read_shard(uneven.folder / path, uneven):
+            key_of[cells.tobytes()] = (header.track, header.start)
+    for epoch in range(2):
+        batches = list(for_training(uneven, ("train",), np.zeros(128), options, epoch=epoch))
+        assert len(batches) == balance.n_segments == 32
+        keys = [key_of[codes.numpy()[0].tobytes()] for codes, _ in batches]
+        seen = {key: keys.count(key) for key in set(keys)}
+        order = [h for path in balance.files for h, _ in read_shard(uneven.folder / path, uneven)]
+        wanted = {(h.track, h.start): int(n) for h, n in zip(order, balance.times(epoch), strict=True) if n}
+        assert seen == wanted
+    again = list(for_training(uneven, ("train",), np.zeros(128), options, epoch=1))
+    assert all((a[0].numpy() == b[0].numpy()).all() for a, b in zip(batches, again, strict=True))
+
+
+def test_stream_is_balanced_only_when_asked(uneven):
+    """Without balance every segment comes once; the number of whole batches is known beforehand."""
+    ds = for_training(uneven, ("train",), np.zeros(128), training_input(uneven, batch_size=8), epoch=0)
+    assert int(ds.cardinality()) == len(list(ds)) == 50 // 8
+    ds = for_training(
+        uneven, ("train",), np.zeros(128), training_input(uneven, balance_of(uneven, common_segments=1)), epoch=0
+    )
+    assert int(ds.cardinality()) == len(list(ds)) == 18 // 5
+
+
+@pytest.mark.slow
+def test_fit_prints_the_counts(uneven, tmp_path, capsys):
+    """The table of classes says what there is and what comes; class weights are those of the balanced stream."""
+    (tmp_path / "x").mkdir()
+    fit(
+        tmp_path / "x", "folder", uneven, "balance.common_segments=1", "balance.rare_segments=3",
+        "training.class_weights=balanced",
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert "balance: 14 segments an epoch of 50 stored" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["often", "8", "40", "8"] in lines
+    assert ["rare", "2", "10", "6", "rare"] in lines
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.target=soft_top", "training.target=soft_top is for one label a track"),
+        ("training.class_weights=balanced", "class_weights: balanced is for one label a track"),
+    ],
+)
+def test_what_is_not_for_several_tags(tmp_path, capsys, override, message):
+    """Soft targets and class weights need one label a track."""
+    miniatures.write_jamendo(tmp_path / "data", ".npy", splits=(0,))
+    manifest = build(tmp_path / "data", tmp_path, "jamendo")
+    records = ["--records", str(manifest.folder), "--run-dir", str(tmp_path / "run"), *OVERRIDES]
+    config = config_of("jamendo", tmp_path)
+    assert main(["fit", config, *records, "training.fold=official", override]) == 2
+    assert message in capsys.readouterr().err
+
+
+# --- Soft targets ----------------------------------------------------------------------------------------------
+
+
+def test_soft_target_by_hand():
+    """.75 for the first of three labels, .125 for each other; of two .75 and .25; one label alone has all."""
+    labels = tf.ragged.constant([[2, 0, 3], [1, 2], [3]])
+    one_hot = tf.one_hot(labels.to_tensor(default_value=-1), 4)
+    wanted = [[0.125, 0, 0.75, 0.125], [0, 0.75, 0.25, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(pipeline._soft(one_hot, 0.75), wanted)
+    np.testing.assert_allclose(pipeline._soft(one_hot, 1.0), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.slow
+def test_records_keep_the_top_genre_first(tmp_path):
+    """FMA with all genres behind the top one: stored in that order, scored on the first, trained softly if asked."""
+    miniatures.write_fma(tmp_path / "data", ".npy", leak=False)
+    manifest = build(tmp_path / "data", tmp_path, "fma", genres="top_first")
+    names = manifest.contract.labels
+    stored = {h.track_id: h.label for path in manifest.shard_paths("train") for h, _ in read_shard(path, manifest)}
+    assert [names[i] for i in stored["000562"]] == ["Rock", "Hardcore", "Punk"]
+    options = training_input(manifest, batch_size=4, top_share=0.75)
+    _, targets = next(iter(for_training(manifest, ("train",), np.zeros(128), options, epoch=0)))
+    np.testing.assert_allclose(targets.numpy().sum(1), 1.0)
+    run = fit(tmp_path, "fma", manifest, "training.target=soft_top", split="test")
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert report["metric"] == "accuracy"
+    assert {name for name, entry in report["labels"].items() if entry["support"]} == {"Rock", "Jazz", "Folk", "Blues"}
+
+
+# --- Official splits in training -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_test_tracks_are_left_alone(tmp_path, capsys):
+    """Training reads train, validates on validation; with none on both; test is scored when asked for, and noted."""
+    miniatures.write_folder(tmp_path / "data", ".npy")
+    manifest = build(tmp_path / "data", tmp_path, "folder")
+    ids = {split: set(manifest.track_ids([split])) for split in ("train", "validation", "test")}
+    for fold, trained, validated in (("official", ["train"], ["validation"]), ("none", ["train", "validation"], [])):
+        run = fit(tmp_path, "folder", manifest, f"training.fold={fold}", name=fold, split="test")
+        used = json.loads((run / "records.json").read_text())
+        assert (used["training"], used["validation"]) == (trained, validated)
+        assert not set(used["training_tracks"]) & ids["test"]
+        assert "no track of these, by its id, was trained on" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "official")]) == 0
+    assert "tracks of validation" in capsys.readouterr().out
+    for fold in ("0", "all"):
+        records = ["--records", str(manifest.folder), "--run-dir", str(tmp_path / "new"), *OVERRIDES]
+        assert main(["fit", config_of("folder", tmp_path), *records, f"training.fold={fold}"]) == 2
+        err = capsys.readouterr().err
+        assert "training.fold must be official or none, as the records have splits of their own" in err
+        assert not (tmp_path / "new").exists()
+
+
+def test_folds_are_not_official(records, tmp_path, capsys):
+    """Records that are dealt into folds refuse training.fold=official."""
+    arguments = ["--records", str(records), "--run-dir", str(tmp_path / "run"), "training.fold=official"]
+    assert main(["fit", "q2", *arguments]) == 2
+    assert "training.fold must be a number or all or none, as the records are dealt into" in capsys.readouterr().err
+
+
+def test_scale_is_not_measured_on_test_tracks(tmp_path):
+    """A test track a thousand times louder than all others does not move the scale."""
+    miniatures.write_folder(tmp_path / "data", ".npy")
+    quiet = build(tmp_path / "data", tmp_path, "folder", out="quiet").contract.scale
+    path = tmp_path / "data/test/rock/test0.npy"
+    np.save(path, np.load(path) * 1000)
+    assert build(tmp_path / "data", tmp_path, "folder", out="loud").contract.scale == quiet
+
+
+def test_defaults_of_the_sections():
+    """A config without the new keys is as it was."""
+    config = Config.model_validate({"task": "q1", "data": {"question": "q1"}})
+    assert (config.record.segments, config.training.target, config.balance.is_on) == ("all", "labels", False)

@@ -1,0 +1,299 @@
+"""`tfmusic extract`, and audio straight into records and predictions: the same numbers on every way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import miniatures
+from tests.sounds import chords, music, write
+from tests.test_audio import untagged_mp3
+from tfmusic.cli import main
+from tfmusic.contract import Contract
+from tfmusic.converter import look
+from tfmusic.datasets.track import Track
+from tfmusic.errors import DataError, UsageError
+from tfmusic.features.sound import compute
+from tfmusic.records.manifest import Manifest
+from tfmusic.serving.predict import check_inputs
+
+NAMES = [f"{label}/{n}" for label in ("calm", "loud") for n in range(3)]
+CONFIG = """
+task: mood
+data: {loader: folder, folds: 2, on_error: skip}
+feature: {n_fft: 512, hop_length: 256, n_bins: 32}
+record: {segment_frames: 64, hop_frames: 64, num_shards: 2}
+input: {frames: 32, hop_frames: 32}
+"""
+FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 32}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "mood.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Six files; one of them an .mp3 that does not say how long it is."""
+    folder = music(tmp_path_factory.mktemp("sounds"), NAMES)
+    (folder / "calm" / "0.wav").unlink()
+    untagged_mp3(folder / "calm" / "0.mp3")
+    return folder
+
+
+def extract(config, data, out, *more):
+    return main(["extract", str(config), str(data), "--out", str(out), "--workers", "1", *more])
+
+
+def build(config, data, out, *more):
+    return main(["build-records", str(config), "--data", str(data), "--out", str(out), "--workers", "1", *more])
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_source_bytes(folder):
+    """Returns all files of a records folder; of the manifest all but how many bytes were read, and its checksum."""
+    files = contents(folder)
+    manifest = json.loads(files.pop("manifest.json"))
+    return files, {key: value for key, value in manifest.items() if key not in ("source_bytes", "sha256")}
+
+
+@pytest.fixture(scope="module")
+def extracted(config, sounds, tmp_path_factory):
+    out = tmp_path_factory.mktemp("extracted") / "mels"
+    assert extract(config, sounds, out) == 0
+    return out
+
+
+def test_files_mirror_the_data(extracted, sounds):
+    """A spectrogram for every sound file, at its path: float32 [1, n_bins, n_frames], linear power; and what it is."""
+    assert set(contents(extracted)) == {f"{name}.npy" for name in NAMES} | {"feature.json"}
+    found = np.load(extracted / "loud" / "2.npy")
+    resampled = chords(3.5, seed=5)
+    assert found.dtype == np.float32
+    assert found.shape == (1, 32, 1 + int(np.ceil(len(resampled) * 16000 / 22050)) // 256)
+    said = json.loads((extracted / "feature.json").read_text())
+    assert said["feature"] == FEATURE
+    assert set(said["made_by"]) == {"soundfile", "libsndfile", "soxr"}
+
+
+def test_power_is_linear(config, tmp_path):
+    """Twice the amplitude is four times the value."""
+    sound = chords(1.0, 16000)
+    for name, gain in (("one", 1.0), ("two", 2.0)):
+        write(tmp_path / "sounds" / f"{name}.wav", gain * sound, 16000, subtype="FLOAT")
+    assert extract(config, tmp_path / "sounds", tmp_path / "out") == 0
+    one, two = (np.load(tmp_path / "out" / f"{name}.npy") for name in ("one", "two"))
+    np.testing.assert_allclose(two, 4 * one, rtol=1e-5)
+    np.testing.assert_array_equal(one[0], compute(iter([sound]), FEATURE))
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_bytes(config, sounds, extracted, tmp_path):
+    """One worker or three: the same files."""
+    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "out"), "--workers", "3"]) == 0
+    assert contents(tmp_path / "out") == contents(extracted)
+
+
+def test_what_is_finished_is_kept(config, sounds, tmp_path, capsys):
+    """A second run writes what is missing or older than its sound file, and clears what was left half-written."""
+    out = tmp_path / "out"
+    assert extract(config, sounds, out) == 0
+    before = contents(out)
+    (out / "calm" / "0.npy").unlink()
+    (out / "loud" / "1.npy").write_bytes(b"of an older sound file")
+    os.utime(out / "loud" / "1.npy", ns=(0, 0))
+    (out / "loud" / ".2.npy.partial").write_bytes(b"half")
+    capsys.readouterr()
+    assert extract(config, sounds, out) == 0
+    assert "2 files written, 4 kept, 0 skipped" in capsys.readouterr().out
+    assert contents(out) == before
+
+
+@pytest.mark.slow
+def test_interrupted_run_leaves_whole_files(config, tmp_path):
+    """Killed in the middle: whatever bears its name is whole, and the next run ends with the same files."""
+    sounds, sound = tmp_path / "sounds", np.tile(chords(2.0), 5)
+    for n in range(30):
+        write(sounds / f"{n:02d}.wav", np.roll(sound, n))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tfmusic", "extract", str(config), str(sounds), "--out", str(out)]
+    with subprocess.Popen([*command, "--workers", "2"], start_new_session=True) as process:
+        while len(list(out.glob("*.npy"))) < 3:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+    kept = {path.name: np.load(path) for path in out.glob("*.npy")}  # which would fail on half a file
+    assert len(kept) >= 3
+    assert extract(config, sounds, out) == 0
+    assert extract(config, sounds, tmp_path / "again") == 0
+    assert contents(out) == contents(tmp_path / "again")
+
+
+def test_faulty_files_are_skipped_and_listed(config, sounds, tmp_path, capsys):
+    """`data.on_error` decides: files are skipped, counted and named, or the first ends the run; none is half."""
+    data = tmp_path / "data"
+    music(data, NAMES[:2], seconds=1.0)
+    (data / "calm" / "broken.mp3").write_text("no music " * 99)
+    write(data / "calm" / "short.wav", chords(0.01))
+    assert extract(config, data, tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "2 files written, 0 kept, 2 skipped" in shown
+    assert f"skipped {data / 'calm' / 'broken.mp3'}: must be a whole sound file" in shown
+    assert f"skipped {data / 'calm' / 'short.wav'}: must be at least 512 samples at 16000 Hz long" in shown
+    assert extract(config, data, tmp_path / "stop", "data.on_error=stop") == 2
+    assert "broken.mp3: must be a whole sound file" in capsys.readouterr().err
+    assert not list((tmp_path / "stop").rglob("*partial"))
+
+
+def test_folders_that_hold_something_else(config, sounds, extracted, tmp_path, capsys):
+    """Spectrograms of another feature, foreign folders and names that clash are refused; nothing is written."""
+    before = contents(extracted)
+    assert extract(config, sounds, extracted, "feature.n_bins=40") == 2
+    assert "'n_bins': 32}, the config says {" in capsys.readouterr().err
+    assert contents(extracted) == before
+    assert extract(config, sounds, sounds) == 2
+    assert "must be empty, or a folder that extract wrote" in capsys.readouterr().err
+    music(tmp_path / "twice", ["a"], seconds=1.0)
+    music(tmp_path / "twice", ["a"], seconds=1.0, suffix=".flac")
+    assert extract(config, tmp_path / "twice", tmp_path / "out") == 2
+    assert "would both become" in capsys.readouterr().err
+    assert extract(config, tmp_path / "nowhere", tmp_path / "out") == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert extract(config, config, tmp_path / "out") == 2
+    assert "must be a sound file, or a folder that holds some" in capsys.readouterr().err
+    assert extract(config, sounds, tmp_path / "out", "--dry-run") == 0
+    assert "dry run: would write 6 files" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        [],
+        ["feature=fma-cqt"],
+        [
+            "feature={name: chroma_stft}", "record.scale=identity", "record.dtype=float16", "augment.policy=none",
+        ],
+    ],
+)  # fmt: skip
+def test_both_ways_give_the_same_records(config, sounds, tmp_path, feature):
+    """Audio straight into records, or by `extract`: every shard and table has the same bytes."""
+    assert extract(config, sounds, tmp_path / "mels", *feature) == 0
+    assert build(config, sounds, tmp_path / "straight", *feature) == 0
+    assert build(config, tmp_path / "mels", tmp_path / "around", *feature) == 0
+    assert without_source_bytes(tmp_path / "straight") == without_source_bytes(tmp_path / "around")
+    assert Manifest.read(tmp_path / "straight").skipped == ()
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_records(config, sounds, tmp_path):
+    """Lengths, scale and shards come from any number of processes to the same bytes, copies included."""
+    assert build(config, sounds, tmp_path / "one", "perturb.copies=1") == 0
+    assert build(config, sounds, tmp_path / "three", "perturb.copies=1", "--workers", "3") == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_records_of_another_feature(config, extracted, tmp_path, capsys):
+    """Extracted files are compared with the config; a mismatch names both sides and the file that says so."""
+    assert build(config, extracted, tmp_path / "out", "feature.hop_length=512", "data.on_error=stop") == 2
+    error = capsys.readouterr().err
+    assert "'hop_length': 512" in error
+    assert f"'hop_length': 256, 'n_bins': 32}} by {extracted / 'feature.json'}" in error
+
+
+def test_faulty_sound_in_a_build(config, sounds, tmp_path, capsys):
+    """Sound that cannot be decoded is skipped and listed, or stops the build with one line."""
+    data = music(tmp_path / "data", NAMES, seconds=1.0)
+    (data / "calm" / "broken.mp3").write_text("no music " * 99)
+    assert build(config, data, tmp_path / "out") == 0
+    skipped = Manifest.read(tmp_path / "out").skipped
+    assert [entry["track_id"] for entry in skipped] == ["calm-broken"]
+    assert skipped[0]["reason"].startswith("broken.mp3: must be a whole sound file")
+    assert build(config, data, tmp_path / "stop", "data.on_error=stop") == 2
+    assert "broken.mp3: must be a whole sound file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_lengths_are_counted_once(sounds, tmp_path, monkeypatch):
+    """A build that goes on takes the lengths of unchanged files from its notes; a line that was cut off is no harm."""
+    tracks = [Track(str(n), path) for n, path in enumerate(sorted(sounds.rglob("*.*")))]
+    options = {"workers": 1, "stop": True, "notes": tmp_path / "notes"}
+    first = look.count_all_samples(tracks, FEATURE, **options)
+    counted = []
+    monkeypatch.setattr(look, "count_samples", lambda path, feature: counted.append(path) or 7)
+    assert look.count_all_samples(tracks, FEATURE, **options) == first
+    assert counted == []
+    os.utime(tracks[2].feature_path, ns=(7, 7))
+    lines = (tmp_path / "notes").read_text().splitlines(keepends=True)
+    (tmp_path / "notes").write_text("".join(lines)[:-5])
+    look.count_all_samples(tracks, FEATURE, **options)
+    assert len(counted) == 2
+
+
+def test_predict_and_embed_take_sound(trained, config, tmp_path, capsys):
+    """A model of mels answers for audio as it does for the spectrograms of that audio; folders will do."""
+    names = [f"some/{n}" for n in range(2)] + ["other/0"]
+    sounds = music(tmp_path / "sounds", names, seconds=4.0)
+    assert main(["extract", "q2", str(sounds), "--out", str(tmp_path / "mels"), "--workers", "1"]) == 0
+    answers = [tmp_path / f"{kind}.csv" for kind in ("sounds", "mels")]
+    for source, answer in zip((sounds, tmp_path / "mels"), answers, strict=True):
+        assert main(["predict", str(trained), str(source), "--out", str(answer)]) == 0
+    assert answers[0].read_bytes() == answers[1].read_bytes()
+    assert [line.partition(",")[0] for line in answers[0].read_text().splitlines()[1:]] == [
+        "other-0",
+        "some-0",
+        "some-1",
+    ]
+    assert main(["embed", str(trained), str(sounds / "some"), "--out", str(tmp_path / "x.npz")]) == 0
+    capsys.readouterr()
+    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "small"), "--workers", "1"]) == 0
+    assert main(["predict", str(trained), str(tmp_path / "small" / "some" / "0.npy")]) == 2
+    error = capsys.readouterr().err
+    assert "the model takes mel (sample_rate_hz=16000, n_fft=1024, hop_length=512, n_bins=128)" in error
+    assert "Received: mel (sample_rate_hz=16000, n_fft=512, hop_length=256, n_bins=32)" in error
+
+
+def test_sound_for_a_model_of_embeddings(tmp_path):
+    """What a model of embeddings takes cannot be computed from sound here; both sides are named."""
+    feature = {"name": "embedding", "source": "MSD_musicnn", "sample_rate_hz": 16000, "hop_length": 8, "n_bins": 4}
+    contract = Contract("q1", "single", ("a", "b"), feature, {}, "float32", 1, 1)
+    with pytest.raises(UsageError, match=r"x.mp3: the model takes embeddings of MSD_musicnn.* Received: sound"):
+        check_inputs(contract, [tmp_path / "x.mp3"])
+    with pytest.raises(DataError, match="a sound file cannot stand for embedding of MSD_musicnn"):
+        look.count_samples(tmp_path / "x.mp3", feature)
+
+
+def test_official_lists_go_along(tmp_path):
+    """GTZAN extracted keeps its splits; a table of sound files finds the spectrograms made of them."""
+    miniatures.write_gtzan(tmp_path / "gtzan", genres=("jazz", "pop"), clips=4)
+    small = ("record.segment_frames=64", "record.hop_frames=64", "input.frames=48", "input.hop_frames=24")
+    assert main(["extract", "gtzan", str(tmp_path / "gtzan"), "--out", str(tmp_path / "mels")]) == 0
+    splits = []
+    for name in ("gtzan", "mels"):
+        out = tmp_path / f"r-{name}"
+        assert build("gtzan", tmp_path / name, out, "perturb.copies=0", *small) == 0
+        splits.append({split: Manifest.read(out).track_ids([split]) for split in Manifest.read(out).splits})
+    assert splits[0] == splits[1]
+    assert set(splits[0]) == {"train", "validation", "test"}
+    miniatures.write_table(tmp_path / "table")
+    assert main(["extract", "folder", str(tmp_path / "table"), "--out", str(tmp_path / "table-mels")]) == 0
+    small = (*small, "data.loader=table")
+    assert build("folder", tmp_path / "table-mels", tmp_path / "r-table", *small) == 0
+
+
+def test_json_tells_what_was_done(config, sounds, tmp_path, capsys):
+    """One document with counts and hours."""
+    assert extract(config, sounds, tmp_path / "mels", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["kept"], told["skipped"]) == (6, 0, {})
+    assert told["hours"] > 0

@@ -1,0 +1,221 @@
+"""`tfmusic inspect`: what it counts, the faults it finds, the pictures it draws."""
+
+import json
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from tests import miniatures
+from tfmusic.cli import main
+from tfmusic.datasets.track import Dataset, Track
+from tfmusic.reports.fonts import choose_fonts, picture_names
+from tfmusic.reports.inspection import Fault, Inspection, Item, inspect_data, length_quantiles
+from tfmusic.reports.inspection_text import format_inspection
+
+FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
+
+
+def inspection(*labels, splits=None, seconds=10.0):
+    items = [Item(str(n), tuple(some.split()), splits[n] if splits else None, seconds) for n, some in enumerate(labels)]
+    return Inspection("t", "multi", tuple(items), ())
+
+
+def look(*arguments, out=None):
+    return main(["inspect", *map(str, arguments), "--workers", "1", *(["--out", str(out)] if out else [])])
+
+
+def pictures(folder):
+    return {path.stem: matplotlib.image.imread(path) for path in folder.glob("*.png")}
+
+
+# --- Numbers ---------------------------------------------------------------------------------------------------
+
+
+def test_counts_by_hand():
+    """Tracks of a label, labels a track, pairs, and the share of one label's tracks that have another."""
+    found = inspection("a b", "a b c", "a", "c", splits=["train", "train", "test", "validation"])
+    assert list(found.counts.items()) == [("a", 3), ("b", 2), ("c", 2)]
+    assert found.labels_per_track == {1: 2, 2: 1, 3: 1}
+    assert found.pairs == {("a", "b"): 2, ("a", "c"): 1, ("b", "c"): 1}
+    np.testing.assert_allclose(found.together(["a", "b", "c"]), [[1, 2 / 3, 1 / 3], [1, 1, 0.5], [0.5, 0.5, 1]])
+    assert found.splits == ("train", "validation", "test")
+    assert dict(found.counts_of("train")) == {"a": 2, "b": 2, "c": 1}
+
+
+def test_lengths():
+    """Shortest, quantiles, longest; nothing where no length is known."""
+    assert length_quantiles(np.array([4.0, 2.0, 3.0]))["median"] == 3.0
+    assert length_quantiles(np.array([])) == {}
+    text = format_inspection(inspection("a", "b", seconds=None), {})
+    assert "no track could be read" in text
+
+
+def test_tables():
+    """Labels with bars and splits, labels a track, pairs by how much of the rarer label they are."""
+    text = format_inspection(inspection("a b", "a b c", "a", "c", splits=["train", "train", "test", "train"]), {})
+    lines = [line.split() for line in text.splitlines()]
+    assert ["a", "3", "75.0", "%", "2", "1", "#" * 30] in lines
+    assert ["a", "b", "2", "100", "%"] in lines
+    assert ["1", "2", "#" * 30] in lines
+    assert "mean 1.75" in text
+    assert "faults: none" in text
+
+
+def test_a_single_label_needs_no_pairs():
+    """Where every track has one label, the tables of several are left out."""
+    assert "stands with" not in format_inspection(inspection("a", "b"), {})
+
+
+# --- Faults ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_kind_of_fault_is_found(tmp_path, workers):
+    """Missing, corrupt, too short, silent twice over, and the same bytes under another name and label."""
+    rng = np.random.default_rng(0)
+    tracks = []
+    for n in range(18):
+        path = tmp_path / f"{n}.npy"
+        miniatures.write_sound(path, n % 3, rng)
+        tracks.append(Track(str(n), path, ("abc"[n % 3],), split=("train", "test")[n % 2]))
+    (tmp_path / "0.npy").unlink()
+    (tmp_path / "1.npy").write_bytes(b"\x93NUMPY")
+    np.save(tmp_path / "2.npy", np.ones((1, 128, 4), np.float32) * rng.random((1, 128, 1), np.float32))
+    np.save(tmp_path / "3.npy", np.zeros((1, 128, 60), np.float32))
+    np.save(tmp_path / "4.npy", np.load(tmp_path / "5.npy") * np.float32(1e-12))
+    shutil.copy(tmp_path / "6.npy", tmp_path / "7.npy")
+    seen = []
+    dataset = Dataset("t", "single", ("a", "b", "c"), tuple(tracks))
+    found = inspect_data(dataset, FEATURE, min_s=1.0, workers=workers, on_track=lambda: seen.append(1))
+    assert [(fault.kind, fault.track_id) for fault in found.faults] == [
+        ("missing", "0"), ("corrupt", "1"), ("too short", "2"), ("silent", "3"), ("silent", "4"), ("duplicate", "7"),
+    ]  # fmt: skip
+    reasons = [fault.reason for fault in found.faults]
+    assert reasons[0] == "0.npy: no such file"
+    assert str(tmp_path) not in " ".join(reasons)
+    assert reasons[-1] == "the bytes of 6, labels a there, in train and test"
+    assert (len(seen), len(found.seconds)) == (18, 16)
+    text = format_inspection(found, {})
+    assert "faults: 1 missing, 1 corrupt, 1 too short, 2 silent, 1 duplicate" in text
+
+
+def test_many_faults_are_cut_in_the_table():
+    """The terminal shows forty, the file has all."""
+    faults = tuple(Fault("missing", str(n), "gone") for n in range(45))
+    text = format_inspection(Inspection("t", "single", inspection("a").items, faults), {})
+    assert "... 5 more" in text
+    assert len(Inspection("t", "single", (), faults).to_dict()["faults"]) == 45
+
+
+# --- The command -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_audio_with_names_of_any_script(tmp_path, capsys):
+    """Class folders of wav files need no config; pictures are drawn without a warning, and are not empty."""
+    miniatures.write_folder(tmp_path / "data", ".wav")
+    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    printed = capsys.readouterr()
+    assert "data: 16 tracks, 2 labels" in printed.out
+    assert "splits: train 8, validation 4, test 4" in printed.out
+    drawn = pictures(tmp_path / "look")
+    assert set(drawn) == {"labels", "lengths", "examples-01", "examples-02"}
+    assert all(image[..., :3].std() > 0.05 for image in drawn.values())
+    saved = json.loads((tmp_path / "look" / "inspection.json").read_text(encoding="utf-8"))
+    assert saved["labels"] == {"rock": 8, "재즈 & 소울": 8}
+    assert saved["pages"] == ["rock", "재즈 & 소울"]
+    assert look(tmp_path / "data", out=tmp_path / "look") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_tags_and_records_of_them(tmp_path, capsys):
+    """MTG-Jamendo raw and as records: the same counts; two more pictures; skipped tracks are the records' faults."""
+    miniatures.write_jamendo(tmp_path / "data", ".npy", splits=(0,))
+    miniatures.audio_files(tmp_path / "data")[0].write_bytes(b"no music")
+    assert look(tmp_path / "data", "jamendo_mood", "data.min_s=1.0", "--pages", "2", out=tmp_path / "raw") == 0
+    raw = json.loads((tmp_path / "raw" / "inspection.json").read_text(encoding="utf-8"))
+    records = tmp_path / "records"
+    build = ["--data", str(tmp_path / "data"), "--out", str(records), "--workers", "1", "data.min_s=1.0"]
+    assert main(["build-records", "jamendo_mood", *build]) == 0
+    assert look(records, out=tmp_path / "stored") == 0
+    stored = json.loads((tmp_path / "stored" / "inspection.json").read_text(encoding="utf-8"))
+    for key in ("tracks", "labels", "splits", "pairs", "labels_per_track", "kind", "seconds", "task"):
+        assert raw[key] == stored[key], key
+    assert [fault["kind"] for fault in raw["faults"]] == ["corrupt"]
+    assert [fault["kind"] for fault in stored["faults"]] == ["skipped"]
+    assert set(pictures(tmp_path / "raw")) == {
+        "labels", "lengths", "labels_per_track", "together", "examples-01", "examples-02",
+    }  # fmt: skip
+    assert set(pictures(tmp_path / "stored")) >= {"examples-04"}
+    capsys.readouterr()
+
+
+def test_without_out_nothing_is_written(tmp_path, capsys):
+    """The tables alone."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=())
+    before = sorted(tmp_path.rglob("*"))
+    assert look(tmp_path / "data") == 0
+    assert "labels" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_file_faulty(tmp_path, capsys):
+    """A data set of which nothing can be read is still counted, and drawn as far as it can be."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=())
+    for path in miniatures.audio_files(tmp_path / "data"):
+        path.write_bytes(b"")
+    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    assert "faults: 8 corrupt" in capsys.readouterr().out
+    assert set(pictures(tmp_path / "look")) == {"labels"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{data}", "x.y=1"], "overrides need the config that they change"),
+        (["{records}", "q2"], "holds records, which need no config. Received: q2"),
+        (["{data}", "q2"], "must hold the train part of q2"),
+        (["{data}", "--out", "{data}", "--overwrite"], "--overwrite replaces only inspections"),
+    ],
+)
+def test_wrong_arguments(records, tmp_path, capsys, words, message):
+    """One line, exit code 2, and nothing is touched."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=())
+    places = {"data": tmp_path / "data", "records": records}
+    assert main(["inspect", *(word.format(**places) for word in words)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert len(miniatures.audio_files(tmp_path / "data")) == 8
+
+
+# --- Fonts -----------------------------------------------------------------------------------------------------
+
+
+def test_fonts_of_latin_text():
+    """The usual font is enough, and is the first of those for other scripts."""
+    assert choose_fonts(["R&B", "Old-Time / Historic"]) == (["DejaVu Sans"], set())
+    assert choose_fonts(["가요곡"])[0][0] == "DejaVu Sans"
+
+
+def test_signs_that_no_font_has():
+    """A private sign has no font, not even one of boxes: the label's number stands on the pictures, the rest stay."""
+    fonts, missing = choose_fonts(["jazz", "\ue1f3"])
+    assert "Last Resort" not in " ".join(fonts)
+    names = picture_names(["jazz", "no\ue1f3"], missing | {"\ue1f3"})
+    assert names == {"jazz": "jazz", "no\ue1f3": "no. 2"}
+
+
+def test_korean_is_shown_or_numbered(tmp_path, capsys, monkeypatch):
+    """With a font, as it is; without one, the numbers stand in the table as well, and a line says so."""
+    from tfmusic.reports import fonts
+
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=())
+    monkeypatch.setattr(fonts, "_candidates", list)
+    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    printed = capsys.readouterr()
+    assert "no font of this system has all signs of the labels" in printed.err
+    assert "no. 2        재즈 & 소울" in printed.out

@@ -1,0 +1,619 @@
+"""All loaders under one contract, and what is particular to each."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import miniatures
+from tfmusic.cli import main
+from tfmusic.configfile import config_from_text
+from tfmusic.dataconfig import LOADER_SECTIONS
+from tfmusic.datasets import LOADERS, fma, folder, gtzan, jamendo, synthetic, table
+from tfmusic.datasets.files import SUFFIXES, FeatureFiles, below, plain_ids, read_table
+from tfmusic.datasets.splits import OFFICIAL, choose_splits, leaking
+from tfmusic.datasets.track import Track, check_track_id
+from tfmusic.errors import ConfigError, DataError
+from tfmusic.features import audio
+from tfmusic.records.manifest import Manifest
+
+OPTIONS = {"airush": {"question": "q2"}}
+BASE = """
+task: mini
+record: {segment_frames: 64, hop_frames: 64, num_shards: 2}
+input: {frames: 64, hop_frames: 64}
+"""
+
+
+def write(loader, place, suffix=".npy"):
+    if loader == "airush":
+        synthetic.write(place, n_tracks=30, seed=7, on_track=lambda: None)
+    else:
+        miniatures.WRITERS[loader](place, suffix=suffix)
+    return place
+
+
+def load(loader, place, **options):
+    return LOADERS[loader](place, task="mini", **OPTIONS.get(loader, {}) | options)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Folder of the miniature of a loader."""
+    places = {}
+
+    def place(loader):
+        if loader not in places:
+            places[loader] = write(loader, tmp_path_factory.mktemp(loader) / "data")
+        return places[loader]
+
+    return place
+
+
+@pytest.fixture
+def copied(written, tmp_path):
+    """Copy of the miniature of a loader that a test may damage."""
+
+    def copy(loader):
+        shutil.copytree(written(loader), tmp_path / "data")
+        return tmp_path / "data"
+
+    return copy
+
+
+def config_of(loader, tmp_path, **keys):
+    path = tmp_path / "mini.yaml"
+    lines = "".join(f", {key}: {value}" for key, value in (OPTIONS.get(loader, {}) | keys).items())
+    path.write_text(f"{BASE}data: {{loader: {loader}, folds: 2{lines}}}\n")
+    return str(path)
+
+
+def build(loader, data, tmp_path, *more, **keys):
+    out = tmp_path / "records"
+    arguments = [config_of(loader, tmp_path, **keys), "--data", str(data), "--out", str(out), "--workers", "1"]
+    return main(["build-records", *arguments, *more]), out
+
+
+# --- The contract ----------------------------------------------------------------------------------------------
+
+
+def test_every_loader_has_a_section_and_a_miniature():
+    """The tables of loaders, config sections and miniatures name the same loaders."""
+    assert set(LOADERS) == set(LOADER_SECTIONS) == {"airush", *miniatures.WRITERS}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_contract(written, loader):
+    """Ids are plain and unique, labels sorted and all in use, files there, splits official ones, twice the same."""
+    dataset = load(loader, written(loader))
+    ids = [track.track_id for track in dataset.tracks]
+    assert [check_track_id(track_id, "") for track_id in ids] == ids
+    assert len(set(ids)) == len(ids) > 0
+    assert list(dataset.labels) == sorted({label for track in dataset.tracks for label in track.labels})
+    assert all(track.feature_path.is_file() for track in dataset.tracks)
+    assert all(track.feature_path.is_relative_to(written(loader)) for track in dataset.tracks)
+    assert {track.split for track in dataset.tracks} == ({None} if loader == "airush" else set(OFFICIAL))
+    assert dataset.kind in ("single", "multi")
+    assert load(loader, written(loader)) == dataset
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_sections_are_in_the_same_order(loader):
+    """Who has read one loader finds the way in the next: layout, what it is, loading, parts."""
+    import importlib
+
+    module = importlib.import_module(f"tfmusic.datasets.{loader}")
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    order = [
+        text.index(part) for part in ("Layout of the folder", "What the data set is", "# --- Loading", "# --- Parts")
+    ]
+    assert order == sorted(order)
+    assert text.index("def load(") > order[2]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_missing_folder_is_one_line(loader, tmp_path, capsys):
+    """A folder that is not there, or is empty, ends with exit code 2 and a line that names it."""
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        code, out = build(loader, tmp_path / name, tmp_path)
+        err = capsys.readouterr().err
+        assert (code, out.exists()) == (2, False)
+        assert str(tmp_path / name) in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_faulty_files_are_counted_and_listed(copied, loader, tmp_path, capsys):
+    """A file that is gone, one that is corrupt and one too short: the first stops a build, or all are listed."""
+    data = copied(loader)
+    if loader == "airush":
+        files = sorted((data / "q2/train/train_data/mel_spectrogram").glob("*.npy"))
+    else:
+        files = miniatures.audio_files(data)
+    gone, corrupt, short = files[0], files[1], files[-1]
+    names_files = loader != "folder"  # a folder cannot know what is missing
+    if names_files:
+        gone.unlink()
+    corrupt.write_bytes(b"no music")
+    np.save(short, np.ones((1, 128, 3), np.float32))
+    assert build(loader, data, tmp_path)[0] == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (gone.stem if names_files else corrupt.stem) in message
+    code, out = build(loader, data, tmp_path, on_error="skip", min_s=0.2)
+    assert code == 0
+    printed = capsys.readouterr().out
+    skipped = {Path(one["reason"].split(":")[0]).stem: one["reason"] for one in Manifest.read(out).skipped}
+    assert set(skipped) == {gone.stem, corrupt.stem, short.stem} - (set() if names_files else {gone.stem})
+    assert "no such file" in skipped.get(gone.stem, "no such file")
+    assert "must last 0.2 s at least" in skipped[short.stem]
+    assert f"{len(skipped)} tracks skipped" in printed
+    assert all(f"skipped {entry['track_id']}" in printed for entry in Manifest.read(out).skipped)
+
+
+@pytest.mark.parametrize("loader", [name for name in LOADERS if name != "airush"])
+def test_official_splits_become_the_records_splits(written, loader, tmp_path, capsys):
+    """Every track is stored in its official split; with data.splits=folds in folds; leaks are said or impossible."""
+    code, out = build(loader, written(loader), tmp_path)
+    assert code == 0
+    manifest, dataset = Manifest.read(out), load(loader, written(loader))
+    assert list(manifest.splits) == list(OFFICIAL)
+    assert manifest.has_official_splits
+    for split in OFFICIAL:
+        wanted = [track.track_id for track in dataset.tracks if track.split == split]
+        assert manifest.track_ids([split]) == wanted
+    err = capsys.readouterr().err
+    knows_artists = any(track.artists for track in dataset.tracks)
+    assert ("tracks of one artist may stand in several splits" in err) == (not knows_artists)
+    assert ("whose artist is scored as well: 1;" in err) == (loader == "fma")
+    assert build(loader, written(loader), tmp_path, "--overwrite", splits="folds")[0] == 0
+    assert set(Manifest.read(out).splits) == {"fold0", "fold1"}
+
+
+# --- Splits ----------------------------------------------------------------------------------------------------
+
+
+def track(n, split=None, artist=None, label="a"):
+    return Track(str(n), None, (label,), split, (artist,) if artist else ())
+
+
+def test_leaks_are_found_and_dropped(written, tmp_path, capsys):
+    """An artist of the test split trains nothing once data.artist_leaks=drop; the test split stays whole."""
+    before = load("fma", written("fma"))
+    assert [before.tracks[row].track_id for row in leaking(before.tracks)] == ["000002"]
+    code, out = build("fma", written("fma"), tmp_path, artist_leaks="drop")
+    assert code == 0
+    assert "whose artist is scored as well: 1; left out" in capsys.readouterr().out
+    manifest = Manifest.read(out)
+    assert "000002" not in manifest.track_ids(["train"])
+    assert manifest.splits["test"].tracks == sum(track.split == "test" for track in before.tracks)
+
+
+def test_leaks_go_towards_what_is_scored_last():
+    """Training leaks by validation or test, validation by test; test never leaks."""
+    tracks = [
+        track(0, "train", "a"), track(1, "validation", "a"), track(2, "validation", "b"), track(3, "test", "b"),
+        track(4, "train", "b"), track(5, "train", "c"), track(6, "test", None), track(7, "train", None),
+    ]  # fmt: skip
+    assert leaking(tracks) == [0, 2, 4]
+
+
+def test_validation_is_dealt_where_it_is_missing():
+    """One fold of the training tracks validates, no artist on both sides; test stays as it is."""
+    tracks = [track(n, "train", f"artist {n // 2}", "ab"[n % 2]) for n in range(20)]
+    tracks += [track(n, "test", None, "a") for n in range(20, 24)]
+    splits = choose_splits(tracks, ("a", "b"), n_folds=5, seed=0)
+    assert Counter(splits) == {"train": 16, "validation": 4, "test": 4}
+    assert splits[20:] == ["test"] * 4
+    assert all(splits[n] == splits[n + 1] for n in range(0, 20, 2))
+
+
+@pytest.mark.parametrize(
+    ("tracks", "message"),
+    [
+        ([track(0, "train"), track(1)], "1 tracks without one, such as 1"),
+        ([track(0, "test"), track(1, "validation")], "and some train"),
+        ([track(0, "train"), track(1, "late")], "such as 1"),
+    ],
+)
+def test_half_splits_are_refused(tracks, message):
+    """Some tracks without a split, no training tracks, or a split of another name."""
+    with pytest.raises(DataError, match=message):
+        choose_splits(tracks, ("a",), n_folds=2, seed=0)
+
+
+# --- GTZAN -----------------------------------------------------------------------------------------------------
+
+
+def test_gtzan_lists_decide(written):
+    """Clips are in the split of their list; ten genres or eight, ids in alphabetical order."""
+    dataset = load("gtzan", written("gtzan"))
+    by_id = {one.track_id: one for one in dataset.tracks}
+    assert by_id["rock.00003"].split == "test"
+    assert by_id["blues.00002"].split == "validation"
+    assert dataset.labels == miniatures.GTZAN_GENRES
+    eight = load("gtzan", written("gtzan"), n_classes=8)
+    assert eight.labels == ("classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae")
+    assert len(eight.tracks) == 32
+
+
+def test_gtzan_deals_validation_clips(tmp_path):
+    """Without a validation list some training clips of every genre validate, the same for the same seed."""
+    miniatures.write_gtzan(tmp_path, ".npy", clips=9, lists=("train", "test"), genres=("jazz", "pop"))
+    dataset = load("gtzan", tmp_path)
+    counts = Counter((one.labels[0], one.split) for one in dataset.tracks)
+    assert counts == {(g, s): n for g in ("jazz", "pop") for s, n in (("train", 3), ("validation", 5), ("test", 1))}
+    assert load("gtzan", tmp_path) == dataset
+    assert load("gtzan", tmp_path, seed=1) != dataset
+    with pytest.raises(DataError, match=r"must list more than 8 clips of jazz. Received: 8"):
+        load("gtzan", tmp_path, validation_per_class=8)
+
+
+def test_gtzan_without_lists_has_no_splits(written, tmp_path):
+    """All clips of the folder, to be dealt into folds."""
+    dataset = load("gtzan", written("gtzan"), lists="none")
+    assert {one.split for one in dataset.tracks} == {None}
+    assert len(dataset.tracks) == 40
+    with pytest.raises(DataError, match=r"typo: no such folder; data.lists must name a folder of lists, or none"):
+        load("gtzan", written("gtzan"), lists="typo")
+
+
+def test_gtzan_filtered_lists_leave_out(written, tmp_path, capsys):
+    """Lists of the user's own, in another folder and other spellings; clips in none are left out and counted."""
+    lists = tmp_path / "filtered"
+    lists.mkdir()
+    (lists / "train_filtered.txt").write_text("blues/blues.00000.wav\n\njazz.00000.au\n")
+    (lists / "valid_filtered.txt").write_text("blues.00001\nsomewhere/jazz/jazz.00001.wav\n")
+    (lists / "test_filtered.txt").write_text("blues/blues.00002\njazz/jazz.00099.wav\n")
+    dataset = load("gtzan", written("gtzan"), lists=str(lists))
+    assert {one.track_id: one.split for one in dataset.tracks} == {
+        "blues.00000": "train", "blues.00001": "validation", "blues.00002": "test",
+        "jazz.00000": "train", "jazz.00001": "validation", "jazz.00099": "test",
+    }  # fmt: skip
+    assert "35 of 40 clips are in none of the lists: left out" in capsys.readouterr().err
+    missing = next(one for one in dataset.tracks if one.track_id == "jazz.00099")
+    assert missing.feature_path == written("gtzan") / "wav/jazz/jazz.00099.wav"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.txt", "../../etc/passwd\n", "line 1 must name a clip"),
+        ("train.txt", "polka/polka.00000.wav\n", "must name a clip"),
+        ("test.txt", "blues/blues.00000.wav\n", "Received twice: blues.00000"),
+        ("test.txt", "", "must hold train.txt and test.txt, neither empty"),
+        (
+            "validation.txt",
+            "blues.00001",
+            "must hold one list of validation clips. Received: valid.txt, validation.txt",
+        ),
+        ("train.txt", "\xff", "must name a clip"),
+    ],
+)
+def test_gtzan_bad_lists(copied, name, text, message):
+    """A line that is no clip, a clip in two lists, an empty or second list."""
+    data = copied("gtzan")
+    (data / "split" / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        gtzan.load(data, task="gtzan")
+
+
+def test_gtzan_two_files_of_one_clip(copied):
+    """A clip as wav and as npy: which one is meant is not guessed."""
+    data = copied("gtzan")
+    shutil.copy(data / "wav/pop/pop.00000.npy", data / "wav/pop/pop.00000.wav")
+    with pytest.raises(DataError, match=r"must be one file a track. Received: pop.00000.npy, pop.00000.wav"):
+        gtzan.load(data, task="gtzan")
+
+
+# --- FMA -------------------------------------------------------------------------------------------------------
+
+
+def test_fma_genres(written):
+    """The top genre alone; all genres with their parents; the top genre first for a soft target."""
+    tops, firsts, every = (load("fma", written("fma"), genres=name) for name in ("top", "top_first", "all"))
+    assert [dataset.kind for dataset in (tops, firsts, every)] == ["single", "single", "multi"]
+    third = "000562"  # track 8: Rock, with the children Punk and Hardcore, which is below Punk
+    labels = [next(one.labels for one in d.tracks if one.track_id == third) for d in (tops, firsts, every)]
+    assert labels == [("Rock",), ("Rock", "Hardcore", "Punk"), ("Hardcore", "Punk", "Rock")]
+    assert tops.labels == ("Blues", "Folk", "Jazz", "Rock")
+    assert every.labels == ("Blues", "Bop", "Folk", "Hardcore", "Jazz", "Punk", "Rock")
+    assert tops.tracks[0].artists == ("7",)
+    assert tops.tracks[0].metadata == {"artists": ["Artist 7"], "title": "Song 0", "album": "Album 0"}
+
+
+def test_fma_closes_over_parents(copied):
+    """A track of Hardcore alone is of Punk and Rock as well: the tree says so."""
+    data = copied("fma")
+    rewrite_fma(data, lambda row: row.__setitem__(10, "[31]"))
+    assert {one.labels for one in load("fma", data, genres="all").tracks} == {("Hardcore", "Punk", "Rock")}
+
+
+def test_fma_genres_of_one_title(copied):
+    """Two genres of one title stay two classes: the later one bears its id."""
+    data = copied("fma")
+    path = data / "fma_metadata" / "genres.csv"
+    path.write_text(path.read_text().replace("Hardcore", "Punk"))
+    assert {"Punk", "Punk (31)"} <= set(load("fma", data, genres="all").labels)
+
+
+def rewrite_fma(data, change):
+    path = data / "fma_metadata" / "tracks.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    for row in lines[3:]:
+        change(row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+
+
+def test_fma_merges_genres(written):
+    """`merge` makes one class of several; a name that is no genre is refused."""
+    dataset = load("fma", written("fma"), merge={"Roots": ["Folk", "Blues"]})
+    assert dataset.labels == ("Jazz", "Rock", "Roots")
+    with pytest.raises(DataError, match=r"data.merge must name genres of .*genres.csv. Received: Polka"):
+        load("fma", written("fma"), merge={"Roots": ["Polka"]})
+
+
+def test_fma_tracks_without_top_genre_are_left_out(copied, capsys):
+    """fma_large has many: they are counted; a soft target needs a top genre, several tags do not."""
+    data = copied("fma")
+    rewrite_fma(data, lambda row: row.__setitem__(8, "" if row[0] == "2" else row[8]))
+    assert len(load("fma", data).tracks) == 23
+    assert "1 of 24 tracks have no top genre: left out" in capsys.readouterr().err
+    assert len(load("fma", data, genres="top_first").tracks) == 23
+    assert len(load("fma", data, genres="all").tracks) == 24
+
+
+def test_fma_subsets_hold_smaller_ones(copied):
+    """fma_medium has the tracks of small and medium, from its own folder."""
+    data = copied("fma")
+    rewrite_fma(data, lambda row: row.__setitem__(7, "medium" if row[0] == "2" else "small"))
+    assert len(load("fma", data).tracks) == 23
+    (data / "fma_small").rename(data / "fma_medium")
+    assert len(load("fma", data, subset="medium").tracks) == 24
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, "../2", "track_id: must be a whole number. Received: '../2'"),
+        (6, "later", "track 000002: a split must be train, validation or test. Received: 'later'"),
+        (8, "Polka", "track 000002: genre_top must be a genre of genres.csv. Received: 'Polka'"),
+        (10, "[99]", "track 000002: genres_all must be ids of genres.csv. Received: 99"),
+        (10, "__import__('os')", "genres_all must be a list of ids"),
+    ],
+)
+def test_fma_bad_cells(copied, column, value, message):
+    """A cell that is not what the format says names file, track and value."""
+    data = copied("fma")
+    rewrite_fma(data, lambda row: row.__setitem__(column, value) if row[0] == "2" else None)
+    with pytest.raises(DataError, match=message):
+        load("fma", data, genres="top_first")
+
+
+# --- MTG-Jamendo -----------------------------------------------------------------------------------------------
+
+
+def test_jamendo_tags_of_any_number(written):
+    """Every cell from the sixth on is a tag; one category goes without its name."""
+    dataset = load("jamendo", written("jamendo"))
+    assert dataset.labels == ("dark", "epic", "film", "happy")
+    assert {len(one.labels) for one in dataset.tracks} == {1, 2, 3}
+    assert dataset.tracks[0].track_id == "track_0000900"
+
+
+def test_jamendo_splits(written):
+    """Each of the five official splits deals the same tracks otherwise, no artist in two parts."""
+    deals = [{one.track_id: one.split for one in load("jamendo", written("jamendo"), split=k).tracks} for k in range(5)]
+    assert len({json.dumps(deal, sort_keys=True) for deal in deals}) == 5
+    assert {frozenset(deal) for deal in deals} == {frozenset(deals[0])}
+    assert leaking(load("jamendo", written("jamendo")).tracks) == []
+
+
+def test_jamendo_without_split_lists(copied):
+    """The table of all tracks, to be dealt into folds; half a split is refused."""
+    data = copied("jamendo")
+    (data / "data/splits/split-0/autotagging_moodtheme-test.tsv").unlink()
+    with pytest.raises(DataError, match="must hold the lists of train, validation and test"):
+        load("jamendo", data)
+    shutil.rmtree(data / "data/splits")
+    assert {one.split for one in load("jamendo", data).tracks} == {None}
+
+
+def test_jamendo_low_quality_audio(copied):
+    """948.low.mp3 stands for 948.mp3."""
+    data = copied("jamendo")
+    for path in miniatures.audio_files(data):
+        path.rename(path.with_name(f"{path.stem}.low.npy"))
+    assert load("jamendo", data).tracks[0].feature_path.name.endswith(".low.npy")
+
+
+def test_jamendo_paths_stay_inside(copied):
+    """A PATH that climbs out of the audio folder is refused."""
+    data = copied("jamendo")
+    path = data / "data/splits/split-0/autotagging_moodtheme-train.tsv"
+    path.write_text(path.read_text().replace("00/900.mp3", "../../900.mp3"))
+    with pytest.raises(
+        DataError, match=r"track track_0000900: a path must stay below .*audio. Received: '../../900.mp3'"
+    ):
+        jamendo.load(data, task="moods")
+
+
+# --- Folder and table ------------------------------------------------------------------------------------------
+
+
+def test_folder_ids_and_classes(written):
+    """A class name that is no plain id gives ids with a hash; classes keep their names."""
+    dataset = load("folder", written("folder"))
+    assert dataset.labels == ("rock", "재즈 & 소울")
+    ids = {one.track_id for one in dataset.tracks}
+    assert "rock-train0" in ids
+    assert Counter(one.split for one in dataset.tracks) == {"train": 8, "validation": 4, "test": 4}
+
+
+def test_folder_without_splits(tmp_path, capsys):
+    """Class folders alone give no splits; other files, hidden ones apart, are counted."""
+    miniatures.write_folder(tmp_path, ".npy", splits=())
+    (tmp_path / "rock" / "cover.jpg").write_bytes(b"")
+    (tmp_path / "rock" / ".DS_Store").write_bytes(b"")
+    dataset = folder.load(tmp_path, task="mine")
+    assert {one.split for one in dataset.tracks} == {None}
+    assert [one.track_id for one in dataset.tracks][:2] == ["rock-all0", "rock-all1"]
+    assert "1 files are neither audio nor .npy: left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: (d / "rock").rename(d / "train"), "must hold splits alone or classes alone. Received: 재즈 & 소울"),
+        (lambda d: shutil.copy(d / "rock/all0.npy", d / "loose.npy"), "must hold a folder a class.*Received: loose"),
+        (lambda d: shutil.copy(d / "rock/all0.npy", d / "rock/all0.wav"), "must be one file a track"),
+    ],
+)
+def test_folder_of_another_shape(tmp_path, change, message):
+    """Splits beside classes, files beside folders, two files of one name."""
+    miniatures.write_folder(tmp_path, ".npy", splits=())
+    change(tmp_path)
+    with pytest.raises(DataError, match=message):
+        folder.load(tmp_path, task="mine")
+
+
+def test_folder_follows_links_once(tmp_path):
+    """A class folder may be a link; a link back to the top does not go round for ever."""
+    miniatures.write_folder(tmp_path / "real", ".npy", splits=())
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rock").symlink_to(tmp_path / "real" / "rock")
+    (data / "rock" / "up").symlink_to(data)
+    assert len(folder.load(data, task="mine").tracks) == 4
+
+
+def test_table_columns(written):
+    """Labels and artists are divided by |; the first label is the one where a track has one."""
+    single, multi = (load("table", written("table"), kind=kind) for kind in ("single", "multi"))
+    assert (single.kind, multi.kind) == ("single", "multi")
+    assert single.tracks[0].labels == ("a", "b")
+    assert single.tracks[0].artists == ("artist 0", "guest 0")
+    assert single.tracks[0].album == "album 0"
+    assert single.tracks[0].track_id == "music-a-0"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("../x.wav,a,train,,", "a path must stay below .* Received: '../x.wav'"),
+        ("/etc/passwd,a,train,,", "a path must stay below"),
+        ("music/../../x.wav,a,train,,", "a path must stay below"),
+        ("x.wav,,train,,", "labels must be printable names, at least one"),
+        ("x.wav,a,later,,", "a split must be train, validation or test. Received: 'later'"),
+        ("x.wav,a,,,", "either every row must have a split or none"),
+        ("x.wav,a", "row 14 must have 5 cells. Received: 2"),
+        ('x.wav,"a', "must be a table in UTF-8"),
+        ("music/./a/0.npy,a,train,,", "every path must stand once. Received twice: music/a/0.npy"),
+    ],
+)
+def test_table_bad_rows(copied, row, message):
+    """A path that leaves the folder, no label, another split, too few cells, a track twice."""
+    data = copied("table")
+    with (data / "tracks.csv").open("a", encoding="utf-8") as file:
+        file.write(row + "\n")
+    with pytest.raises(DataError, match=message):
+        table.load(data, task="mine")
+
+
+def test_table_needs_its_columns(tmp_path):
+    """The header must name path and labels; a table of tabs ends in .tsv and may give ids."""
+    (tmp_path / "tracks.csv").write_text("file,label\na.wav,x\n")
+    with pytest.raises(
+        DataError, match=r"must be a table with the columns path, labels, each once. Received: file, label"
+    ):
+        table.load(tmp_path, task="mine")
+    (tmp_path / "t.tsv").write_text("\ufeffid\tpath\tlabels\n7\ta, b.wav\tx|y\n", encoding="utf-8")
+    (only,) = table.load(tmp_path, task="mine", table="t.tsv").tracks
+    assert (only.track_id, only.feature_path, only.labels) == ("7", tmp_path / "a, b.wav", ("x", "y"))
+
+
+def test_plain_ids():
+    """What is plain stays; what is not, or would be repeated, gets a hash of its whole name."""
+    names = ["a/b", "a-b", "c/d", "가/1", "나/1"]
+    ids = plain_ids(names)
+    assert ids[2] == "c-d"
+    assert len(set(ids)) == 5
+    assert all(check_track_id(one, "") for one in ids)
+
+
+def test_below_and_links(tmp_path):
+    """Only names that stay below the folder are paths."""
+    assert below(tmp_path, "a/b.wav", "x") == tmp_path / "a/b.wav"
+    for name in ("", "/a", "..", "a/../../b", "a\\b", "a\0b"):
+        with pytest.raises(DataError, match="a path must stay below"):
+            below(tmp_path, name, "x")
+    with pytest.raises(DataError, match="no such folder"):
+        FeatureFiles.below(tmp_path / "nowhere")
+
+
+def test_loaders_find_what_can_be_decoded():
+    """The suffixes that loaders look for are those of spectrograms and of every sound file that is read."""
+    assert sorted(SUFFIXES) == sorted((".npy", *audio.SUFFIXES, *audio.AV_SUFFIXES))
+
+
+def test_long_cells_are_read(tmp_path):
+    """A biography of half a million signs is a cell like any other."""
+    (tmp_path / "t.csv").write_text("a,b\n" + "x" * 500_000 + ",1\n")
+    assert read_table(tmp_path / "t.csv", ("b",))[0]["b"] == "1"
+
+
+# --- Config ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            "{loader: gtsan}",
+            r"x.yaml:2: data.loader must be one of airush, gtzan.*Received: 'gtsan'. Did you mean 'gtzan'",
+        ),
+        ("{loader: gtzan, n_classes: 9}", r"x.yaml:2: data.n_classes: .*8 or 10. Received: 9"),
+        ("{loader: gtzan, question: q1}", "unknown key 'data.question'. It is for data.loader=airush"),
+        ("{loader: gtzan, n_clases: 8}", "unknown key 'data.n_clases'. Did you mean 'data.n_classes'"),
+        ("{loader: fma, merge: {A: [Rock], B: [Rock]}}", "data.merge must name every genre once. Received twice: Rock"),
+        ("{loader: fma, merge: {A: []}}", "data.merge: .*at least 1"),
+        ("{loader: jamendo, split: 5}", "data.split: .*less than or equal to 4. Received: 5"),
+        ("{loader: [1]}", "data.loader must be one of"),
+        ("{}", "key 'data.question' is missing"),
+        ("3", "data: .*valid dictionary"),
+    ],
+)
+def test_config_errors_name_the_loader_and_key(data, message):
+    """The keys of a loader are checked like all others; those of another loader are said to be so."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_from_text(f"task: mini\ndata: {data}\n", "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_several_tasks_are_for_airush():
+    """A list of tasks needs a question for each, which other data does not have."""
+    with pytest.raises(ConfigError, match=r"several tasks are for data.loader=airush. Received: folder"):
+        config_from_text("task: [a, b]\ndata: {loader: folder}\n", "x.yaml")
+
+
+def test_number_of_outputs_of_the_models_table(tmp_path, capsys):
+    """`tfmusic models` takes the number of labels that the data set is known for."""
+    for loader, keys, count in (
+        ("gtzan", {"n_classes": 8}, 8),
+        ("jamendo", {"subset": "genre"}, 87),
+        ("folder", {}, 10),
+    ):
+        text = config_of(loader, tmp_path, **keys)
+        assert main(["models", text, "model.name=mlp", "model.width=4"]) == 0
+        assert f"and {count} outputs" in capsys.readouterr().out
+
+
+def test_fma_load_is_the_loader():
+    """The table of loaders holds the functions themselves."""
+    assert LOADERS["fma"] is fma.load

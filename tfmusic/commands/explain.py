@@ -1,0 +1,94 @@
+"""`tfmusic explain RUN|EXPORT INPUT [--out FILE]`: why a model answers so for a track."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfmusic.commands import arguments
+from tfmusic.errors import UsageError
+from tfmusic.quiet import start_tensorflow
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tfmusic.serving.explain import Explanation
+
+_ENDINGS = (".html", ".png", ".json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("model", type=Path, help="run folder or exported folder")
+    parser.add_argument("input", type=Path, help="file of one track, or a folder together with --track")
+    parser.add_argument("--track", help="of a folder, the id of the track")
+    parser.add_argument("--task", help="of a model for several tasks, the one to explain")
+    parser.add_argument("--out", type=Path, help=".html: a page; .png: a picture; .json: the numbers")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the answer and the parts of the track, and writes what was asked for."""
+    if args.out is not None and args.out.suffix not in _ENDINGS:
+        raise UsageError(f"--out must end in {', '.join(_ENDINGS)}. Received: {args.out}")
+    listed = arguments.find_tracks(args.input)
+    tracks = [one for one in listed if args.track in (None, one.track_id)]
+    if len(tracks) != 1:
+        ids = ", ".join(one.track_id for one in listed[:3]) + (", ..." if len(listed) > 3 else "")
+        what = f"{len(tracks):,} tracks" if tracks else f"no track {args.track}"
+        what += f"; name one with --track: {ids}"
+        raise UsageError(f"{args.input}: explain must be given one track. Received: {what}")
+    from tfmusic.console import console
+
+    start_tensorflow()
+    from tfmusic.datasets.tokens import tokens_of
+    from tfmusic.features.source import read_feature
+    from tfmusic.serving.answer import load_answerer
+    from tfmusic.serving.explain import check_explainable, explain, n_passes
+    from tfmusic.serving.predict import check_inputs
+
+    answerer = load_answerer(args.model, args.task)
+    check_explainable(answerer.contract)
+    track, feature = tracks[0], answerer.contract.feature
+    check_inputs(answerer.contract, [track.feature_path])
+    mel = read_feature(track.feature_path, track.track_id, feature)
+    with console.progress("explain", n_passes(mel.shape[1], answerer.contract), "passes") as progress:
+        found = explain(answerer, mel, track.track_id, tokens_of(track.metadata), progress.advance)
+    _say(found)
+    if args.out is not None:
+        _write(found, mel, args.out)
+
+
+def _say(found: "Explanation") -> None:
+    from tfmusic.console import console
+    from tfmusic.reports.explanation import parts_lines
+
+    told = found.to_dict()
+    answer = told["answer"] if isinstance(told["answer"], str) else ", ".join(told["answer"]) or "nothing"
+    console.tell(explanation=told)
+    console.show(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
+    for line in parts_lines(told):
+        console.show(line)
+
+
+def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
+    from tfmusic.console import console
+    from tfmusic.features.scale import Encoder, Scale
+    from tfmusic.folders import write_bytes, write_text
+    from tfmusic.reports.explanation import TrackPicture, explanation_page, explanation_png
+
+    contract, told = found.answerer.contract, found.to_dict()
+    if out.suffix == ".json":
+        write_text(out, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+        return console.say(f"explanation: {out}")
+    cells = Encoder(Scale.from_dict(contract.scale), contract.dtype).encode(mel)
+    picture = TrackPicture(contract, cells, told)
+    if out.suffix == ".html":
+        write_text(out, explanation_page(picture))
+    else:
+        png, lacks_font = explanation_png(picture)
+        write_bytes(out, png)
+        if lacks_font:
+            console.warn(
+                "no font of this machine has every sign of the labels: some are boxes. --out FILE.html has them all"
+            )
+    return console.say(f"explanation: {out}")

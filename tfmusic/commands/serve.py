@@ -1,0 +1,98 @@
+"""`tfmusic serve RUN|EXPORT`: a local page to try a model, and its answers as JSON."""
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+
+from tfmusic.commands.arguments import positive
+from tfmusic.errors import UsageError
+from tfmusic.quiet import start_tensorflow
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_SHORTEST_TOKEN = 16
+_SHUTDOWN_S = 10
+_OTHER_CONNECTIONS = 56  # beside those that wait for answers: pages, checks of health
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("model", type=Path, help="run folder or exported folder")
+    parser.add_argument("--task", help="of a model for several tasks, the one to answer")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default 8000; 0 for a free one)")
+    parser.add_argument(
+        "--token", help="what requests must bear (default the variable TFMUSIC_TOKEN); a must beyond this machine"
+    )
+    parser.add_argument("--max-minutes", type=positive, default=30, help="minutes that a track may last (default 30)")
+    parser.add_argument("--max-mb", type=positive, default=64, help="MiB that a request may hold (default 64)")
+    parser.add_argument(
+        "--queue", type=positive, default=8, help="requests at once; more are asked to come again (default 8)"
+    )
+    parser.add_argument(
+        "--time-limit", type=positive, default=120, metavar="SECONDS", help="for a request (default 120)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Loads the model and serves it until it is interrupted."""
+    token = args.token or os.environ.get("TFMUSIC_TOKEN") or None
+    _check(args, token)
+    from tfmusic.console import console
+
+    start_tensorflow()
+    import uvicorn
+
+    from tfmusic.serving.answer import load_answerer
+    from tfmusic.serving.app import Limits, make_app
+    from tfmusic.serving.explain import check_explainable
+
+    answerer = load_answerer(args.model, args.task)
+    check_explainable(answerer.contract, "serve")
+    listener = _listen(args.host, args.port)
+    port = listener.getsockname()[1]
+    names = ("127.0.0.1", "localhost", "[::1]")
+    hosts = [] if token else [f"{name}:{port}" for name in names] + (list(names) if port == 80 else [])
+    app = make_app(
+        answerer, Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes), hosts=hosts, token=token
+    )
+    shown = f"[{args.host}]" if ":" in args.host else args.host
+    console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_keep_alive=5, limit_concurrency=args.queue + _OTHER_CONNECTIONS,
+    )  # fmt: skip
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # which is how a server ends
+        pass
+    finally:
+        listener.close()
+    console.say("stopped")
+
+
+def _check(args: argparse.Namespace, token: str | None) -> None:
+    for package in ("starlette", "uvicorn", "python_multipart"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"serve needs the package {package}: pip install -e '.[serve]'")
+    if args.host not in _LOCAL and token is None:
+        raise UsageError(
+            f"--host {args.host} lets other machines ask, so pass --token, or the variable TFMUSIC_TOKEN, of"
+            f" {_SHORTEST_TOKEN} signs or more"
+        )
+    if token is not None and len(token) < _SHORTEST_TOKEN:
+        raise UsageError(f"--token must have {_SHORTEST_TOKEN} signs or more. Received: {len(token)}")
+    if not 0 <= args.port <= 65535:
+        raise UsageError(f"--port must be 0 to 65535. Received: {args.port}")
+
+
+def _listen(host: str, port: int):  # type: ignore[no-untyped-def]  # noqa: ANN202 - socket is imported late
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from error

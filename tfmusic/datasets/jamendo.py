@@ -1,0 +1,97 @@
+"""MTG-Jamendo: full tracks with several tags each, of genre, instrument and mood or theme (Bogdanov et al. 2019).
+
+Layout of the folder, that of the data set's repository with the audio beside it:
+
+    data/splits/split-0/autotagging_moodtheme-train.tsv   and -validation.tsv, -test.tsv; split-1 to split-4
+    data/autotagging_moodtheme.tsv                        read where there are no such lists; there are no splits then
+    audio/48/948.mp3                                      or 948.low.mp3; .npy or other audio in its place
+
+`data/` may be left out. A table begins with the row TRACK_ID ARTIST_ID ALBUM_ID PATH DURATION TAGS, cells divided by
+tabs; a track has as many cells of tags as it has tags, each such as mood/theme---happy. The spectrograms that the data
+set itself offers are logarithmic already and must not stand in audio/.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from tfmusic.datasets.files import FeatureFiles, below, check_labels, read_table
+from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
+from tfmusic.errors import DataError
+
+# --- What the data set is -------------------------------------------------------------------------------------
+
+SUBSETS = {
+    "moodtheme": "autotagging_moodtheme",
+    "genre": "autotagging_genre",
+    "instrument": "autotagging_instrument",
+    "top50tags": "autotagging_top50tags",
+    "all": "autotagging",
+}
+SPLITS = ("train", "validation", "test")
+_COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
+
+# --- Loading ---------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, *, task: str, subset: str = "moodtheme", split: int = 0, audio: str = "audio") -> Dataset:
+    """Returns the tracks of a set of tags with their official splits, in the order of the tables.
+
+    Args:
+        folder: of the layout above.
+        task: name of the task.
+        subset: which tags: `moodtheme`, `genre`, `instrument`, `top50tags` or `all`. Those of one category are named
+            without it: happy, not mood/theme---happy.
+        split: which of the five official splits.
+        audio: folder of the audio, below `folder` or a path of its own.
+
+    Raises:
+        DataError: a table or folder is missing, or a row is not what the format says.
+    """
+    tables = _find_tables(folder, SUBSETS[subset], split)
+    files = FeatureFiles.below(folder / audio)
+    has_category = subset in ("top50tags", "all")
+    tracks = tuple(
+        _track(row, name, files, str(path), has_category=has_category)
+        for name, path in tables.items()
+        for row in read_table(path, _COLUMNS, delimiter="\t", rest="TAGS")
+    )
+    check_unique([track.track_id for track in tracks], ", ".join(str(path) for path in tables.values()))
+    return Dataset(task, "multi", tuple(sorted({tag for track in tracks for tag in track.labels})), tracks)
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------
+
+
+def _find_tables(folder: Path, name: str, split: int) -> Mapping[str, Path]:
+    """Returns the tables of the official splits by split, or the table of all tracks by no name."""
+    places = [folder / "data" / "splits", folder / "splits"]
+    for place in places:
+        tables = {part: place / f"split-{split}" / f"{name}-{part}.tsv" for part in SPLITS}
+        found = [part for part, path in tables.items() if path.is_file()]
+        if found and len(found) < len(SPLITS):
+            raise DataError(f"{place / f'split-{split}'}: must hold the lists of train, validation and test of {name}")
+        if found:
+            return tables
+    for path in (folder / "data" / f"{name}.tsv", folder / f"{name}.tsv"):
+        if path.is_file():
+            return {"": path}
+    looked = ", ".join(str(place / f"split-{split}" / f"{name}-train.tsv") for place in places)
+    raise DataError(f"{folder}: must hold the tables of MTG-Jamendo. Looked for: {looked}, {name}.tsv")
+
+
+def _track(row: Mapping[str, str], split: str, files: FeatureFiles, origin: str, *, has_category: bool) -> Track:
+    track_id = check_track_id(row["TRACK_ID"], origin)
+    here = f"{origin}: track {track_id}"
+    below(files.root, row["PATH"], here)
+    path = PurePosixPath(row["PATH"])
+    name = path.with_suffix("").as_posix()
+    low = f"{name}.low"
+    tags = [tag for tag in row["TAGS"].split("\t") if tag.strip()]
+    return Track(
+        track_id,
+        files.find(low if low in files.known and name not in files.known else name, path.suffix),
+        check_labels((tag.strip() if has_category else tag.strip().rpartition("---")[2] for tag in tags), here),
+        split or None,
+        (row["ARTIST_ID"],) if row["ARTIST_ID"] else (),
+        row["ALBUM_ID"] or None,
+    )

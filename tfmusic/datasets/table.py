@@ -1,0 +1,85 @@
+"""Any music with a table: a row a track.
+
+Layout of the folder:
+
+    tracks.csv    columns path and labels; id, split, artist and album may be missing; .tsv for tabs in place of commas
+    a/1.mp3       audio or .npy, where the column path says, below the folder; or, extracted from it, a/1.npy
+
+Several labels, and several artists, are divided by |.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, split_name
+from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
+from tfmusic.errors import DataError
+
+# --- What the data set is -------------------------------------------------------------------------------------
+
+COLUMNS = ("path", "labels")
+OPTIONAL = ("id", "split", "artist", "album")
+
+# --- Loading ---------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "single") -> Dataset:
+    """Returns the tracks of a table in its order.
+
+    Args:
+        folder: of the layout above.
+        task: name of the task.
+        table: the table, below `folder` or a path of its own.
+        kind: `single` for one label a track, `multi` for several tags. With `single` a row may still have several:
+            the first is the label, and a soft target can be made of all of them.
+
+    Raises:
+        DataError: the table or a column is missing, a path leaves the folder, or some rows have a split and others not.
+    """
+    path = folder / table
+    rows = read_table(path, COLUMNS, delimiter="\t" if path.suffix == ".tsv" else ",")
+    has_split = {bool(row.get("split")) for row in rows}
+    if len(has_split) == 2:
+        raise DataError(f"{path}: either every row must have a split or none. Received: both kinds")
+    names = [row["path"] for row in rows]
+    counts = Counter(PurePosixPath(name).as_posix() for name in names)
+    if len(counts) < len(names):  # one file in two splits would be a leak that no name shows
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise DataError(f"{path}: every path must stand once. Received twice: {repeated}")
+    given = "id" in rows[0]
+    ids = (
+        [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids([_stem(name) for name in names])
+    )
+    check_unique(ids, str(path))
+    tracks = tuple(
+        _track(row, track_id, folder, f"{path}: {row['path']}") for row, track_id in zip(rows, ids, strict=True)
+    )
+    labels = tuple(sorted({label for track in tracks for label in track.labels}))
+    return Dataset(task, "multi" if kind == "multi" else "single", labels, tracks)
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------
+
+
+def _stem(name: str) -> str:
+    return str(Path(name).with_suffix("")) if Path(name).name else name
+
+
+def _track(row: Mapping[str, str], track_id: str, folder: Path, origin: str) -> Track:
+    artists = tuple(_parts(row.get("artist", "")))
+    path = below(folder, row["path"], origin)
+    extracted = path.with_suffix(".npy")
+    return Track(
+        track_id,
+        extracted if extracted.is_file() and not path.is_file() else path,
+        check_labels(_parts(row["labels"]), origin),
+        split_name(row["split"], origin) if row.get("split") else None,
+        artists,
+        row.get("album") or None,
+        {"artists": list(artists)} if artists else {},
+    )
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split("|") if part.strip()]

@@ -1,0 +1,131 @@
+"""How often every stored segment comes in an epoch, so that rare classes are not drowned.
+
+Of several tags a track has, the one that the fewest tracks have decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tfmusic.console import format_table
+from tfmusic.dataconfig import BalanceSection
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import read_shard
+
+_SHOWN_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The segments of some splits in the order of their files, and the rules for an epoch.
+
+    Attributes:
+        options: the rules.
+        labels: names of the labels.
+        files: shards; shard i has the segments bounds[i] to bounds[i + 1].
+        bounds: int [n_files + 1].
+        track: number of the track of every segment, from 0, int [n_segments].
+        has: labels of every track, bool [n_tracks, n_labels].
+        seed: with the epoch, decides which segments come.
+    """
+
+    options: BalanceSection
+    labels: tuple[str, ...]
+    files: tuple[str, ...]
+    bounds: np.ndarray
+    track: np.ndarray
+    has: np.ndarray
+    seed: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, splits: Sequence[str], options: BalanceSection, seed: int) -> "Balance | None":
+        """Returns the balance of some splits, or None where every segment comes once."""
+        if not options.is_on:
+            return None
+        files = [path for split in splits for path in manifest.shard_paths(split)]
+        headers = [[header for header, _ in read_shard(path, manifest)] for path in files]
+        every = [header for some in headers for header in some]
+        rows, first, track = np.unique([header.track for header in every], return_index=True, return_inverse=True)
+        has = np.zeros((len(rows), len(manifest.contract.labels)), bool)
+        for number, place in enumerate(first.tolist()):
+            has[number, list(manifest.contract.answers(every[place].label))] = True
+        bounds = np.cumsum([0, *map(len, headers)])
+        return cls(options, manifest.contract.labels, tuple(map(str, files)), bounds, track, has, seed)
+
+    @cached_property
+    def n_tracks(self) -> np.ndarray:
+        """How many tracks have every label, int [n_labels]."""
+        return np.asarray(self.has.sum(0))
+
+    @cached_property
+    def is_rare(self) -> np.ndarray:
+        """Which labels are rare, bool [n_labels]; one without tracks is not."""
+        known = self.n_tracks[self.n_tracks > 0]
+        return np.asarray((self.n_tracks > 0) & (self.n_tracks < self.options.rare_share * known.mean()))
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """The label that decides for every segment, the rarest of its track, int [n_segments]."""
+        rarity = np.where(self.has, self.n_tracks, np.iinfo(np.int64).max)
+        return np.asarray(rarity.argmin(1)[self.track])
+
+    def times(self, epoch: int) -> np.ndarray:
+        """Returns how often every segment comes in an epoch, int64 [n_segments]; their sum is that of every epoch."""
+        draw = np.random.default_rng([self.seed, epoch, len(self.track)]).random(len(self.track))
+        times = self._drawn(draw).astype(np.int64)
+        counts = self._count(times)
+        wanted = self.options.oversample * counts.max()
+        for label in np.flatnonzero((counts > 0) & (counts < wanted)):
+            mine = np.flatnonzero((self.label == label) & (times > 0))
+            if not len(mine):  # every track of this label has a rarer one
+                continue
+            mine = mine[np.argsort(draw[mine], kind="stable")]
+            total = int(np.ceil(len(mine) * wanted / counts[label]))
+            times[mine] = total // len(mine)
+            times[mine[: total % len(mine)]] += 1
+        return times
+
+    def _count(self, times: np.ndarray) -> np.ndarray:
+        """Returns how many of the segments that come have every label, int64 [n_labels]."""
+        per_track = np.bincount(self.track, times, minlength=len(self.has))
+        return np.asarray(np.rint(per_track @ self.has), np.int64)
+
+    @cached_property
+    def n_segments(self) -> int:
+        """How many segments come in an epoch."""
+        return int(self.times(0).sum())
+
+    @cached_property
+    def label_counts(self) -> np.ndarray:
+        """How many segments with every label come in an epoch, int64 [n_labels]; nearly so, of several tags."""
+        return self._count(self.times(0))
+
+    def describe(self) -> str:
+        """Returns a table of what there is of every label, and what comes in an epoch."""
+        stored = self._count(np.ones_like(self.track))
+        order = np.argsort(-stored, kind="stable")[: int(np.count_nonzero(stored))]
+        rows = [
+            (self.labels[i], int(self.n_tracks[i]), int(stored[i]), int(self.label_counts[i]), _word(self.is_rare[i]))
+            for i in order
+        ]
+        shown = rows if len(rows) <= _SHOWN_LABELS else [*rows[: _SHOWN_LABELS // 2], *rows[-_SHOWN_LABELS // 2 :]]
+        more = f"\n({len(rows) - len(shown)} labels in between are not shown)" if len(shown) < len(rows) else ""
+        header = ("label", "training tracks", "segments stored", "in an epoch", "")
+        total = f"balance: {self.n_segments:,} segments an epoch of {len(self.track):,} stored"
+        return f"{total}\n{format_table(shown, header)}{more}"
+
+    def _drawn(self, draw: np.ndarray) -> np.ndarray:
+        """Returns which segments come at all, bool [n_segments]: of every track as many as its label may have."""
+        order = np.lexsort((draw, self.track))
+        track = self.track[order]
+        begins = np.flatnonzero(np.r_[True, track[1:] != track[:-1]])
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - np.repeat(begins, np.diff(np.r_[begins, len(order)]))
+        most = [len(order) if n == "all" else n for n in (self.options.common_segments, self.options.rare_segments)]
+        return np.asarray(rank < np.where(self.is_rare[self.label], most[1], most[0]))
+
+
+def _word(is_rare: bool) -> str:
+    return "rare" if is_rare else ""

@@ -1,0 +1,242 @@
+"""report.html: an evaluation as a page, the answer first, then what it rests on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from tfmusic.features.segments import segment_starts
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.reports.evaluation import Evaluation
+from tfmusic.reports.page import render, short_name, without_paths
+from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
+from tfmusic.rundir import RunDir
+from tfmusic.scoring import metrics
+from tfmusic.scoring.curves import reliability, threshold_curve, track_f1
+from tfmusic.scoring.timeline import timeline
+
+SHOWN_TRACKS = 4  # at each end
+_SHOWN_LABELS = 20
+_MOST_CLASSES = 30  # of a confusion matrix that is still read
+_LINES = 4
+
+
+@dataclass(frozen=True)
+class TrackView:
+    """A track of the page: what was asked and answered, its picture, and the legend of the lines in it."""
+
+    track_id: str
+    answer: str
+    truth: str
+    says: str
+    chart: Markup
+    legend: list[tuple[str, float, bool]]
+
+
+def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir, manifest: Manifest) -> str:
+    """Returns report.html.
+
+    Args:
+        evaluation: the scores.
+        report: what report.json holds.
+        run: the run that was scored; its learning curves, config and environment are shown.
+        manifest: the records of the scored tracks, which their pictures come from.
+    """
+    scores = evaluation.scores[evaluation.aggregator]
+    environment = run.read_json(run.environment) if run.environment.is_file() else {}
+    return render(
+        "report.html",
+        name=short_name(run.path),
+        report=report,
+        note=report["note"].removeprefix("note: "),
+        kind=evaluation.contract.kind,
+        window_s=evaluation.contract.frames / evaluation.contract.frames_per_s,
+        labels=_label_rows(report["labels"]),
+        n_shown_labels=_SHOWN_LABELS,
+        confusion=_confusion(report),
+        confused=_confused(report),
+        threshold=_threshold_chart(evaluation, scores),
+        calibration=_calibration(evaluation, scores),
+        learning=learning_charts([run]),
+        ends=_ends(evaluation, scores, manifest),
+        splits=_splits(manifest, report["splits"]),
+        skipped=len(manifest.skipped),
+        config=without_paths(run.config.read_text(encoding="utf-8")),
+        environment=environment,
+    )
+
+
+def learning_charts(runs: Sequence[RunDir]) -> list[tuple[str, Markup]]:
+    """Returns loss and validation by epoch, a thin line for each fold; nothing for runs that were joined.
+
+    Several runs have a colour each, as many as there are.
+    """
+    charts = []
+    for key, what in (("loss", "training loss"), ("validation", "validation metric")):
+        lines = [line for i, run in enumerate(runs[:N_SERIES]) for line in _learning_lines(run, key, i)]
+        if lines:
+            charts.append((what, line_chart(f"learning-{key}", lines, x_label="epoch", y_label=what)))
+    return charts
+
+
+def _learning_lines(run: RunDir, key: str, place: int) -> list[Line]:
+    files = [one.metrics for one in (run.folds() or [run]) if one.metrics.is_file()]
+    curves = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in files]
+    curves = [[row for row in curve if key in row] for curve in curves]
+    strength = 1.0 if len(curves) == 1 else 0.55
+    return [
+        Line([row["epoch"] for row in curve], [row[key] for row in curve], "", f"series{place + 1}", strength)
+        for curve in curves
+        if curve
+    ]
+
+
+def _label_rows(labels: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [{"name": name} | values for name, values in labels.items()]
+    return sorted(rows, key=lambda row: -row["support"])
+
+
+def _confusion(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of the confusion matrix with shares of the true class; nothing where it is too large to read."""
+    if not 1 < len(report.get("confusion", ())) <= _MOST_CLASSES:
+        return []
+    return [
+        {"name": name, "total": sum(row), "cells": [(count, count / max(sum(row), 1)) for count in row]}
+        for name, row in zip(report["labels"], report["confusion"], strict=True)
+    ]
+
+
+def _confused(report: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Returns the classes that are most often taken for another: true, answered, how often."""
+    names = list(report["labels"])
+    pairs = [
+        (names[i], names[j], count)
+        for i, row in enumerate(report.get("confusion", ()))
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:5]
+
+
+def _threshold_chart(evaluation: Evaluation, scores: np.ndarray) -> Markup | None:
+    if evaluation.contract.kind == "single":
+        return None
+    curve = threshold_curve(scores, evaluation.targets, np.linspace(0, 1, 101))
+    lines = [
+        Line(curve.thresholds.tolist(), curve.f1.tolist(), "micro-F1", "series1"),
+        Line(curve.thresholds.tolist(), curve.precision.tolist(), "precision", "series2"),
+        Line(curve.thresholds.tolist(), curve.recall.tolist(), "recall", "series3"),
+    ]
+    return line_chart(
+        "threshold", lines, x_label="threshold", y_label="over all tracks and tags", mark_x=0.5, x_range=(0, 1),
+        y_range=(0, 1),
+    )  # fmt: skip
+
+
+def _calibration(evaluation: Evaluation, scores: np.ndarray) -> dict[str, Any]:
+    """Returns the chart of scores against hits, and the expected calibration error."""
+    if evaluation.contract.kind == "single":
+        said, hits = scores.max(1), evaluation.targets[np.arange(len(scores)), scores.argmax(1)]
+    else:
+        said, hits = scores.ravel(), evaluation.targets.ravel()
+    found = reliability(said, hits)
+    line = Line(found.score.tolist(), found.share.tolist(), "", "series1", has_points=True)
+    chart = line_chart(
+        "calibration", [line], x_label="mean score of the answers", y_label="share that is right", has_diagonal=True,
+        x_range=(0, 1), y_range=(0, 1),
+    )  # fmt: skip
+    return {"chart": chart, "error": found.error, "answers": int(found.count.sum())}
+
+
+def _ends(evaluation: Evaluation, scores: np.ndarray, manifest: Manifest) -> list[tuple[str, list[TrackView]]]:
+    """Returns the tracks that were answered worst and best, with their pictures."""
+    order = np.argsort(_quality(evaluation, scores), kind="stable")
+    n = min(SHOWN_TRACKS, len(order) // 2)
+    chosen = {"worst": order[:n].tolist(), "best": order[::-1][:n].tolist()}
+    names = {evaluation.track_ids[place] for places in chosen.values() for place in places}
+    stored = _find(manifest, names)
+    return [
+        (which, [_view(evaluation, scores, place, stored[evaluation.track_ids[place]]) for place in places])
+        for which, places in chosen.items()
+    ]
+
+
+def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
+    """Returns how well each track was answered: the score of the true label; of tags F1, then the margin of scores."""
+    targets = evaluation.targets
+    if evaluation.contract.kind == "single":
+        return np.asarray(scores[np.arange(len(scores)), targets.argmax(1)])
+    others = np.maximum((~targets).sum(1), 1)
+    margin = (scores * targets).sum(1) / np.maximum(targets.sum(1), 1) - (scores * ~targets).sum(1) / others
+    f1 = track_f1(metrics.decide(scores, "multi", evaluation.limits), targets)
+    return np.asarray(f1 + 1e-3 * margin)
+
+
+def _find(manifest: Manifest, names: set[str]) -> dict[str, list[StoredTrack]]:
+    """Returns the stored stretches of tracks by name; the splits that hold them are read, no further than needed."""
+    found: dict[str, list[StoredTrack]] = {}
+    for split in manifest.splits:
+        wanted = names.intersection(manifest.track_ids([split])) - set(found)
+        tracks = groupby(iterate_tracks(manifest, split), key=lambda stretch: stretch.track_id)
+        while wanted:
+            name, stretches = next(tracks)
+            if name in wanted:
+                found[name] = list(stretches)
+                wanted.remove(name)
+    return found
+
+
+def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: list[StoredTrack]) -> TrackView:
+    contract, labels = evaluation.contract, evaluation.contract.labels
+    mine, truth = scores[place], np.flatnonzero(evaluation.targets[place]).tolist()
+    shown = _shown(mine, truth)
+    cells = np.concatenate([stretch.cells for stretch in stretches])
+    lengths = [len(stretch.cells) for stretch in stretches]
+    begins = np.cumsum([0, *lengths[:-1]])  # what is not stored takes no room
+    starts = np.concatenate(
+        [
+            begin + segment_starts(length, frames=contract.frames, hop_frames=contract.hop_frames)
+            for begin, length in zip(begins, lengths, strict=True)
+        ]
+    )
+    line = timeline(evaluation.segments_of(place), starts, frames=contract.frames, n_frames=len(cells))
+    answer = np.flatnonzero(metrics.decide(mine[None], contract.kind, evaluation.limits)[0]).tolist()
+    chart = track_chart(
+        f"track-{place}",
+        cells,
+        contract,
+        edges_s=line.edges / contract.frames_per_s,
+        scores=line.scores[:, shown],
+    )
+    return TrackView(
+        stretches[0].track_id,
+        ", ".join(labels[i] for i in answer) or "nothing",
+        ", ".join(labels[i] for i in truth),
+        _hits(set(answer), set(truth)) if contract.kind == "multi" else "",
+        chart,
+        [(labels[i], float(mine[i]), i in truth) for i in shown],
+    )
+
+
+def _hits(answer: set[int], truth: set[int]) -> str:
+    return f"{len(answer & truth)} of {len(truth)} found, {len(answer - truth)} that are none"
+
+
+def _shown(scores: np.ndarray, truth: list[int]) -> list[int]:
+    """Returns the labels whose lines are drawn: the strongest true ones and the strongest of all, strongest first."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    first = [i for i in order if i in truth][: _LINES // 2]
+    shown = first + [i for i in order if i not in first][: _LINES - len(first)]
+    return sorted(shown, key=order.index)
+
+
+def _splits(manifest: Manifest, scored: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "tracks": split.tracks, "segments": split.segments, "is_scored": name in scored}
+        for name, split in manifest.splits.items()
+    ]

@@ -1,0 +1,263 @@
+"""What a data set or its records hold: labels, lengths, which tags go together, and what is wrong with which file."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmusic.contract import POWER
+from tfmusic.datasets.track import Dataset, Track
+from tfmusic.errors import DataError, UsageError
+from tfmusic.features.source import read_feature
+from tfmusic.records.manifest import TRACKS_NAME, Manifest
+from tfmusic.records.shards import holds_copies
+
+FAULTS = ("missing", "corrupt", "too short", "silent", "duplicate", "skipped")
+_SILENCE = 1e-9  # of the loudest cell of the median track: 90 dB below
+_FEW_TRACKS = 16  # are looked at in this process: starting others takes longer
+
+
+@dataclass(frozen=True)
+class Item:
+    """One track: its labels, split or None, length in seconds or None where it is not known."""
+
+    track_id: str
+    labels: tuple[str, ...]
+    split: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a track, in a word of `FAULTS` and in a line."""
+
+    kind: str
+    track_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The tracks of a data set or of records, and their faults.
+
+    Attributes:
+        name: of the task.
+        kind: `single`, `multi` or `tasks`.
+        items: all tracks, those with faults too.
+        faults: in the order of `FAULTS`.
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tracks of every label, the most common first."""
+        counts = Counter(label for item in self.items for label in item.labels)
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted; none where there are none."""
+        known = ("train", "validation", "test")
+        return tuple(
+            sorted(
+                {item.split for item in self.items if item.split},
+                key=lambda s: (s not in known, known.index(s) if s in known else 0, s),
+            )
+        )
+
+    def counts_of(self, split: str) -> Counter[str]:
+        """Returns the tracks of every label in a split."""
+        return Counter(label for item in self.items if item.split == split for label in item.labels)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Lengths that are known, float64 [n_tracks]."""
+        return np.array([item.seconds for item in self.items if item.seconds is not None])
+
+    @property
+    def labels_per_track(self) -> dict[int, int]:
+        """How many tracks have one label, two, and so on."""
+        return dict(sorted(Counter(len(item.labels) for item in self.items).items()))
+
+    @property
+    def pairs(self) -> dict[tuple[str, str], int]:
+        """Tracks of every two labels that stand together, the most common first."""
+        pairs = Counter(pair for item in self.items for pair in combinations(sorted(item.labels), 2))
+        return dict(sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def together(self, labels: Sequence[str]) -> np.ndarray:
+        """Returns the share of the tracks of a row's label that have the column's as well, [n_labels, n_labels]."""
+        place = {label: i for i, label in enumerate(labels)}
+        counts = np.zeros((len(labels), len(labels)))
+        for item in self.items:
+            mine = [place[label] for label in item.labels if label in place]
+            counts[np.ix_(mine, mine)] += 1
+        return np.asarray(counts / np.maximum(np.diag(counts), 1)[:, None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything for JSON."""
+        seconds = self.seconds
+        return {
+            "task": self.name,
+            "kind": self.kind,
+            "tracks": len(self.items),
+            "labels": self.counts,
+            "splits": {split: dict(self.counts_of(split)) for split in self.splits},
+            "hours": float(seconds.sum() / 3600),
+            "seconds": length_quantiles(seconds),
+            "labels_per_track": self.labels_per_track,
+            "pairs": [[*pair, count] for pair, count in self.pairs.items()],
+            "faults": [vars(fault) for fault in self.faults],
+        }
+
+
+def length_quantiles(seconds: np.ndarray) -> dict[str, float]:
+    """Returns the shortest and longest track and what lies between, in seconds; nothing where none is known."""
+    if not len(seconds):
+        return {}
+    shares = {"shortest": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "longest": 100}
+    return {name: float(np.percentile(seconds, share)) for name, share in shares.items()}
+
+
+# --- Raw data --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What reading a file tells."""
+
+    fault: str = ""
+    n_frames: int = 0
+    loudest: float = 0.0
+    is_constant: bool = False
+    digest: str = ""
+
+
+def inspect_data(
+    dataset: Dataset, feature: Mapping[str, Any], *, min_s: float, workers: int, on_track: Callable[[], None]
+) -> Inspection:
+    """Returns the inspection of a data set; every file is read and its feature computed once.
+
+    Args:
+        dataset: the tracks.
+        feature: name and parameters of the spectrogram.
+        min_s: shorter tracks are a fault.
+        workers: processes.
+        on_track: called after each track.
+    """
+    looks = []
+    for look in _look_at_all(dataset.tracks, feature, workers):
+        looks.append(look)
+        on_track()
+    s_per_frame = feature["hop_length"] / feature["sample_rate_hz"]
+    items = tuple(
+        Item(track.track_id, track.labels, track.split, look.n_frames * s_per_frame if look.n_frames else None)
+        for track, look in zip(dataset.tracks, looks, strict=True)
+    )
+    faults = [
+        *_faults_of_files(dataset.tracks, looks, feature, min_s, s_per_frame),
+        *_duplicates(dataset.tracks, looks),
+    ]
+    ordered = sorted(faults, key=lambda fault: FAULTS.index(fault.kind))
+    return Inspection(dataset.task, dataset.kind, items, tuple(ordered))
+
+
+def _look_at_all(tracks: Sequence[Track], feature: Mapping[str, Any], workers: int) -> Iterator[_Look]:
+    tasks = [(track.feature_path, track.track_id, dict(feature)) for track in tracks]
+    if workers == 1 or len(tasks) <= _FEW_TRACKS:
+        yield from map(_look, tasks)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(_look, tasks, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UsageError("a worker process was killed from outside: pass a lower --workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _look(task: tuple[Path, str, dict[str, Any]]) -> _Look:
+    path, track_id, feature = task
+    if not path.is_file():
+        return _Look("no such file")
+    try:
+        values = read_feature(path, track_id, feature)
+    except DataError as error:
+        return _Look(str(error).replace(str(path), path.name))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    loudest, quietest = float(values.max()), float(values.min())
+    return _Look("", values.shape[1], loudest, loudest == quietest, digest)
+
+
+def _faults_of_files(
+    tracks: Sequence[Track], looks: Sequence[_Look], feature: Mapping[str, Any], min_s: float, s_per_frame: float
+) -> Iterator[Fault]:
+    loudest = [look.loudest for look in looks if not look.fault]
+    silence = _SILENCE * float(np.median(loudest)) if loudest and feature["name"] in POWER else -np.inf
+    for track, look in zip(tracks, looks, strict=True):
+        if look.fault:
+            kind = "missing" if look.fault == "no such file" else "corrupt"
+            yield Fault(
+                kind,
+                track.track_id,
+                f"{track.feature_path.name}: {look.fault.removeprefix(f'{track.feature_path.name}: ')}",
+            )
+            continue
+        seconds = look.n_frames * s_per_frame
+        if seconds < min_s:
+            yield Fault("too short", track.track_id, f"{seconds:.2f} s, data.min_s is {min_s:g}")
+        if look.is_constant or look.loudest <= silence:
+            yield Fault("silent", track.track_id, f"{track.feature_path.name}: nothing above {look.loudest:g}")
+
+
+def _duplicates(tracks: Sequence[Track], looks: Sequence[_Look]) -> Iterator[Fault]:
+    """Yields every file that has the very bytes of an earlier one."""
+    by_digest = defaultdict(list)
+    for track, look in zip(tracks, looks, strict=True):
+        if look.digest:
+            by_digest[look.digest].append(track)
+    for first, *others in by_digest.values():
+        for track in others:
+            same = "the same labels" if track.labels == first.labels else f"labels {', '.join(first.labels)} there"
+            where = f", in {first.split} and {track.split}" if first.split != track.split else ""
+            yield Fault("duplicate", track.track_id, f"the bytes of {first.track_id}, {same}{where}")
+
+
+# --- Records ---------------------------------------------------------------------------------------------------
+
+
+def inspect_records(manifest: Manifest) -> Inspection:
+    """Returns the inspection of records: what tracks.csv says; tracks that the build skipped are its faults."""
+    manifest.verify([])
+    with (manifest.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    items, faults = [], []
+    for row in rows:
+        if holds_copies(row["split"]):  # changed copies are no tracks of their own
+            continue
+        n_frames = int(row["n_frames"])
+        seconds = n_frames / manifest.contract.frames_per_s if n_frames else None
+        items.append(Item(row["track_id"], tuple(json.loads(row["labels"])), row["split"], seconds))
+        if row["skipped"]:
+            faults.append(Fault("skipped", row["track_id"], row["skipped"]))
+    return Inspection(manifest.name, manifest.contract.kind, tuple(items), tuple(faults))
+
+
+def faulty_ids(faults: Iterable[Fault]) -> set[str]:
+    """Returns the tracks that cannot be shown as an example."""
+    return {fault.track_id for fault in faults if fault.kind in ("missing", "corrupt", "skipped", "silent")}

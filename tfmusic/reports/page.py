@@ -1,0 +1,65 @@
+"""Pages that need nothing beside them: one file with its style and pictures, readable without a network."""
+
+import re
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tfmusic import __version__
+
+
+def render(template: str, **context: Any) -> str:
+    """Returns a page from `templates/`; what stands in `context` is escaped unless it is Markup."""
+    return _environment().get_template(template).render(version=__version__, **context)
+
+
+def without_paths(text: str) -> str:
+    """Returns text with folders of the machine left out: of a path from the root, its last name stays.
+
+    A report is passed on, and where its writer keeps files is nobody's business.
+    """
+    return re.sub(r"(?<![\w./~-])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/:'\",]+[\\/])+([^\s\\/:'\",]*)", r"\1", text)
+
+
+def short_name(path: Path) -> str:
+    """Returns the last two names of a path, which is how a run is known: q2/resnet18-1."""
+    return "/".join(PurePath(path.resolve()).parts[-2:])
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tfmusic.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": "{:.1%}".format,
+        "metric": _metric,
+        "md": _in_markdown,
+        "clock": clock,
+        "fixed": _fixed,
+        "signed": "{:+.3f}".format,
+        "thousands": "{:,}".format,
+    }
+    return environment
+
+
+def _in_markdown(text: str) -> str:
+    """Returns text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def _fixed(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _metric(name: str) -> str:
+    return "micro-F1" if name == "micro_f1" else name
+
+
+def clock(seconds: float) -> str:
+    """Returns seconds as minutes and seconds, 0:42."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"

@@ -1,0 +1,123 @@
+"""Who may talk to the server, and how much they may send; checked before a body is read."""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = ("/", "/style.css", "/page.css", "/page.js", "/health", "/ready")
+
+_MOST_DRAINED = 256 << 20  # 256 MiB
+_DRAIN_S = 10
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; media-src blob:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI layer around the application.
+
+    Attributes:
+        app: what is guarded.
+        hosts: values of the Host header that are ours, in lower case; empty where a token guards instead. A page of
+            another site whose name was turned to our address (DNS rebinding) sends its own name.
+        token: what a request must bear, or None.
+        max_bytes: of a body.
+    """
+
+    app: ASGIApp
+    hosts: Collection[str]
+    token: str | None
+    max_bytes: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers 4xx for what may not pass, else lets the application answer; adds the headers of every answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received = 0
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                await _drain(receive)
+                raise HTTPException(413, self._too_large, {"Connection": "close"})
+            return message
+
+        refused = self._refuse(scope)
+        if refused is not None:
+            await _drain(receive)
+            await refused(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive_within_limit, send_with_headers)
+
+    def _refuse(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        if self.hosts and host not in self.hosts:
+            return problem(421, f"the Host header must be one of {', '.join(sorted(self.hosts))}")
+        if scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers, host):
+            return problem(403, "requests of pages of other sites are refused")
+        if self.token is not None and scope["path"] not in OPEN_PATHS and not self._bears_token(headers):
+            return problem(401, "must bear the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        length = headers.get("content-length", "0")
+        is_fine = length.isdecimal() and int(length) <= self.max_bytes
+        return None if is_fine else problem(413, self._too_large, {"Connection": "close"})
+
+    def _bears_token(self, headers: Headers) -> bool:
+        assert self.token is not None
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(given.encode(), self.token.encode())
+
+    @property
+    def _too_large(self) -> str:
+        return f"a request must be at most {self.max_bytes >> 20} MiB"
+
+
+async def _drain(receive: Receive) -> None:
+    """Takes in the rest of a body, within bounds: a client that is still sending would not read its answer."""
+    left = _MOST_DRAINED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+
+
+def problem(status: int, why: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Returns an error as JSON: {"error": why}."""
+    return JSONResponse({"error": why}, status, headers)
+
+
+def _is_same_origin(headers: Headers, host: str) -> bool:
+    """Returns whether a request is of our own page, or of no browser."""
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    return origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
