@@ -94,6 +94,16 @@ def test_a_run_of_jax_becomes_a_saved_model(on_jax, music, tmp_path):
     assert answers.read_bytes() == (on_jax / "run.json").read_bytes()
 
 
+@pytest.mark.slow
+def test_an_export_by_another_process_is_told_as_json(trained, tmp_path, capfd, monkeypatch):
+    """Standard output is one JSON document, also where a TensorFlow process of its own writes the model."""
+    monkeypatch.setattr("tfmusic.commands.export.take_tensorflow", lambda: False)
+    assert main(["export", str(trained), "--out", str(tmp_path / "export"), "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["export"] == str(tmp_path / "export")
+    assert (tmp_path / "export" / "saved_model.pb").is_file()
+
+
 def test_reader_needs_no_tensorflow(records):
     """`records.reader.iterate` yields every segment where TensorFlow cannot be imported."""
     manifest = json.loads((records / "manifest.json").read_text(encoding="utf-8"))
