@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -107,18 +108,18 @@ def _holds_records(args: argparse.Namespace) -> bool:
     return below or (args.data / MANIFEST_NAME).is_file()
 
 
-class _Source:
+class _Source(ABC):
     """Where tracks come from: what there is, and stretches of some of them."""
 
     feature: Mapping[str, Any]
 
+    @abstractmethod
     def inspect(self) -> "Inspection":
         """Returns the inspection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, track_ids: set[str]) -> "Iterator[Example]":
         """Yields a stretch of every track, from its middle."""
-        raise NotImplementedError
 
     def _example(self, track_id: str, values: Any) -> "Example":
         from tfmusic.reports.inspection_pictures import Example
