@@ -191,8 +191,11 @@ def test_training_and_evaluation(config, records, tmp_path, capsys):
     assert main([*fit, "--run-dir", str(tmp_path / "plain")]) == 2
     assert "perturb must be None as the config says. Received: {'copies': 2" in capsys.readouterr().err
     assert main([*fit, "--run-dir", str(tmp_path / "run"), *PERTURB]) == 0
-    trained_on = json.loads((tmp_path / "run" / "records.json").read_text())["training_tracks"]
-    assert any("+copy" in name for name in trained_on)
+    used = json.loads((tmp_path / "run" / "records.json").read_text())
+    trained_on = used["training_tracks"]
+    assert "fold1_copies" in used["training"]
+    assert "fold0_copies" not in used["training"]
+    assert not any("+copy" in name for name in trained_on)  # a copy is no track of its own
     fold = {row["track_id"] for row in rows_of(records) if row["split"] == "fold0"}
     assert not any(name.partition("+")[0] in fold for name in trained_on)
     assert main(["evaluate", str(tmp_path / "run")]) == 0

@@ -234,7 +234,7 @@ def test_folders_that_are_no_model(tmp_path, trained, music, capsys):
     assert main(["predict", str(trained), str(tmp_path / "none")]) == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert main(["predict", str(trained), str(tmp_path)]) == 2
-    assert "or .npy files" in capsys.readouterr().err
+    assert ".npy or audio files" in capsys.readouterr().err
     assert main(["predict", str(trained), mel, "--out", "x.txt"]) == 2
     assert "--out must end in .json or .csv" in capsys.readouterr().err
     for command in ("evaluate", "export"):

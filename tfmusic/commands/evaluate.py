@@ -177,6 +177,7 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     from tfmusic.reports.predictions import predictions_table
     from tfmusic.rundir import write_json
 
+    page = evaluation_page(evaluation, report, folder, manifest)  # first: a fault in it leaves no half report
     console.tell(report=report)
     console.show(format_report(report))
     console.show(report["note"])
@@ -185,7 +186,7 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     scores = evaluation.scores[evaluation.aggregator]
     table = predictions_table(evaluation.track_ids, predicted, scores, evaluation.contract.labels, targets)
     write_text(out / "predictions.csv", table.to_csv(index=False))
-    write_text(out / "report.html", evaluation_page(evaluation, report, folder, manifest))
+    write_text(out / "report.html", page)
     console.say(f"report: {out / 'report.html'}")
 
 
