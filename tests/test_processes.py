@@ -2,13 +2,13 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -96,25 +96,31 @@ def test_two_processes_train_one_model(records, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_KERAS_3, reason="TensorFlow's workers wait for one that is to come back")
 def test_a_killed_process_ends_the_others(records, tmp_path):
-    """The one that is left ends with an error, what to do has been said, and the finished epochs are kept."""
-    processes = start_two(records, tmp_path / "run", "training.epochs=500")
-    while not RunDir(tmp_path / "run").state.is_file():
-        assert all(process.poll() is None for process in processes), [process.communicate()[0] for process in processes]
-        time.sleep(0.05)
-    processes[1].kill()
-    said, _ = processes[0].communicate(timeout=300)
-    processes[1].communicate()
-    assert processes[0].returncode != 0
-    assert "if one is lost, all end, and start again with --resume" in said
-    assert RunDir(tmp_path / "run").state.is_file()
+    """Whichever is killed, the other ends with one line and exit code 2, and both go on with --resume."""
+    out, state = tmp_path / "run", RunDir(tmp_path / "run").state
+    for killed, epochs in ((1, 500), (0, 501)):
+        before = state.stat().st_mtime_ns if state.is_file() else 0
+        flags = ("--resume",) if before else ()
+        processes = start_two(records, out, f"training.epochs={epochs}", flags=flags)
+        while not state.is_file() or state.stat().st_mtime_ns == before:
+            assert all(process.poll() is None for process in processes), [one.communicate()[0] for one in processes]
+            time.sleep(0.05)
+        processes[killed].kill()
+        said, _ = processes[1 - killed].communicate(timeout=300)
+        processes[killed].communicate()
+        assert processes[1 - killed].returncode == 2, said
+        assert said.count("tfmusic: ") == 1
+        assert re.search(rf"tfmusic: process {1 - killed} of 2 .*: start all again with --resume", said)
+    epochs = [json.loads(line)["epoch"] for line in RunDir(out).metrics.read_text().splitlines()]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > 1
 
 
 @pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 can")
 def test_keras_3_on_tensorflow_is_refused(records, tmp_path, capsys, monkeypatch):
     """One line names the way out."""
     monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER | {"task": {"type": "worker", "index": 0}}))
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("another backend")
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert main(["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run")]) == 2
     assert "KERAS_BACKEND=jax and --coordinator" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

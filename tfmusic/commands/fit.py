@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     arguments.add_config(parser)
-    parser.add_argument("--records", type=Path, help="records folder (default records/TASK)")
+    parser.add_argument("--records", help="records folder, or its URL on a store (default records/TASK)")
     parser.add_argument("--run-dir", type=Path, help="folder of this run (default runs/TASK/MODEL-N)")
     parser.add_argument("--folds", type=arguments.positive, help="cross-validate: a model for each of data.folds folds")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
@@ -49,10 +49,12 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.folders import check_target
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
-    from tfmusic.training.processes import find_processes, join, watched
+    from tfmusic.training.guard import go_on_in_a_child
+    from tfmusic.training.processes import check_backend, find_processes, join, watched
 
     processes = find_processes(args.coordinator, args.num_processes, args.process_id, os.environ)
-    manifest = Manifest.read(args.records or Path("records") / config.task_name)
+    check_backend(processes, os.environ)
+    manifest = Manifest.read(arguments.find_records(args.records or Path("records") / config.task_name))
     root = Path("runs")
     if args.resume:
         folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task_name)
@@ -66,8 +68,10 @@ def run(args: argparse.Namespace) -> None:
     if processes.index:
         folder = _scratch(folder, resume=args.resume)
     partners = {name: _partner(name, folder, resume=args.resume) for name in config.ensemble.partners}
+    go_on_in_a_child(processes)
     start_tensorflow()
-    join(processes)
+    with watched():
+        join(processes)
     from tfmusic.training.recipe import Recipe
 
     recipe = Recipe(config, partners, manifest, folder)

@@ -7,16 +7,20 @@ stack (Keras 2.15) TensorFlow's workers do by TF_CONFIG. Keras 3 on TensorFlow c
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from typing import Any
 
-from tfmusic.console import console
-from tfmusic.errors import RunError, UsageError
+from tfmusic.errors import UsageError
 
 _OUT = "run it with KERAS_BACKEND=jax and --coordinator HOST:PORT --num-processes N --process-id I"
+LOST = 75  # the exit code of a process that has lost the others
+# JAX raises what the network says as a ValueError, and TensorFlow errors of its own, so the text has to tell.
+_IS_LOST = re.compile(r"gloo|nccl|coordination|collective|heartbeat|barrier|connection|unavailable", re.IGNORECASE)
 _SLURM_PORTS = (10_000, 50_000)  # chosen by the number of the job, so that two jobs on a host do not meet
 
 
@@ -82,31 +86,29 @@ def _first_node(nodes: str) -> str:
     return found[1] + (found[2] or "")
 
 
-def join(processes: Processes) -> None:
-    """Connects this process with the others, before anything is computed.
+def check_backend(processes: Processes, environ: Mapping[str, str]) -> None:
+    """Checks, without importing Keras, that it can train in several processes.
 
     Raises:
-        UsageError: the backend cannot train in several processes.
+        UsageError: it cannot; the message names the way out.
     """
+    backend, version = environ.get("KERAS_BACKEND", "tensorflow"), metadata.version("keras")
+    has_workers = backend == "tensorflow" and version.startswith("2.") and "TF_CONFIG" in environ
+    if processes.are_several and backend != "jax" and not has_workers:
+        raise UsageError(f"several processes cannot train with Keras {version} on {backend}: {_OUT}")
+
+
+def join(processes: Processes) -> None:
+    """Connects this process with the others, before anything is computed."""
     if not processes.are_several:
         return
     import keras
 
-    from tfmusic.models.ops import IS_KERAS_3
-
-    backend = keras.backend.backend()
-    if backend == "jax":
+    if keras.backend.backend() == "jax":
         keras.distribution.initialize(processes.coordinator, processes.count, processes.index)
-    elif backend == "tensorflow" and not IS_KERAS_3 and "TF_CONFIG" in os.environ:
-        multi_worker_strategy()
     else:
-        raise UsageError(f"several processes cannot train with Keras {keras.__version__} on {backend}: {_OUT}")
+        multi_worker_strategy()
     _joined.append(processes)
-    # Said now: when a process is lost, JAX ends the others from within, before Python could say a word.
-    console.say(
-        f"process {processes.index} of {processes.count} has joined; if one is lost, all end, and start again with"
-        " --resume from the last epoch"
-    )
 
 
 _joined: list[Processes] = []  # as connections are, it belongs to the whole process
@@ -119,17 +121,16 @@ def joined() -> Processes:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Turns what a backend raises when another process is gone into a RunError that says how to go on."""
+    """Ends this process where a backend says that another one is gone, without the farewell that would wait for it."""
     try:
         yield
     except Exception as error:
-        from_backend = type(error).__module__.partition(".")[0] in ("jax", "jaxlib", "tensorflow")
-        if not joined().are_several or not from_backend:
+        if not joined().are_several or not _IS_LOST.search(f"{type(error).__name__}: {error}"):
             raise
-        raise RunError(
-            f"process {joined().index} of {joined().count} has lost the others: start all again with --resume."
-            f" Received: {str(error).splitlines()[0][:200]}"
-        ) from error
+        sys.stderr.write(f"{str(error).strip().splitlines()[0][:200]}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(LOST)  # what waits for it says how to go on
 
 
 @cache
