@@ -6,8 +6,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 ADDONS := .venv-addons
 PYTHON311 ?= $(PYTHON)
+BEAM := .venv-beam
 
-.PHONY: demo test quick lint test-addons clean
+.PHONY: demo test quick lint test-addons test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -32,10 +33,19 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own.
+# The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own. It runs the
+# tests whose code meets TensorFlow or Keras; those of numpy alone would say the same again.
+ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
+	addons augment distort losses models bridge formats metadata pipeline devices multitask pretrained embeddings))
+ADDONS_SLOW := tests/test_addons.py tests/test_serving.py::test_exported_model_gives_the_same_answers
+
 test-addons: $(ADDONS)/installed $(VENV)/installed
-	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow"
-	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py
+	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow $(ADDONS_SLOW)
+
+# Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.
+test-beam: $(BEAM)/installed
+	$(BEAM)/bin/python -m pytest tests/test_beam.py tests/test_store.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"tfmusic needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: pass PYTHON=python3.12, say")'
@@ -57,5 +67,11 @@ $(ADDONS)/installed: pyproject.toml .ci/constraints-addons.txt
 	$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints-addons.txt --editable '.[addons,test-addons]'
 	@touch $@
 
+$(BEAM)/installed: pyproject.toml .ci/requirements-beam.txt
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement .ci/requirements-beam.txt
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(ADDONS) demo build dist
+	rm -rf $(VENV) $(ADDONS) $(BEAM) demo build dist

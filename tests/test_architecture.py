@@ -19,7 +19,7 @@ FLOORS = {
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD = {"tfmusic", "collections", "dataclasses", "math", "numpy", "pathlib", "typing"}
+STANDARD = {"tfmusic", "collections", "dataclasses", "json", "math", "numpy", "pathlib", "typing", "zipfile"}
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml"}
 
 

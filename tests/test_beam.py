@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from tfmusic.cli import main
+from tfmusic.converter import places
 from tfmusic.converter.beam import BeamRun
 
 BUILD = ("build-records", "q2", "data.on_error=stop")
@@ -24,6 +25,31 @@ def test_beam_writes_the_same_bytes(music, tmp_path):
     assert main([*BUILD, "--data", str(music), "--out", str(tmp_path / "a"), "--workers", "1"]) == 0
     assert main([*BUILD, "--data", str(music), "--out", str(tmp_path / "b"), *DIRECT]) == 0
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_beam_writes_to_a_store(music, tmp_path, capsys):
+    """Two workers put the shards of a local build on a store, one by one; what has its note is not written again."""
+    url = f"file://{tmp_path}/store"
+    assert main([*BUILD, "--data", str(music), "--out", str(tmp_path / "a"), "--workers", "1"]) == 0
+    assert main([*BUILD, "--data", str(music), "--out", url, *DIRECT]) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "store")
+
+
+def test_what_a_lost_worker_leaves_is_cleared(music, records, tmp_path, monkeypatch):
+    """Half shards and notes of a worker that went down are not in the finished folder."""
+    write = places.InFolder.write
+
+    def go_down_once(self, spec):
+        for name in (f"{spec.path.name}.1.tmp", f"{spec.path.name}.done.json.1", f"{spec.path.name}.done.json.1.tmp"):
+            spec.path.with_name(name).write_bytes(b"half")
+        return write(self, spec)
+
+    monkeypatch.setattr(places.InFolder, "write", go_down_once)
+    assert main([*BUILD, "--data", str(music), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in records.iterdir()}
 
 
 @needs_beam

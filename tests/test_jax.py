@@ -24,7 +24,7 @@ from tfmusic.cli import main
 
 assert keras.backend.backend() == "jax"
 records, trained, music, out = map(Path, sys.argv[1:])
-switches = ("training.ema_momentum=0.9", "training.learning_rate=1e-4", "augment.mixup_alpha=0.2")
+switches = ("model.name=cnn1d", "training.ema_momentum=0.9", "training.learning_rate=1e-4", "augment.mixup_alpha=0.2")
 args = ("q2", records, out / "run", *switches)
 assert fit_small(*args, "training.epochs=1") == 0
 assert fit_small(*args, "training.epochs=2", flags=("--resume",)) == 0

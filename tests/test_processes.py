@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import fit_small
 from tfmusic.cli import main
 from tfmusic.errors import UsageError
 from tfmusic.inputs.augment import SpecAugment
@@ -52,7 +53,14 @@ def start_two(records, out, *overrides, flags=()):
     """Returns two processes that train together."""
     ports, processes = [free_port(), free_port()], []
     fit = ["fit", "q2", "--records", str(records), "--run-dir", str(out), *flags]
-    small = ("model.width=4", "input.frames=64", "input.hop_frames=32", "metadata.fields=[]", "training.batch_size=8")
+    small = (
+        "model.name=cnn1d",
+        "model.width=4",
+        "input.frames=64",
+        "input.hop_frames=32",
+        "metadata.fields=[]",
+        "training.batch_size=8",
+    )
     plain = ("training.fold=0", "training.select=best", "model.dropout=0.0", "training.warmup_epochs=0.5")
     for index in range(2):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
@@ -123,6 +131,16 @@ def test_keras_3_on_tensorflow_is_refused(records, tmp_path, capsys, monkeypatch
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert main(["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run")]) == 2
     assert "KERAS_BACKEND=jax and --coordinator" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_process_needs_a_shard(records, tmp_path, capsys, monkeypatch):
+    """More processes than training shards are refused with both numbers, before anything is trained."""
+    manifest = Manifest.read(records)
+    n_shards = sum(len(split.shards) for name, split in manifest.splits.items() if name != "fold0")
+    monkeypatch.setattr("tfmusic.training.checks.joined", lambda: Processes(0, n_shards + 1, "h:1"))
+    assert fit_small("q2", records, tmp_path / "run") == 2
+    assert f"Received: {n_shards} for {n_shards + 1} processes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

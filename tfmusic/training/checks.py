@@ -124,6 +124,7 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     _check_heads(config, manifest, folds)
     make_losses(config, contract)
     _check_addons(config)
+    _check_shards(manifest, folds)
     if not resume:
         check_source(config, contract)
     find_bridge(config.input.bridge, contract)
@@ -167,6 +168,16 @@ def _check_addons(config: Config) -> None:
     for key, value in wanted.items():
         if (found := getattr(training, key)) != value:
             raise ConfigError(f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {found}")
+
+
+def _check_shards(manifest: Manifest, folds: Folds) -> None:
+    """Checks that every process has shards of its own to train on."""
+    n_shards, count = sum(len(manifest.split(name).shards) for name in folds.training), joined().count
+    if n_shards < count:
+        raise RecordsError(
+            f"{manifest.folder}: must have a training shard for every process at least. Received: {n_shards} for"
+            f" {count} processes; build the records with a higher --num-shards"
+        )
 
 
 def _check_heads(config: Config, manifest: Manifest, folds: Folds) -> None:
