@@ -11,6 +11,7 @@ from tests.conftest import fit_small
 from tfmusic.cli import main
 from tfmusic.contract import Contract
 from tfmusic.models import BUILDERS, build_model
+from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.serving import formats
 
 CODES = np.random.default_rng(0).integers(0, 256, (5, 64, 128), np.uint8)
@@ -72,6 +73,7 @@ def test_litert_answers_as_the_run(trained, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name in ("cnn1d", "crnn", "shortchunk_res", "musicnn")])
 def test_onnx_of_other_networks(name, tmp_path):
     """Recurrent, one-dimensional and musicnn's layers come through too."""
@@ -97,6 +99,15 @@ def test_litert_refuses_recurrent_layers(records, tmp_path, capsys):
     assert not list(Path(run).glob("*export*"))
 
 
+@pytest.mark.skipif(IS_KERAS_3, reason="on the addons stack")
+def test_keras_2_has_a_saved_model_alone(trained, tmp_path, capsys):
+    """One line says which stack can, and nothing is written."""
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(tmp_path / "x")]) == 2
+    assert "--format onnx must be asked of Keras 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
 def test_without_the_extra(trained, tmp_path, monkeypatch, capsys):
     """The package that is missing is named as an extra, and nothing is written."""
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfmusic.errors import RunError, UsageError
 from tfmusic.folders import put_in_place
+from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.rundir import RunDir
 from tfmusic.serving.predict import load_run
 
@@ -32,9 +33,14 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
         task: which task of a model with several.
 
     Raises:
-        UsageError: what writes the format is not installed, or `task` is none of the model's.
+        UsageError: what writes the format is not installed or needs Keras 3, or `task` is none of the model's.
         RunError: the run has no model, contract or calibration, or a layer that the format does not have.
     """
+    if not IS_KERAS_3:
+        raise UsageError(
+            f"--format {form} must be asked of Keras 3, on the default stack. Received: Keras {keras.__version__};"
+            " a SavedModel can be exported here"
+        )
     if importlib.util.find_spec(_PACKAGES[form]) is None:
         raise UsageError(f"--format {form} needs an extra: pip install 'tfmusic[{form}]'")
     loaded = load_run(run, task)
