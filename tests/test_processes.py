@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -27,11 +28,12 @@ CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "in
 SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "gpu[03-05,9],x", "SLURM_JOB_ID": "40007"}
 
 _WORKER = """
-import hashlib, sys
+import hashlib, signal, sys
 from tfmusic.commands import fit  # the run folder of a process is its own: say what weights it ended with
 from tfmusic.training import job
 from tfmusic.cli import main
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the entry point does
 prepare = job.Job.prepare
 jobs = []
 job.Job.prepare = classmethod(lambda cls, *a, **k: jobs.append(prepare(*a, **k)) or jobs[-1])
@@ -104,18 +106,19 @@ def test_two_processes_train_one_model(records, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_KERAS_3, reason="TensorFlow's workers wait for one that is to come back")
 def test_a_killed_process_ends_the_others(records, tmp_path):
-    """Whichever is killed, the other ends with one line and exit code 2, and both go on with --resume."""
+    """Whichever is killed or told to end, the other ends with one line and exit code 2, and --resume goes on."""
     out, state = tmp_path / "run", RunDir(tmp_path / "run").state
-    for killed, epochs in ((1, 500), (0, 501)):
+    for killed, how, code in ((1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (1, signal.SIGTERM, 130)):
         before = state.stat().st_mtime_ns if state.is_file() else 0
         flags = ("--resume",) if before else ()
-        processes = start_two(records, out, f"training.epochs={epochs}", flags=flags)
+        processes = start_two(records, out, "training.epochs=500", flags=flags)
         while not state.is_file() or state.stat().st_mtime_ns == before:
             assert all(process.poll() is None for process in processes), [one.communicate()[0] for one in processes]
             time.sleep(0.05)
-        processes[killed].kill()
+        processes[killed].send_signal(how)
         said, _ = processes[1 - killed].communicate(timeout=300)
-        processes[killed].communicate()
+        processes[killed].communicate(timeout=300)
+        assert processes[killed].returncode == code
         assert processes[1 - killed].returncode == 2, said
         assert said.count("tfmusic: ") == 1
         assert re.search(rf"tfmusic: process {1 - killed} of 2 .*: start all again with --resume", said)

@@ -146,4 +146,4 @@ def test_what_is_missing_is_named(music, monkeypatch, capsys):
     assert "must be a folder, of a mounted bucket say. Received: s3://b/q2" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert build(music, "gs://b/q2") == 2
-    assert "gs://b/q2: needs an extra: pip install 'tfmusic[gcs]'" in capsys.readouterr().err
+    assert "gs://b/q2: needs more than is installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err

@@ -39,17 +39,17 @@ class Store:
 
     def _open(self) -> tuple[Any, str]:
         """Returns the file system and the path there; raises UsageError where its package is missing."""
-        protocol = self.url.partition("://")[0]
-        extra = _EXTRAS.get(protocol, "s3")
+        extra = _EXTRAS.get(self.url.partition("://")[0])
+        needed = f"pip install 'tfmusic[{extra}]'" if extra else "pip install fsspec, and its package for this store"
         if importlib.util.find_spec("fsspec") is None:
-            raise UsageError(f"{self.url}: needs an extra: pip install 'tfmusic[{extra}]'")
+            raise UsageError(f"{self.url}: needs more than is installed: {needed}")
         import fsspec
 
         try:
             # A list of what is there must not be an old one.
             files, root = fsspec.core.url_to_fs(self.url.rstrip("/"), use_listings_cache=False)
         except ImportError as error:
-            raise UsageError(f"{self.url}: needs a package: pip install 'tfmusic[{extra}]' ({error})") from error
+            raise UsageError(f"{self.url}: needs more than is installed: {needed} ({error})") from error
         except ValueError as error:
             raise UsageError(f"{self.url}: must be a URL that fsspec knows: {error}") from error
         return files, str(root)
@@ -69,7 +69,8 @@ class Store:
         """Returns the names of the files there."""
         with self._files() as (files, root):
             try:
-                return {str(name).rsplit("/", 1)[-1] for name in files.ls(root, detail=False)}
+                found = files.ls(root, detail=True)
+                return {str(one["name"]).rsplit("/", 1)[-1] for one in found if one["type"] == "file"} - {""}
             except FileNotFoundError:
                 return set()
 

@@ -5,8 +5,10 @@ When the first of several processes is gone, JAX ends the others from within, be
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import Any
 
 from tfmusic.errors import RunError
 from tfmusic.training.processes import LOST, Processes
@@ -23,11 +25,13 @@ def go_on_in_a_child(processes: Processes) -> None:
     """
     if not processes.are_several:
         return
+    sys.stdout.flush()  # what waits there would be written twice
     alive, held_open = os.pipe()  # nothing is written: it ends with the process that holds it open
     child = os.fork()
     if not child:
         os.close(held_open)
         threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+        signal.signal(signal.SIGTERM, _interrupt_once)
         return
     os.close(alive)
     _check(_wait(child), processes)
@@ -38,18 +42,25 @@ def _end_with_parent(alive: int) -> None:
     os._exit(1)
 
 
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Ends the child as Ctrl-C does; a scheduler may send the signal to it as well as to what passes it on."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _wait(child: int) -> int:
-    """Returns how a child ended, as os.waitstatus_to_exitcode does; SIGINT and SIGTERM are passed on to it."""
+    """Returns how a child ended, as os.waitstatus_to_exitcode does; a terminal sends Ctrl-C to the child itself."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         os.kill(child, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: pass_on}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _check(code: int, processes: Processes) -> None:

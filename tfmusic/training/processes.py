@@ -4,6 +4,7 @@ Every process runs the same command on its own shards. JAX processes find each o
 stack (Keras 2.15) TensorFlow's workers do by TF_CONFIG. Keras 3 on TensorFlow cannot train so.
 """
 
+import atexit
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from tfmusic.errors import UsageError
+from tfmusic.errors import TfmusicError, UsageError
 
 _OUT = "run it with KERAS_BACKEND=jax and --coordinator HOST:PORT --num-processes N --process-id I"
 LOST = 75  # the exit code of a process that has lost the others
@@ -121,16 +122,28 @@ def joined() -> Processes:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Ends this process where a backend says that another one is gone, without the farewell that would wait for it."""
+    """Lets no process wait for another that is gone, or be waited for by others: JAX's farewell does both.
+
+    Where a backend says that another process is gone, this one ends here; any other error is left to the command.
+    """
     try:
         yield
-    except Exception as error:
-        if not joined().are_several or not _IS_LOST.search(f"{type(error).__name__}: {error}"):
+    except BaseException as error:
+        if not joined().are_several:
             raise
-        sys.stderr.write(f"{str(error).strip().splitlines()[0][:200]}\n")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(LOST)  # what waits for it says how to go on
+        is_ours = isinstance(error, TfmusicError | KeyboardInterrupt)
+        if not is_ours and _IS_LOST.search(f"{type(error).__name__}: {error}"):
+            sys.stderr.write(f"{str(error).strip().splitlines()[0][:200]}\n")
+            _leave(LOST)  # what waits for it says how to go on
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, TfmusicError) else 1
+        atexit.register(_leave, code)  # runs before what JAX has registered
+        raise
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @cache
