@@ -100,7 +100,7 @@ def test_training_from_a_url(music, bucket, tmp_path, monkeypatch):
     """`fit` and `evaluate` take the URL, copy once, and the run then needs the store no more."""
     pytest.importorskip("tensorflow")
     assert build(music, "memory://b/q2") == 0
-    assert fit_small("q2", "memory://b/q2", tmp_path / "run", "training.epochs=1") == 0
+    assert fit_small("q2", "memory://b/q2", tmp_path / "run", "model.name=cnn1d", "training.epochs=1") == 0
     monkeypatch.setattr(Store, "get", None)  # would fail: nothing is copied again
     assert main(["evaluate", str(tmp_path / "run"), "--records", "memory://b/q2", "--out", str(tmp_path / "a")]) == 0
     bucket.store.clear()
