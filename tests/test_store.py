@@ -73,8 +73,8 @@ def test_an_interrupted_build_goes_on(music, records, bucket, monkeypatch, capsy
     monkeypatch.setattr(OnStore, "write", write_three)
     assert build(music, "memory://b/q2") == 130
     assert "manifest.json" not in contents(bucket, "/b/q2")
-    assert main(["fit", "q2", "--records", "memory://b/q2"]) == 2
-    assert "must hold manifest.json, which a finished build writes last" in capsys.readouterr().err
+    with pytest.raises(RecordsError, match=r"must hold manifest\.json, which a finished build writes last"):
+        fetch("memory://b/q2")
     monkeypatch.setattr(OnStore, "write", write)
     assert build(music, "memory://b/q2") == 0
     assert "went on from 3 finished shards" in capsys.readouterr().out
