@@ -36,12 +36,11 @@ lint: $(VENV)/installed-test
 # The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own. It runs the
 # tests whose code meets TensorFlow or Keras; those of numpy alone would say the same again.
 ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
-	addons augment distort losses models bridge formats metadata pipeline devices multitask pretrained embeddings))
-ADDONS_SLOW := tests/test_addons.py tests/test_serving.py::test_exported_model_gives_the_same_answers
+	addons losses augment pipeline devices processes models formats serving explain tf_serving))
 
 test-addons: $(ADDONS)/installed $(VENV)/installed
 	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
-	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow $(ADDONS_SLOW)
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py
 
 # Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.
 test-beam: $(BEAM)/installed

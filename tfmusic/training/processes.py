@@ -8,6 +8,7 @@ import atexit
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -106,7 +107,9 @@ def join(processes: Processes) -> None:
     import keras
 
     if keras.backend.backend() == "jax":
+        ends = signal.getsignal(signal.SIGTERM)
         keras.distribution.initialize(processes.coordinator, processes.count, processes.index)
+        signal.signal(signal.SIGTERM, ends)  # JAX takes the signal as a notice, and goes on
     else:
         multi_worker_strategy()
     _joined.append(processes)
