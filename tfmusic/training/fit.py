@@ -20,6 +20,7 @@ from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.environment import environment
 from tfmusic.training.job import Job
 from tfmusic.training.optimizer_state import current_rate, state_variables
+from tfmusic.training.processes import joined
 from tfmusic.training.resting import TrunkCache
 from tfmusic.training.stages import stage_of, stages
 from tfmusic.training.state import averaged_weights, load_state, restore, save_state
@@ -169,6 +170,8 @@ def _has_ended(progress: TrainingProgress, config: Config) -> bool:
 
 def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
     """Says how to go on; a folder without a finished epoch is of no use and goes."""
+    if joined().index:  # the first process says so of the run; this folder is for the moment
+        return
     if not run.state.is_file():
         console.log_path = None
         shutil.rmtree(run.path, ignore_errors=True)
