@@ -40,7 +40,7 @@ ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
 
 test-addons: $(ADDONS)/installed $(VENV)/installed
 	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
-	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py
 
 # Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.
 test-beam: $(BEAM)/installed
