@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2  # processes of the tests; each takes up to 4 GB of memory
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: demo test quick lint clean
+ADDONS := .venv-addons
+PYTHON311 ?= $(PYTHON)
+BEAM := .venv-beam
+
+.PHONY: demo test quick lint test-addons test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -30,6 +34,19 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own. It runs the
+# tests whose code meets TensorFlow or Keras; those of numpy alone would say the same again.
+ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
+	addons losses augment pipeline devices processes models formats serving explain tf_serving))
+
+test-addons: $(ADDONS)/installed $(VENV)/installed
+	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py
+
+# Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.
+test-beam: $(BEAM)/installed
+	$(BEAM)/bin/python -m pytest tests/test_beam.py tests/test_store.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"tfmusic needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: pass PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +60,18 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
+$(ADDONS)/installed: pyproject.toml .ci/constraints-addons.txt
+	@$(PYTHON311) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"the addons stack needs Python 3.11, $(PYTHON311) is {v[0]}.{v[1]}: pass PYTHON311=python3.11, say")'
+	$(PYTHON311) -m venv $(ADDONS)
+	@echo "installing TensorFlow 2.15 and its addons into $(ADDONS)"
+	$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints-addons.txt --editable '.[addons,test-addons]'
+	@touch $@
+
+$(BEAM)/installed: pyproject.toml .ci/requirements-beam.txt
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement .ci/requirements-beam.txt
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(ADDONS) $(BEAM) demo build dist

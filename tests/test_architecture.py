@@ -9,6 +9,7 @@ import tfmusic
 
 PACKAGE = Path(tfmusic.__file__).parent
 FLOORS = {
+    "addons": 0, "backend": 0,
     "errors": 0, "config": 0, "configfile": 0, "console": 0, "contract": 0, "folders": 0, "quiet": 0,
     "section": 0, "soundconfig": 0, "dataconfig": 0,
     "datasets": 1, "features": 1, "records": 1, "models": 1, "scoring": 1, "rundir": 1,
@@ -18,7 +19,7 @@ FLOORS = {
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD = {"tfmusic", "collections", "dataclasses", "math", "numpy", "pathlib", "typing"}
+STANDARD = {"tfmusic", "collections", "dataclasses", "json", "math", "numpy", "pathlib", "typing", "zipfile"}
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml"}
 
 

@@ -238,6 +238,21 @@ def test_stream_is_what_the_balance_says(uneven):
     assert all((a[0].numpy() == b[0].numpy()).all() for a, b in zip(batches, again, strict=True))
 
 
+def test_two_processes_share_what_the_balance_says(uneven):
+    """Each reads shards of its own, makes its half of every batch, and has no segment that is to stay away."""
+    balance = balance_of(uneven, common_segments=2, oversample=1.0)
+    cells = [cells.tobytes() for path in balance.files for _, cells in read_shard(uneven.folder / path, uneven)]
+    seen = []
+    for process in range(2):
+        options = training_input(uneven, balance, batch_size=4, process=process, n_processes=2)
+        batches = [codes.numpy() for codes, _ in for_training(uneven, ("train",), np.zeros(128), options, epoch=0)]
+        assert len(batches) == balance.n_segments // 4 == 8
+        assert all(len(codes) == 2 for codes in batches)
+        seen.append({codes.tobytes() for codes in np.concatenate(batches)})
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] <= {some for some, n in zip(cells, balance.times(0), strict=True) if n}
+
+
 def test_stream_is_balanced_only_when_asked(uneven):
     """Without balance every segment comes once; the number of whole batches is known beforehand."""
     ds = for_training(uneven, ("train",), np.zeros(128), training_input(uneven, batch_size=8), epoch=0)

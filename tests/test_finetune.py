@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import fit_small
 from tests.test_pretrained import checkpoint  # noqa: F401 - a fixture
@@ -65,7 +66,8 @@ def test_slow_layers_take_smaller_steps(name, weight_decay):
         trunk_rate_factor=0.25,
     )  # fmt: skip
     optimizer = make_optimizer(section, model, 10, 0, slow.trainable_variables)
-    optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.weights], model.trainable_variables)
+    gradients = [tf.ones(weight.shape) for weight in model.weights]
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     for i in (0, 1):  # kernel, which decays, and bias
         moved = [1 - layer.get_weights()[i] for layer in (slow, fast)]
         np.testing.assert_allclose(moved[0], 0.25 * moved[1], rtol=1e-2)

@@ -44,6 +44,15 @@ def test_an_epoch_has_every_segment_once(manifest):
     assert made[0][0].shape == (4, 313, 128)
 
 
+def test_an_epoch_read_again_is_the_same(manifest):
+    """Keras may draw a batch before it begins, on several devices and on JAX: that must not change the order."""
+    fill, _ = cell_statistics(manifest, SPLITS)
+    ds = for_training(manifest, SPLITS, fill, PLAIN, epoch=0)
+    first, again = ([codes.numpy() for codes, _ in ds] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_targets_belong_to_their_codes(manifest):
     """The multi-hot row of a segment is its record's label list."""
     labels = {cells.tobytes(): header.label for split in SPLITS for header, cells in iterate(manifest, split)}

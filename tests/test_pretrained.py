@@ -308,3 +308,17 @@ def _checkpoint_values(wheel, network, nodes):
             (Path(folder) / name).write_bytes(archive.read(f"musicnn/{network}/{name}"))
         reader = tf.compat.v1.train.NewCheckpointReader(f"{folder}/")
         return {name: reader.get_tensor(name) for name, node in nodes.items() if node.op in ("VariableV2", "Variable")}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "crnn", "resnet_gru"])
+def test_archives_are_read_without_keras(name, tmp_path):
+    """The weights by layer that the file holds are those of the model, recurrent and bidirectional layers included."""
+    from tfmusic.pretrained.archive import archive_weights
+
+    model = build_model(name, frames=64, n_bins=32, n_outputs=3, width=4)
+    model.save(tmp_path / "model.keras")
+    read = archive_weights(tmp_path / "model.keras")
+    assert set(read) == {layer.name for layer in model.layers if layer.weights}
+    for layer in model.layers:
+        for mine, theirs in zip(layer.get_weights(), read.get(layer.name, []), strict=True):
+            np.testing.assert_array_equal(mine, theirs)

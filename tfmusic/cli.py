@@ -29,7 +29,7 @@ COMMANDS = {
     "embed": "extract embeddings of tracks from a run or from musicnn",
     "weights": "store pretrained weights for every other command",
     "models": "list the models, what they cost and how far they see",
-    "export": "write a SavedModel that answers for whole tracks",
+    "export": "write a SavedModel that answers for whole tracks, or ONNX, or LiteRT",
     "serve": "serve a local page to try a model, and its answers as JSON",
     "config": "show or validate a config",
 }

@@ -68,7 +68,8 @@ class InputSection(Section):
 class AugmentSection(Section):
     """Distortions, SpecAugment (Park et al. 2019) and mixup (Zhang et al. 2018), in this order.
 
-    `policy: custom` uses the six parameters of the paper as they stand here; LB LD SM SS take the paper's.
+    `policy: custom` uses the six parameters of the paper as they stand here; LB LD SM SS take the paper's. `time_warp`
+    is how the time is bent: rows gathered from the nearest frame, or TensorFlow Addons' spline over the image.
     """
 
     crop_pieces: Count = 1
@@ -78,6 +79,7 @@ class AugmentSection(Section):
     gain_db: PositiveOrZero = 0.0
     equalizer_db: PositiveOrZero = 0.0
     policy: PolicyName = "custom"
+    time_warp: Literal["gather", "addons/sparse_image_warp"] = "gather"
     time_warp_frames: CountOrZero = 0
     freq_mask_bins: CountOrZero = 16
     n_freq_masks: CountOrZero = 1
@@ -149,7 +151,8 @@ class TrainingSection(Section):
     a frozen trunk makes of every window and trains on that: fast, but without crops, distortions and masks.
 
     `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is
-    for one label a track with others behind it: .75 for the label, .25 shared by the others.
+    for one label a track with others behind it: .75 for the label, .25 shared by the others. `devices` of this machine
+    share every batch, which keeps its size.
     """
 
     fold: CountOrZero | Literal["none", "all", "official"] = 0
@@ -164,7 +167,9 @@ class TrainingSection(Section):
     target: Literal["labels", "soft_top"] = "labels"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal[
+        "adamw", "adam", "sgd", "addons/lookahead_radam", "addons/lamb", "addons/novograd", "addons/swa"
+    ] = "adamw"
     learning_rate: Positive = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: PositiveOrZero = 2.0
@@ -174,6 +179,7 @@ class TrainingSection(Section):
     early_stopping_epochs: CountOrZero = 0
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit: bool = False
+    devices: Count | Literal["all"] = 1
     tensorboard: bool = True
 
 

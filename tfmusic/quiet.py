@@ -23,6 +23,8 @@ def start_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":  # it reads records; others have the GPU
+                tf.config.set_visible_devices([], "GPU")
         finally:
             os.dup2(kept, 2)
             os.close(kept)

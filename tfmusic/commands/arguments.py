@@ -48,6 +48,20 @@ def positive(text: str) -> int:
     return value
 
 
+def folder(text: str) -> Path:
+    """Returns a folder of this machine; for argparse."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a folder, of a mounted bucket say. Received: {text}")
+    return Path(text)
+
+
+def find_records(place: Path | str) -> Path:
+    """Returns a records folder; of a URL on a store its local copy, which is made where there is none yet."""
+    from tfmusic.records.store import fetch, is_url
+
+    return fetch(str(place)) if is_url(place) else Path(place)
+
+
 def default_records(task: str) -> Path:
     """Returns the folder that `build-records` writes to unless told otherwise."""
     from tfmusic.converter.build import RECORDS_VERSION

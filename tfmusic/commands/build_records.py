@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.converter.beam import RUNNERS, BeamRun
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,19 +16,22 @@ if TYPE_CHECKING:
     from tfmusic.converter.build import BuildSummary
     from tfmusic.converter.plan import BuildOptions
     from tfmusic.datasets.track import Dataset
+    from tfmusic.records.store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     arguments.add_config(parser)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
-    parser.add_argument("--out", type=Path, help="records folder to write (default records/TASK/VERSION)")
+    parser.add_argument("--data", type=arguments.folder, required=True, help="folder of the raw data")
+    parser.add_argument("--out", help="records folder to write, or its URL on a store (default records/TASK/VERSION)")
     parser.add_argument("--num-shards", type=arguments.positive, help="shards a split, at least")
     parser.add_argument(
         "--contract", type=Path, help="run, export or records whose labels, feature, scale and dtype to take"
     )
     parser.add_argument("--embeddings", type=Path, help="file of tfmusic embed, to take in place of spectrograms")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
+    parser.add_argument("--runner", choices=RUNNERS, help="Apache Beam's, in place of the processes of this machine")
+    parser.add_argument("--beam-options", default="", metavar="'--KEY=VALUE ...'", help="options of the runner")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
 
 
@@ -36,15 +40,15 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.read_config(args)
     if args.print_config:
         return arguments.print_config(config)
+    beam = _beam(args)
     from tfmusic.console import console
-    from tfmusic.converter.build import build_records
-    from tfmusic.folders import check_target
-    from tfmusic.records.manifest import MANIFEST_NAME
+    from tfmusic.records.store import Store, is_url
 
     out = args.out or arguments.default_records(config.task_name)
     contract = _given_contract(args.contract, config)
     dataset = load(config, args.data)
-    check_target(out, overwrite=args.overwrite, marker=MANIFEST_NAME, what="records")
+    target = Store(str(out)) if is_url(out) else Path(out)
+    _check(target, overwrite=args.overwrite)
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)
     if (config.model.name == "mlp") != (args.embeddings is not None):
@@ -57,8 +61,39 @@ def run(args: argparse.Namespace) -> None:
     console.say(_describe(dataset))
     if args.dry_run:
         return console.show(f"dry run: would write {out}")
-    summary = build_records(dataset, out, _options(config, args, contract), overwrite=args.overwrite)
-    return _show(summary, config)
+    options = replace(_options(config, args, contract), beam=beam)
+    return _show(_build(dataset, target, options, overwrite=args.overwrite), config)
+
+
+def _check(target: "Path | Store", *, overwrite: bool) -> None:
+    """Checks that the records may be written, before anything is read."""
+    from tfmusic.converter.remote import check_store
+    from tfmusic.folders import check_target
+    from tfmusic.records.manifest import MANIFEST_NAME
+
+    if isinstance(target, Path):
+        check_target(target, overwrite=overwrite, marker=MANIFEST_NAME, what="records")
+    else:
+        check_store(target, overwrite=overwrite)
+
+
+def _build(dataset: "Dataset", target: "Path | Store", options: "BuildOptions", *, overwrite: bool) -> "BuildSummary":
+    from tfmusic.converter.build import build_records
+    from tfmusic.converter.remote import build_on_store
+
+    if isinstance(target, Path):
+        return build_records(dataset, target, options, overwrite=overwrite)
+    return build_on_store(dataset, target, options, overwrite=overwrite)
+
+
+def _beam(args: argparse.Namespace) -> BeamRun | None:
+    if args.runner is None and args.beam_options:
+        raise UsageError(f"--beam-options are for --runner {' or '.join(RUNNERS)}. Received: no --runner")
+    if args.runner is None:
+        return None
+    run = BeamRun(args.runner, args.beam_options)
+    run.check()
+    return run
 
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
@@ -186,6 +221,6 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
     for skipped in manifest.skipped:
         console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
-    console.tell(records=manifest.folder, splits={name: split.tracks for name, split in manifest.splits.items()})
+    console.tell(records=summary.place, splits={name: split.tracks for name, split in manifest.splits.items()})
     console.tell(skipped=[dict(one) for one in manifest.skipped])
-    console.say(f"records: {manifest.folder}")
+    console.say(f"records: {summary.place}")

@@ -4,6 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from tfmusic.commands import arguments
 from tfmusic.errors import UsageError
 from tfmusic.quiet import start_tensorflow
 
@@ -12,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on the same records")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
-    parser.add_argument("--records", type=Path, help="records folder (default the one the first run was trained on)")
+    parser.add_argument("--records", help="records folder, or its URL (default the one the first run was trained on)")
     parser.add_argument("--equal", action="store_true", help="equal weights; else fitted on tracks that all hold out")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
 
@@ -29,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
     if len({run.path.resolve() for run in runs}) < 2 or len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("ensemble must be given two different runs or more")
     check_target(args.out, overwrite=args.overwrite, marker="config.yaml", what="run folders")
-    records = args.records or Path(runs[0].read_json(runs[0].records)["folder"])
-    manifest = Manifest.read(records)
+    records = args.records or runs[0].read_json(runs[0].records)["folder"]
+    manifest = Manifest.read(arguments.find_records(records))
     start_tensorflow()
     from tfmusic.training.ensemble import join_runs
 

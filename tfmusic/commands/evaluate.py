@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfmusic.commands import arguments
 from tfmusic.errors import RecordsError, UsageError
 from tfmusic.quiet import start_tensorflow
 
@@ -22,7 +23,7 @@ DEFAULTS: dict[str, Any] = {"records": None, "split": None, "task": None, "out":
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--records", type=Path, help="records folder (default the one the run was trained on)")
+    parser.add_argument("--records", help="records folder, or its URL (default the one the run was trained on)")
     parser.add_argument(
         "--split", action="append", help="split to score; may stand several times (default: validation)"
     )
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     folder = open_run(args.run_dir)
     used = folder.read_json(folder.records)
-    manifest = Manifest.read(args.records or Path(used["folder"]))
+    manifest = Manifest.read(arguments.find_records(args.records or used["folder"]))
     same = manifest.tracks_sha256 == used["tracks_sha256"]
     tasks = _tasks(folder, manifest, args.task)
     if same and not args.split and load_config(folder.config).training.fold == "all":

@@ -1,6 +1,10 @@
 """`tfmusic fit q2`: train a model on records."""
 
 import argparse
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +21,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     arguments.add_config(parser)
-    parser.add_argument("--records", type=Path, help="records folder (default records/TASK)")
+    parser.add_argument("--records", help="records folder, or its URL on a store (default records/TASK)")
     parser.add_argument("--run-dir", type=Path, help="folder of this run (default runs/TASK/MODEL-N)")
     parser.add_argument("--folds", type=arguments.positive, help="cross-validate: a model for each of data.folds folds")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
+    hosts = parser.add_argument_group("several hosts", "the same command on each; SLURM and TF_CONFIG say it all")
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    hosts.add_argument("--num-processes", type=arguments.positive, help="how many there are")
+    hosts.add_argument("--process-id", type=int, help="number of this one, from 0, which writes the run folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,8 +49,12 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.folders import check_target
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
+    from tfmusic.training.guard import go_on_in_a_child
+    from tfmusic.training.processes import check_backend, find_processes, join, watched
 
-    manifest = Manifest.read(args.records or Path("records") / config.task_name)
+    processes = find_processes(args.coordinator, args.num_processes, args.process_id, os.environ)
+    check_backend(processes, os.environ)
+    manifest = Manifest.read(arguments.find_records(args.records or Path("records") / config.task_name))
     root = Path("runs")
     if args.resume:
         folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task_name)
@@ -51,16 +63,23 @@ def run(args: argparse.Namespace) -> None:
         config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
-        check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
+        if not processes.index:
+            check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
+    if processes.index:
+        folder = _scratch(folder, resume=args.resume)
     partners = {name: _partner(name, folder, resume=args.resume) for name in config.ensemble.partners}
+    go_on_in_a_child(processes)
     start_tensorflow()
+    with watched():
+        join(processes)
     from tfmusic.training.recipe import Recipe
 
     recipe = Recipe(config, partners, manifest, folder)
     recipe.check(resume=args.resume)
     if args.dry_run:
         return console.show(f"dry run: would train {recipe.describe()}, write {folder.path}")
-    progress = recipe.run(resume=args.resume, on_part=console.say)
+    with watched():
+        progress = recipe.run(resume=args.resume, on_part=console.say)
     if len(progress) == 1:
         return _show(next(iter(progress.values())), config, folder)
     rows = [
@@ -72,6 +91,17 @@ def run(args: argparse.Namespace) -> None:
     evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
     console.tell(run=folder.path, parts=[dict(zip(header, row, strict=True)) for row in rows])
     return console.say(f"run: {folder.path}")
+
+
+def _scratch(folder: "RunDir", *, resume: bool) -> "RunDir":
+    """Returns a folder for a process that is not the first; it goes in the end, as the first writes the same."""
+    from tfmusic.rundir import RunDir
+
+    place = tempfile.mkdtemp(prefix="tfmusic-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    if resume:
+        shutil.copytree(folder.path, Path(place) / "run")
+    return RunDir(Path(place) / "run")
 
 
 def _partner(name: str, folder: "RunDir", *, resume: bool) -> "Config":

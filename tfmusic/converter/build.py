@@ -17,6 +17,7 @@ from typing import Any
 
 from tfmusic.converter.choice import ALL
 from tfmusic.converter.look import NOTES_NAME
+from tfmusic.converter.places import DONE, finished
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
 from tfmusic.converter.pool import write_all
 from tfmusic.converter.shard import ShardResult
@@ -31,19 +32,20 @@ from tfmusic.records.manifest import (
     TOKENS_NAME,
     TRACKS_NAME,
     Manifest,
-    Shard,
     Split,
     Statistics,
     file_sha256,
 )
 
 RECORDS_VERSION = "1.0.0"
+PLAN_NAME = "plan.sha256"
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What the table at the end of a build shows."""
+    """What the table at the end of a build shows; `place` is the folder or URL of the records."""
 
+    place: str
     manifest: Manifest
     seconds: float
     resumed_shards: int
@@ -63,13 +65,13 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
         try:
             plan = make_plan(dataset, options, partial)
             done = _finished_shards(partial, plan)
-            results = write_all(plan.specs, done, options.workers)
+            results = write_all(plan.specs, done, options.workers, options.beam)
             manifest = _finish(plan, options, results, partial, out)
         except (DataError, OSError):
             # Nothing half-written stays after an error; after Ctrl-C, a kill or a crash finished shards do.
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    return BuildSummary(replace(manifest, folder=out), time.monotonic() - begin, len(done))
+    return BuildSummary(str(out), replace(manifest, folder=out), time.monotonic() - begin, len(done))
 
 
 @contextmanager
@@ -86,46 +88,40 @@ def _locked(partial: Path) -> Iterator[None]:
 
 def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
     """Returns the shards that an interrupted build of the same plan has left, and clears everything else."""
-    plan_path, fingerprint = partial / "plan.sha256", plan.fingerprint()
+    plan_path, fingerprint = partial / PLAN_NAME, plan.fingerprint()
     same = plan_path.is_file() and plan_path.read_text() == fingerprint
-    done = {}
-    for path in partial.glob("*.done.json") if same else ():
-        result = _read_result(path)
-        if result is not None and (partial / result.shard.file).is_file():
-            done[result.shard.file] = result
-    keep = {"lock", NOTES_NAME, *done, *(f"{name}.done.json" for name in done)}
-    for path in partial.iterdir():
-        if path.name not in keep:
-            path.unlink()
+    names = {path.name for path in partial.iterdir()}
+    done = finished(names, lambda name: (partial / name).read_text()) if same else {}
+    for name in names - {"lock", NOTES_NAME, *done, *(name + DONE for name in done)}:
+        (partial / name).unlink()
     plan_path.write_text(fingerprint)
     return done
 
 
-def _read_result(path: Path) -> ShardResult | None:
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError:  # the machine went down while this was written
-        return None
-    numbers = fields["statistics"]
-    return ShardResult(
-        Shard(**fields["shard"]),
-        Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"])),
-        fields["clipped_cells"],
-        {int(row): reason for row, reason in fields["skipped"].items()},
-    )
-
-
 def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], partial: Path, out: Path) -> Manifest:
     """Writes the small files, the manifest last, and puts the folder in its place."""
+    manifest = write_small_files(plan, options, results, partial)
+    # A worker of a cluster that went down leaves its half of a shard behind, and another one has written it whole.
+    leftovers = ("*.done.json*", "*.tmp", PLAN_NAME, NOTES_NAME)
+    for leftover in {path for pattern in leftovers for path in partial.glob(pattern)}:
+        leftover.unlink()
+    manifest.write()
+    (partial / "lock").unlink()
+    put_in_place(partial, out)
+    return manifest
+
+
+def write_small_files(plan: Plan, options: BuildOptions, results: list[ShardResult], folder: Path) -> Manifest:
+    """Writes into a folder all files beside the shards but the manifest, which is returned."""
     skipped = dict(plan.unreadable)
     for result in results:
         skipped |= result.skipped
-    _write_tracks(plan, skipped, partial / TRACKS_NAME)
-    _write_tokens(plan, partial / TOKENS_NAME)
-    manifest = _manifest(plan, options, results, skipped, partial)
+    _write_tracks(plan, skipped, folder / TRACKS_NAME)
+    _write_tokens(plan, folder / TOKENS_NAME)
+    manifest = _manifest(plan, options, results, skipped, folder)
     shape = (manifest.segment_frames, manifest.contract.n_bins)
     tfds.write(
-        partial,
+        folder,
         name=manifest.name,
         version=RECORDS_VERSION,
         splits=manifest.splits,
@@ -133,11 +129,6 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
         shape=shape,
         dtype=manifest.contract.dtype,
     )
-    for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256", partial / NOTES_NAME]:
-        leftover.unlink()
-    manifest.write()
-    (partial / "lock").unlink()
-    put_in_place(partial, out)
     return manifest
 
 

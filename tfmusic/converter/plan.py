@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmusic.contract import Contract
+from tfmusic.converter.beam import BeamRun
 from tfmusic.converter.choice import ALL
 from tfmusic.converter.copies import add_copies
 from tfmusic.converter.look import NOTES_NAME, count_all_samples, loudest_cells
@@ -46,6 +47,7 @@ class BuildOptions:
     segments: str = ALL
     segments_per_track: int = 1
     perturb: Mapping[str, Any] | None = None
+    beam: BeamRun | None = None
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,19 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Returns a hash of all that the records depend on, file sizes and times included."""
-        files = [
-            (
-                track.track_id,
-                track.labels,
-                track.feature_path.stat().st_size,
-                track.feature_path.stat().st_mtime_ns,
-            )
-            for row, track in enumerate(self.tracks)
-            if row not in self.unreadable
-        ]
-        specs = [replace(spec, path=Path(spec.path.name)) for spec in self.specs]
-        text = json.dumps([files, self.contract.to_dict(), [asdict(spec) for spec in specs]], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for part in self._what_counts():  # one by one: as one text they would take more memory than the build
+            digest.update(json.dumps(part, default=str).encode())
+        return digest.hexdigest()
+
+    def _what_counts(self) -> Iterator[Any]:
+        yield self.contract.to_dict()
+        for row, track in enumerate(self.tracks):
+            if row not in self.unreadable:
+                state = track.feature_path.stat()
+                yield track.track_id, track.labels, state.st_size, state.st_mtime_ns
+        for spec in self.specs:
+            yield asdict(replace(spec, path=Path(spec.path.name)))
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:

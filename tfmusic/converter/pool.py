@@ -1,6 +1,5 @@
 """Work on a local process pool: shards, and whatever else is done to many things, each on its own."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -9,26 +8,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TypeVar
 
 from tfmusic.console import console
-from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
+from tfmusic.converter.beam import BeamRun, run_beam
+from tfmusic.converter.places import InFolder, Place
+from tfmusic.converter.shard import ShardResult, ShardSpec
 from tfmusic.errors import UsageError
-from tfmusic.folders import write_text
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def write_all(specs: Sequence[ShardSpec], done: Mapping[str, ShardResult], workers: int) -> list[ShardResult]:
+def write_all(
+    specs: Sequence[ShardSpec],
+    done: Mapping[str, ShardResult],
+    workers: int,
+    beam: BeamRun | None = None,
+    place: Place = InFolder(),  # noqa: B008 - it never changes
+) -> list[ShardResult]:
     """Returns the results of all shards in the order of the specs; `done` ones are not written again."""
     todo = [spec for spec in specs if spec.path.name not in done]
     results = dict(done)
     total = sum(len(spec.tracks) for spec in specs)
     with console.progress("records", total, "tracks") as progress:
         progress.advance(total - sum(len(spec.tracks) for spec in todo))
-        for spec, result in run_all(_write_and_note, todo, workers):
+        on_beam = beam and zip(todo, run_beam(todo, place.write, place.read, beam, workers), strict=True)
+        for spec, result in on_beam or run_all(place.write, todo, workers):
             results[result.shard.file] = result
             progress.advance(len(spec.tracks))
     return [results[spec.path.name] for spec in specs]
@@ -43,13 +49,6 @@ def run_all(
         UsageError: a worker was killed.
     """
     return _run_here(function, items) if workers == 1 or len(items) < 2 else _run_pool(function, items, workers)
-
-
-def _write_and_note(spec: ShardSpec) -> ShardResult:
-    """Writes a shard, and beside it the note that a resumed build trusts."""
-    result = write_shard(spec)
-    write_text(spec.path.with_name(spec.path.name + ".done.json"), json.dumps(asdict(result)))
-    return result
 
 
 def _run_here(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[_Item, _Result]]:

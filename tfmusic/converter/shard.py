@@ -1,5 +1,6 @@
 """One shard: a pure function of its spec and the tracks' files, so workers and their timing play no part."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,21 @@ class ShardResult:
     statistics: Statistics
     clipped_cells: int
     skipped: Mapping[int, str]
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardResult | None":
+        """Returns a result that was noted as JSON, or None where the machine went down while it was written."""
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            return None
+        numbers = fields["statistics"]
+        return cls(
+            Shard(**fields["shard"]),
+            Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"])),
+            fields["clipped_cells"],
+            {int(row): reason for row, reason in fields["skipped"].items()},
+        )
 
 
 def write_shard(spec: ShardSpec) -> ShardResult:

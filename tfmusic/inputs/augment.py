@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmusic.addons import sparse_image_warp
+
 
 @dataclass(frozen=True)
 class SpecAugment:
@@ -22,6 +24,7 @@ class SpecAugment:
         time_mask_frames: T, a time mask has 0 to T-1 frames,
         time_mask_fraction: p, and at most p times the input's length.
         n_time_masks: mT.
+        warp_by: `gather`, or `addons/sparse_image_warp`.
     """
 
     time_warp_frames: int = 0
@@ -30,6 +33,7 @@ class SpecAugment:
     time_mask_frames: int = 0
     time_mask_fraction: float = 1.0
     n_time_masks: int = 0
+    warp_by: str = "gather"
 
 
 # The policies of the paper: LibriSpeech basic and double, Switchboard mild and strong.
@@ -52,7 +56,8 @@ def spec_augment(codes: tf.Tensor, fill: tf.Tensor, policy: SpecAugment, seed: t
         seed: [2] integers.
     """
     if policy.time_warp_frames:
-        codes = time_warp(codes, policy.time_warp_frames, _fold_in(seed, 1))
+        warp = time_warp if policy.warp_by == "gather" else image_warp
+        codes = warp(codes, policy.time_warp_frames, _fold_in(seed, 1))
     shape = tf.shape(codes)
     n_batch, n_frames, n_bins = shape[0], shape[1], shape[2]
     longest = tf.minimum(
@@ -84,12 +89,33 @@ def time_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:
     are. Rows are gathered from the nearest frame, which in time-major layout is a copy of contiguous bytes. On inputs
     of 2 W frames or fewer W shrinks until a point is left.
     """
+    point, moved = _warp_points(codes, warp_frames, seed)
+    return tf.gather(codes, warp_rows(tf.shape(codes)[1], point, moved), batch_dims=1)
+
+
+def image_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns the batch with the same random points moved by the same frames, by TensorFlow Addons' sparse image warp.
+
+    The point is that of the middle bin; frames and bins around it follow a spline, as in the paper's own code.
+    """
+    middle = tf.cast(tf.shape(codes)[2], tf.float32) / 2.0
+    source, target = (
+        tf.stack([tf.cast(place, tf.float32), tf.fill(tf.shape(place), middle)], axis=-1)  # [batch, 1, 2]
+        for place in _warp_points(codes, warp_frames, seed)
+    )
+    warped = sparse_image_warp(tf.cast(codes, tf.float32)[..., None], source, target)[..., 0]
+    if not codes.dtype.is_integer:
+        return tf.cast(warped, codes.dtype)
+    return tf.cast(tf.clip_by_value(tf.round(warped), codes.dtype.min, codes.dtype.max), codes.dtype)
+
+
+def _warp_points(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a random frame of every example and where it moves, int32 [batch, 1] each."""
     n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
     reach = tf.minimum(warp_frames, (n_frames - 1) // 2)
     draw = tf.random.stateless_uniform([2, n_batch, 1], seed)
     point = reach + whole_below(draw[0], n_frames - 2 * reach)
-    moved = point + whole_below(draw[1], tf.maximum(2 * reach - 1, 1)) - tf.maximum(reach - 1, 0)
-    return tf.gather(codes, warp_rows(n_frames, point, moved), batch_dims=1)
+    return point, point + whole_below(draw[1], tf.maximum(2 * reach - 1, 1)) - tf.maximum(reach - 1, 0)
 
 
 def warp_rows(n_frames: Any, point: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:

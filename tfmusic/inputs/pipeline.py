@@ -1,7 +1,7 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from tfmusic.records.reader import StoredTrack, iterate
 _PARALLEL_CALLS = 2
 _OPEN_SHARDS = 16
 
+_ReadShard = Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]
+
 
 @dataclass(frozen=True)
 class TrainingInput:
@@ -37,6 +39,8 @@ class TrainingInput:
         metadata: that of every track, or None.
         balance: how often every segment comes, or None for once.
         top_share: of one label a track, the target's share of the first where there are others; they share the rest.
+        process: number of this process, of those that share every batch.
+        n_processes: how many there are; each reads shards of its own.
     """
 
     frames: int
@@ -50,6 +54,8 @@ class TrainingInput:
     metadata: Metadata | None = None
     balance: Balance | None = None
     top_share: float = 1.0
+    process: int = 0
+    n_processes: int = 1
 
 
 def for_training(
@@ -65,27 +71,39 @@ def for_training(
     """
     files = [str(path) for split in splits for path in manifest.shard_paths(split)]
     order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    ds = tf.data.Dataset.from_tensor_slices((order, [files[i] for i in order]))
-    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
-    ds = ds.interleave(
-        _shard_reader(options.balance, epoch), cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS
-    )
-    # Shuffle what is still serialized: strings move by reference.
-    ds = ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
+    # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
+    # dataset that goes on from there would come in another order.
+    mine = order[options.process :: options.n_processes]
+    read_fn = _shard_reader(options.balance, epoch)
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, files, read_fn, options, epoch))
+    steps = count_segments(manifest, splits, options.balance) // options.batch_size
+    if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
+        options = replace(options, batch_size=options.batch_size // options.n_processes)
+        ds = ds.repeat().take(steps * options.batch_size)
     ds = ds.batch(options.batch_size, drop_remainder=True)
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.enumerate().map(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
         num_parallel_calls=_PARALLEL_CALLS,
     )
-    n_segments = count_segments(manifest, splits, options.balance)
-    ds = ds.apply(tf.data.experimental.assert_cardinality(n_segments // options.batch_size))
+    ds = ds.apply(tf.data.experimental.assert_cardinality(steps))
     return ds.prefetch(2).with_options(_deterministic())
 
 
 def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
     """Returns how many segments come in an epoch of training."""
     return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
+
+
+def _shuffled(
+    numbers: np.ndarray, files: list[str], read_fn: _ReadShard, options: TrainingInput, epoch: int
+) -> tf.data.Dataset:
+    """Returns the serialized segments of some shards, by their numbers among the files, in the order of an epoch."""
+    ds = tf.data.Dataset.from_tensor_slices((numbers, [files[i] for i in numbers]))
+    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
+    ds = ds.interleave(read_fn, cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS)
+    # Shuffle what is still serialized: strings move by reference.
+    return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,7 @@ def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarr
     return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
 
 
-def _shard_reader(balance: Balance | None, epoch: int) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+def _shard_reader(balance: Balance | None, epoch: int) -> _ReadShard:
     """Returns what reads the serialized records of a shard, given its number and path, each as often as it comes."""
     if balance is None:
         return lambda _, path: tf.data.TFRecordDataset(path)
@@ -174,6 +192,7 @@ def _make_batch(
     """
     contract = manifest.contract
     codes, targets, rows = _parse(records, manifest, options.top_share)
+    index = index * options.n_processes + options.process  # no two processes draw alike
     seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)

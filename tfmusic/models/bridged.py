@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfmusic.models import ops
+
 FIXED = "bridge"  # the layer of the map; it is a change of units and never learns
 
 
@@ -46,7 +48,7 @@ def bridged_input(shape: tuple[int, int], *, dtype: str, bridge: Bridge) -> tupl
         # Each frame n times, then the mean of n neighbours: the straight line from frame to frame.
         mapped = layers.UpSampling1D(bridge.steps, name="bridge_repeat")(mapped)
         mapped = layers.AveragePooling1D(bridge.steps, strides=1, dtype="float32", name="bridge_between")(mapped)
-    values = keras.ops.log(layers.Rescaling(bridge.factor, offset=1.0, dtype="float32", name="bridge_gain")(mapped))
+    values = ops.log(layers.Rescaling(bridge.factor, offset=1.0, dtype="float32", name="bridge_gain")(mapped))
     values = layers.Rescaling(1.0 / math.log(10.0), dtype="float32", name="bridge_log10")(values)
     return inputs, layers.Reshape((*values.shape[1:], 1), name="image")(values)
 

@@ -1,5 +1,7 @@
 """From `model.weights` and `model.init_from` of a config to weights by layer name."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -10,6 +12,7 @@ from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
+from tfmusic.pretrained.archive import archive_weights
 from tfmusic.pretrained.store import stored_musicnn
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 from tfmusic.rundir import RunDir, is_run, open_run
@@ -148,4 +151,17 @@ def keras_file_weights(path: Path) -> LayerWeights:
     try:
         return layer_weights(keras.saving.load_model(path, compile=False, safe_mode=True))
     except Exception as error:  # Keras raises errors of any kind on a damaged archive
+        if weights := _of_other_stack(path):
+            return weights
         raise RunError(f"{path}: must be a Keras model: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+
+def _of_other_stack(path: Path) -> LayerWeights | None:
+    """Returns the weights of a model that the other major version of Keras has saved, whose config is not read here."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            theirs = json.loads(archive.read("metadata.json"))["keras_version"]
+        same = theirs.split(".")[0] == keras.__version__.split(".")[0]
+        return None if same else archive_weights(path)
+    except Exception:  # damaged, or no archive at all: what Keras said of it counts
+        return None

@@ -36,13 +36,13 @@ class ShardWriter:
     """Writes the segments of one shard, in any order, into a file that appears under its name when complete.
 
     Args:
-        path: the final name; while writing, the file stands beside it with `.tmp` behind the name.
+        path: the final name; while writing, the file stands beside it with the process and `.tmp` behind the name.
         headers: the segments in file order.
         cell_bytes: size of the raw cells of every segment.
     """
 
     def __init__(self, path: Path, headers: Sequence[SegmentHeader], cell_bytes: int) -> None:
-        self.path, self._tmp = path, path.with_name(path.name + ".tmp")
+        self.path, self._tmp = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._cell_bytes, self._written = cell_bytes, 0
         self._places: dict[tuple[int, int], tuple[int, bytes]] = {}
         offset = 0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfmusic.addons import PREFIX, check_addons
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError
@@ -14,6 +15,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.records.shards import copies_of
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.optimizer import make_loss
+from tfmusic.training.processes import joined
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         )
     _check_heads(config, manifest, folds)
     make_losses(config, contract)
+    _check_addons(config)
+    _check_shards(manifest, folds)
     if not resume:
         check_source(config, contract)
     find_bridge(config.input.bridge, contract)
@@ -134,6 +138,11 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
         raise ConfigError("training.cache_frozen is for one task: set it to false for several")
     if config.training.cache_frozen and config.training.class_weights != "none":
         raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
+    if (config.training.devices != 1 or joined().are_several) and config.training.cache_frozen:
+        raise ConfigError(
+            "training.devices must be 1, and one process, with training.cache_frozen, whose small head is soon trained."
+            f" Received: {config.training.devices}"
+        )
     if config.training.cache_frozen and (config.balance.is_on or config.training.target != "labels"):
         raise ConfigError(
             "training.cache_frozen wants every segment once and training.target=labels: set it to false, or leave the"
@@ -146,6 +155,29 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     if config.training.class_weights == "balanced" and contract.kind != "single":
         raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
     return contract, folds
+
+
+def _check_addons(config: Config) -> None:
+    """Checks that TensorFlow Addons is there where it is asked for, and is asked for what it can do."""
+    training, optimizer = config.training, config.training.optimizer
+    check_addons("training.optimizer", optimizer, "adamw, adam, sgd; ema_momentum averages weights")
+    check_addons("augment.time_warp", config.augment.time_warp, "gather")
+    if not optimizer.startswith(PREFIX):
+        return
+    wanted = {"ema_momentum": 0.0} | ({"trunk_rate_factor": 1.0} if config.model.is_pretrained else {})
+    for key, value in wanted.items():
+        if (found := getattr(training, key)) != value:
+            raise ConfigError(f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {found}")
+
+
+def _check_shards(manifest: Manifest, folds: Folds) -> None:
+    """Checks that every process has shards of its own to train on."""
+    n_shards, count = sum(len(manifest.split(name).shards) for name in folds.training), joined().count
+    if n_shards < count:
+        raise RecordsError(
+            f"{manifest.folder}: must have a training shard for every process at least. Received: {n_shards} for"
+            f" {count} processes; build the records with a higher --num-shards"
+        )
 
 
 def _check_heads(config: Config, manifest: Manifest, folds: Folds) -> None:

@@ -66,7 +66,7 @@ def join_runs(runs: Sequence[RunDir], out: RunDir, manifest: Manifest, weights: 
         joined = out.fold(number)
         _write(joined, [run.fold(number) for run in runs], chosen)
         _calibrate(joined, manifest)
-        keras.utils.clear_session()
+        keras.backend.clear_session()
     join_folds(out, manifest)
     return [float(share) for share in np.mean(shares, axis=0)]
 

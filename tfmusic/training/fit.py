@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
@@ -20,6 +19,8 @@ from tfmusic.rundir import RunDir, write_json
 from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.environment import environment
 from tfmusic.training.job import Job
+from tfmusic.training.optimizer_state import current_rate, state_variables
+from tfmusic.training.processes import joined
 from tfmusic.training.resting import TrunkCache
 from tfmusic.training.stages import stage_of, stages
 from tfmusic.training.state import averaged_weights, load_state, restore, save_state
@@ -120,7 +121,7 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch, log: Me
     progress.epoch += 1
     wait_share = inputs.wait_share
     numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": loss}
-    numbers["learning_rate"] = float(np.asarray(job.learner.optimizer.learning_rate))
+    numbers["learning_rate"] = current_rate(job.learner.optimizer)
     with averaged_weights(job.learner):
         if job.folds.validation:
             found, confusions = validate(job)
@@ -137,7 +138,7 @@ def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch, log: Me
 
 def _variables(job: Job) -> list[Any]:
     """Returns all that a resumed training needs: the variables of the whole model and of the optimizer at work."""
-    return [*job.model.variables, *job.learner.optimizer.variables]
+    return [*job.model.variables, *state_variables(job.learner.optimizer)]
 
 
 def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:
@@ -169,6 +170,8 @@ def _has_ended(progress: TrainingProgress, config: Config) -> bool:
 
 def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
     """Says how to go on; a folder without a finished epoch is of no use and goes."""
+    if joined().index:  # the first process says so of the run; this folder is for the moment
+        return
     if not run.state.is_file():
         console.log_path = None
         shutil.rmtree(run.path, ignore_errors=True)

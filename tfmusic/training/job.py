@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
-from tfmusic.models import build_model
+from tfmusic.models import build_model, for_prediction
 from tfmusic.models.bridged import FIXED
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.shards import holds_copies
@@ -24,7 +24,9 @@ from tfmusic.rundir import RunDir
 from tfmusic.training.bridge import find_bridge
 from tfmusic.training.callbacks import InputWatch
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
+from tfmusic.training.devices import Devices
 from tfmusic.training.optimizer import make_optimizer
+from tfmusic.training.optimizer_state import build
 from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
 from tfmusic.training.stages import Stage
 from tfmusic.training.trunk import Pretrained, load_pretrained
@@ -71,7 +73,10 @@ def _precision(policy: str) -> Iterator[None]:
 
 @dataclass
 class Job:
-    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached."""
+    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached.
+
+    Where several devices train, `twin` is the model that validates, on one of them.
+    """
 
     config: Config
     manifest: Manifest
@@ -85,6 +90,8 @@ class Job:
     steps_per_epoch: int
     pretrained: Pretrained | None
     cache: TrunkCache
+    devices: Devices
+    twin: keras.Model | None
     resting: RestingTrunk | None = None
 
     @classmethod
@@ -110,9 +117,13 @@ class Job:
         balance = Balance.of(manifest, folds.training, config.balance, config.training.seed)
         n_segments = pipeline.count_segments(manifest, folds.training, balance)
         options = _training_input(config, manifest, folds, balance, contract)
-        with _precision(config.training.precision):
+        devices = Devices.find(config.training.devices)
+        devices.check_batch(options.batch_size)
+        options = replace(options, process=devices.processes.index, n_processes=devices.processes.count)
+        with devices.scope(), _precision(config.training.precision):
             model = _build(config, contract, mean, variance)
             training_model = _training_model(model, contract)
+        twin = _training_model(keras.models.clone_model(model), contract) if devices.are_several else None
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
         steps = n_segments // options.batch_size
         if pretrained is not None and config.training.cache_frozen:
@@ -130,6 +141,8 @@ class Job:
             steps,
             pretrained,
             cache or TrunkCache(),
+            devices,
+            twin,
         )
 
     def start_stage(self, stage: Stage) -> None:
@@ -144,10 +157,11 @@ class Job:
         in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
         slow = [variable for some in in_trunk for variable in some]
         learner = self.learner
-        optimizer = make_optimizer(options, learner, steps, warmup_steps, slow)
         jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
-        learner.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
-        learner.optimizer.build(learner.trainable_variables)  # what scales the loss, if any
+        with self.devices.scope():
+            optimizer = make_optimizer(options, learner, steps, warmup_steps, slow)
+            learner.compile(optimizer, make_losses(self.config, self.contract), jit_compile=jit)
+            build(learner.optimizer, learner.trainable_variables)  # what scales the loss, if any
 
     @property
     def learner(self) -> keras.Model:
@@ -162,11 +176,14 @@ class Job:
             arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
         else:
             ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
-            arguments = {"x": inputs_seen.watched(ds)}
+            # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
+            ds = ds if self.devices.are_several else inputs_seen.watched(ds)
+            arguments = self.devices.deal(ds, self.steps_per_epoch)
             callbacks = [*callbacks, inputs_seen]
-        history = self.learner.fit(
-            **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
-        )
+        with self.devices.training(self.learner):
+            history = self.learner.fit(
+                **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
+            )
         return float(history.history["loss"][0])
 
     def score_validation(self) -> TrackLogits:
@@ -176,13 +193,17 @@ class Job:
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
         """Codes [batch, frames, n_bins] to logits [batch, n_labels], of all tasks side by side."""
+        model = self.training_model
+        if self.twin is not None:  # one device answers, with the weights of now
+            model = for_prediction(self.twin)
+            model.set_weights(self.training_model.get_weights())
         if not self.contract.heads:
-            predict_one: Callable[[np.ndarray], Any] = self.training_model.predict_on_batch
+            predict_one: Callable[[np.ndarray], Any] = model.predict_on_batch
             return predict_one
         tasks = [head.task for head in self.contract.heads]
 
         def predict(codes: np.ndarray) -> np.ndarray:
-            logits = self.training_model.predict_on_batch(codes)
+            logits = model.predict_on_batch(codes)
             return np.concatenate([logits[task] for task in tasks], axis=1)
 
         return predict
@@ -288,6 +309,7 @@ def _training_input(
         if section.policy == "custom"
         else augment.POLICIES[section.policy]
     )
+    policy = replace(policy, warp_by=section.time_warp)
     distortion = Distortion(
         crop_pieces=section.crop_pieces,
         time_stretch=section.time_stretch,

@@ -3,7 +3,8 @@
 from typing import Any
 
 import keras
-from keras import ops
+
+from tfmusic.models import ops
 
 
 class AsymmetricLoss(keras.losses.Loss):

@@ -6,9 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmusic import addons
 from tfmusic.config import TrainingSection
 from tfmusic.errors import ConfigError
+from tfmusic.models import ops
 from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
+from tfmusic.training.optimizer_state import averages, build
 
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
@@ -35,6 +38,8 @@ def make_optimizer(
         warmup_steps: the first of them, over which the learning rate rises.
         slow: variables that learn, and decay, at `trunk_rate_factor` times the learning rate.
     """
+    if options.optimizer.startswith(addons.PREFIX):
+        return _from_addons(options, model, steps, warmup_steps)
     arguments: dict[str, Any] = {"learning_rate": make_schedule(options, steps, warmup_steps)}
     # Always given: what AdamW takes of its own accord is not 0.
     arguments["weight_decay"] = options.weight_decay if options.weight_decay or options.optimizer == "adamw" else None
@@ -49,11 +54,13 @@ def make_optimizer(
     # Keras would put the average into the weights at the end of every fit(), and an epoch is a fit() here: training
     # has to go on from the weights themselves. `state.averaged_weights` lends the average to validation.
     optimizer.finalize_variable_values = lambda variables: None
-    optimizer.build(model.trainable_variables)
-    _slow_down(optimizer, slow, options)
+    build(optimizer, model.trainable_variables)
+    if slow:
+        (_slow_down if ops.IS_KERAS_3 else _slow_down_keras_2)(optimizer, slow, options)
     if options.ema_momentum:
         # Keras lets averages begin at 0, and where float16's loss scaling skips the first step they stay too small.
-        for weight, average in zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
+        weights = model.trainable_variables
+        for weight, average in zip(weights, averages(optimizer, weights), strict=True):
             average.assign(np.array(weight))  # a copy: JAX must not be given one buffer twice
     return optimizer
 
@@ -72,8 +79,38 @@ def _slow_down(optimizer: Any, variables: Sequence[Any], options: TrainingSectio
             optimizer.assign_sub(variable, variable * (options.weight_decay * factor * learning_rate))
         step(gradient, variable, factor * learning_rate)
 
-    if variables:
-        optimizer.update_step = update_step
+    optimizer.update_step = update_step
+
+
+def _slow_down_keras_2(optimizer: Any, variables: Sequence[Any], options: TrainingSection) -> None:
+    """Does what `_slow_down` does where a step takes no learning rate: it is made in full, and a part of it kept."""
+    rank = {optimizer._var_key(variable): len(variable.shape) for variable in variables}
+    step, factor = optimizer.update_step, options.trunk_rate_factor
+
+    def update_step(gradient: Any, variable: Any) -> None:
+        key = optimizer._var_key(variable)
+        before = variable + 0.0 if key in rank else None  # a copy
+        step(gradient, variable)
+        if before is not None:
+            decay = options.weight_decay if rank[key] > 1 else 0.0
+            decayed = before * (decay * factor * ops.cast(optimizer.learning_rate, variable.dtype))
+            variable.assign(before + factor * (variable - before) - decayed)
+
+    optimizer.update_step = update_step
+
+
+def _from_addons(options: TrainingSection, model: keras.Model, steps: int, warmup_steps: int) -> Any:
+    vectors = [weight.name for weight in model.trainable_variables if len(weight.shape) <= 1]
+    optimizer = addons.make_optimizer(
+        options.optimizer,
+        learning_rate=make_schedule(options, steps, warmup_steps),
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        steps=steps,
+        vectors=vectors,
+    )
+    build(optimizer, model.trainable_variables)
+    return optimizer
 
 
 def make_schedule(options: TrainingSection, steps: int, warmup_steps: int) -> Any:

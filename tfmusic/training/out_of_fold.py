@@ -86,7 +86,7 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Ca
         on_track=on_track,
     )
     del model
-    keras.utils.clear_session()  # gives back its graph and buffers before the next fold makes its own
+    keras.backend.clear_session()  # gives back its graph and buffers before the next fold makes its own
     return scored
 
 

@@ -118,7 +118,7 @@ class Recipe:
             went[name] = fit(
                 part.config, self.manifest, part.run, resume=part.run.state.is_file(), cache=cache, whole=self.run_dir
             )
-            keras.utils.clear_session()  # the next one builds its own graph
+            keras.backend.clear_session()  # the next one builds its own graph
         self._join()
         return went
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfmusic.errors import RunError
+from tfmusic.training.optimizer_state import averages
 
 
 def save_state(path: Path, variables: Sequence[Any], progress: Mapping[str, Any]) -> None:
@@ -36,7 +37,8 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
             progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
-            return progress, [state[f"variable_{i}"] for i in range(len(state.files) - 1)]
+            n_variables = sum(name.startswith("variable_") for name in state.files)  # NumPy 1 adds a file of its own
+            return progress, [state[f"variable_{i}"] for i in range(n_variables)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: must be the saved state of a training: {error}") from error
 
@@ -60,13 +62,13 @@ def restore(path: Path, variables: Sequence[Any], values: list[np.ndarray]) -> N
 @contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Puts the moving average of the weights into the model for a while, where the optimizer keeps one."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of mixed_float16's loss scaling
-    if not optimizer.use_ema:
+    weights = model.trainable_variables
+    found = averages(model.optimizer, weights)
+    if not found:
         yield
         return
-    weights = model.trainable_variables
     raw = [np.array(weight) for weight in weights]
-    for weight, average in zip(weights, optimizer._model_variables_moving_average, strict=True):
+    for weight, average in zip(weights, found, strict=True):
         weight.assign(np.array(average))  # a copy: JAX must not be given one buffer twice
     try:
         yield

@@ -1,0 +1,116 @@
+"""ONNX and LiteRT of the segment model."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import fit_small
+from tfmusic.cli import main
+from tfmusic.contract import Contract
+from tfmusic.models import BUILDERS, build_model
+from tfmusic.models.ops import IS_KERAS_3
+from tfmusic.serving import formats
+
+CODES = np.random.default_rng(0).integers(0, 256, (5, 64, 128), np.uint8)
+
+
+def run_onnx(path, codes):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+    return session.run(["logits"], {source.name: codes})[0], session.get_modelmeta().custom_metadata_map
+
+
+def run_litert(path, codes):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    interpreter = litert.Interpreter(str(path))
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    interpreter.resize_tensor_input(source["index"], codes.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(source["index"], codes)
+    interpreter.invoke()
+    return interpreter.get_tensor(sink["index"])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+
+def answers_of(run):
+    model = keras.saving.load_model(run / "checkpoints" / "best.keras", compile=False)
+    return sigmoid(np.asarray(model(CODES, training=False)))
+
+
+@pytest.mark.slow
+def test_onnx_answers_as_the_run(trained, tmp_path):
+    """Any batch, scores within 1e-5, and the contract inside the file as well as beside it."""
+    pytest.importorskip("tf2onnx")
+    out = tmp_path / "onnx"
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(out)]) == 0
+    logits, inside = run_onnx(out / "model.onnx", CODES)
+    np.testing.assert_allclose(sigmoid(logits), answers_of(trained), atol=1e-5)
+    np.testing.assert_allclose(run_onnx(out / "model.onnx", CODES[:1])[0], logits[:1], rtol=1e-4, atol=1e-5)
+    assert json.loads(inside["contract.json"]) == json.loads((out / "contract.json").read_text(encoding="utf-8"))
+    assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(
+        Contract.load(out / "contract.json").labels
+    )
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(out)]) == 2
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(out), "--overwrite"]) == 0
+
+
+@pytest.mark.slow
+def test_litert_answers_as_the_run(trained, tmp_path):
+    """Any batch, scores within 1e-5, contract beside it; a folder of its own inside the run without --out."""
+    pytest.importorskip("ai_edge_litert")
+    out = tmp_path / "litert"
+    assert main(["export", str(trained), "--format", "litert", "--out", str(out)]) == 0
+    np.testing.assert_allclose(sigmoid(run_litert(out / "model.tflite", CODES)), answers_of(trained), atol=1e-5)
+    np.testing.assert_allclose(sigmoid(run_litert(out / "model.tflite", CODES[:2])), answers_of(trained)[:2], atol=1e-5)
+    assert (out / "contract.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name in ("cnn1d", "crnn", "shortchunk_res", "musicnn")])
+def test_onnx_of_other_networks(name, tmp_path):
+    """Recurrent, one-dimensional and musicnn's layers come through too."""
+    pytest.importorskip("tf2onnx")
+    onnx = pytest.importorskip("onnxruntime")
+    mean, variance = np.full(128, 120.0), np.full(128, 900.0)
+    model = build_model(name, frames=64, n_bins=128, n_outputs=3, width=4, mean=mean, variance=variance)
+    formats._make_ready(model)
+    formats._write_onnx(model, tmp_path / "model.onnx")
+    session = onnx.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(None, {session.get_inputs()[0].name: CODES})[0]
+    np.testing.assert_allclose(sigmoid(logits), sigmoid(np.asarray(model(CODES, training=False))), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_litert_refuses_recurrent_layers(records, tmp_path, capsys):
+    """One line names the layers and the other format; no folder is left."""
+    pytest.importorskip("ai_edge_litert")
+    run = tmp_path / "run"
+    assert fit_small("q2", records, run, "model.name=crnn", "training.epochs=1") == 0
+    assert main(["export", str(run), "--format", "litert"]) == 2
+    assert "models without recurrent layers" in capsys.readouterr().err
+    assert not list(Path(run).glob("*export*"))
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="on the addons stack")
+def test_keras_2_has_a_saved_model_alone(trained, tmp_path, capsys):
+    """One line says which stack can, and nothing is written."""
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(tmp_path / "x")]) == 2
+    assert "--format onnx must be asked of Keras 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+def test_without_the_extra(trained, tmp_path, monkeypatch, capsys):
+    """The package that is missing is named as an extra, and nothing is written."""
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    assert main(["export", str(trained), "--format", "onnx", "--out", str(tmp_path / "x")]) == 2
+    assert "pip install 'tfmusic[onnx]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

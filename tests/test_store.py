@@ -1,0 +1,149 @@
+"""Records on an object store: the bytes of a local build, the manifest last, a verified copy to train from."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import fit_small
+from tfmusic.cli import main
+from tfmusic.converter.places import OnStore
+from tfmusic.errors import RecordsError, UsageError
+from tfmusic.records.manifest import Manifest
+from tfmusic.records.store import Store, fetch
+
+fsspec = pytest.importorskip("fsspec")
+BUILD = ("build-records", "q2", "--workers", "1")
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A store in the memory of this process, empty; copies of it go to a cache of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    return files
+
+
+def build(music, url, *flags):
+    return main([*BUILD, "--data", str(music), "--out", url, *flags])
+
+
+def contents(files, folder):
+    return {name.rsplit("/", 1)[-1]: files.cat_file(name) for name in files.ls(folder, detail=False)}
+
+
+def test_a_store_holds_the_bytes_of_a_folder(music, records, bucket, monkeypatch):
+    """Every file is the local build's; the manifest is written after all others, and no note is left."""
+    order = []
+    put = Store.put
+    monkeypatch.setattr(Store, "put", lambda self, path: (order.append(path.name), put(self, path)))
+    assert build(music, "memory://b/q2") == 0
+    assert contents(bucket, "/b/q2") == {path.name: path.read_bytes() for path in records.iterdir()}
+    assert order[-1] == "manifest.json"
+
+
+def test_existing_records_are_kept_unless_told(music, bucket, capsys):
+    """A second build needs --overwrite, which leaves nothing of the first; a place of other files is refused."""
+    assert build(music, "memory://b/q2", "--num-shards", "2") == 0
+    before = contents(bucket, "/b/q2")
+    assert build(music, "memory://b/q2") == 2
+    assert "memory://b/q2: exists already. Pass --overwrite" in capsys.readouterr().err
+    assert contents(bucket, "/b/q2") == before
+    assert build(music, "memory://b/q2", "--overwrite") == 0
+    listed = {shard.file for split in Manifest.read(fetch("memory://b/q2")).splits.values() for shard in split.shards}
+    assert {name for name in contents(bucket, "/b/q2") if ".tfrecord" in name} == listed
+    bucket.pipe_file("/b/photos/1.jpg", b"x")
+    assert build(music, "memory://b/photos", "--overwrite") == 2
+    assert "Received: 1 other files, such as 1.jpg" in capsys.readouterr().err
+    assert contents(bucket, "/b/photos") == {"1.jpg": b"x"}
+
+
+def test_an_interrupted_build_goes_on(music, records, bucket, monkeypatch, capsys):
+    """What has its note is not written again; the result is that of a build that was not interrupted."""
+    written, write = [], OnStore.write
+
+    def write_three(self, spec):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(spec.path.name)
+        return write(self, spec)
+
+    monkeypatch.setattr(OnStore, "write", write_three)
+    assert build(music, "memory://b/q2") == 130
+    assert "manifest.json" not in contents(bucket, "/b/q2")
+    with pytest.raises(RecordsError, match=r"must hold manifest\.json, which a finished build writes last"):
+        fetch("memory://b/q2")
+    monkeypatch.setattr(OnStore, "write", write)
+    assert build(music, "memory://b/q2") == 0
+    assert "went on from 3 finished shards" in capsys.readouterr().out
+    assert contents(bucket, "/b/q2") == {path.name: path.read_bytes() for path in records.iterdir()}
+
+
+def test_a_broken_track_leaves_nothing(music, bucket, tmp_path, capsys):
+    """The build ends with the name of the file, and the place is empty again."""
+    import shutil
+
+    shutil.copytree(music / "q2", tmp_path / "data")
+    broken = sorted((tmp_path / "data/train/train_data/mel_spectrogram").glob("*.npy"))[-1]
+    raw = bytearray(broken.read_bytes())
+    raw[-4:] = b"\x00\x00\xc0\x7f"  # a NaN in place of the last cell
+    broken.write_bytes(raw)
+    assert build(tmp_path / "data", "memory://b/q2", "data.on_error=stop") == 2
+    assert broken.name in capsys.readouterr().err
+    assert not bucket.find("/b/q2")
+
+
+@pytest.mark.slow
+def test_training_from_a_url(music, bucket, tmp_path, monkeypatch):
+    """`fit` and `evaluate` take the URL, copy once, and the run then needs the store no more."""
+    pytest.importorskip("tensorflow")
+    assert build(music, "memory://b/q2") == 0
+    assert fit_small("q2", "memory://b/q2", tmp_path / "run", "model.name=cnn1d", "training.epochs=1") == 0
+    monkeypatch.setattr(Store, "get", None)  # would fail: nothing is copied again
+    assert main(["evaluate", str(tmp_path / "run"), "--records", "memory://b/q2", "--out", str(tmp_path / "a")]) == 0
+    bucket.store.clear()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_a_damaged_copy_is_refused(music, records, bucket, tmp_path):
+    """A shard of other bytes is named and not kept; once it is mended, the copy goes on."""
+    assert build(music, "memory://b/q2") == 0
+    name = next(path.name for path in records.iterdir() if "fold3" in path.name)
+    good = bucket.cat_file(f"/b/q2/{name}")
+    bucket.pipe_file(f"/b/q2/{name}", good[:-1] + b"?")
+    with pytest.raises(RecordsError, match=rf"memory://b/q2/{name}: damaged"):
+        fetch("memory://b/q2")
+    bucket.rm_file(f"/b/q2/{name}")
+    with pytest.raises(RecordsError, match=r"no such file, but the manifest lists it"):
+        fetch("memory://b/q2")
+    bucket.pipe_file(f"/b/q2/{name}", good)
+    copy = fetch("memory://b/q2")
+    assert copy.parent == tmp_path / "cache/tfmusic/records"
+    Manifest.read(copy).verify(list(Manifest.read(copy).splits))
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_names_stay_in_the_copys_folder(music, bucket, tmp_path, monkeypatch):
+    """A manifest whose shard would be written elsewhere is refused."""
+    assert build(music, "memory://b/q2") == 0
+    body = json.loads(bucket.cat_file("/b/q2/manifest.json"))
+    body["splits"]["fold0"]["shards"][0]["file"] = "../../escaped"
+    monkeypatch.setattr("tfmusic.records.manifest._digest", lambda body: "any")
+    bucket.pipe_file("/b/q2/manifest.json", json.dumps(body | {"sha256": "any"}).encode())
+    with pytest.raises(RecordsError, match="shards must have plain names"):
+        fetch("memory://b/q2")
+    assert not list(Path(tmp_path).rglob("escaped"))
+
+
+def test_what_is_missing_is_named(music, monkeypatch, capsys):
+    """A URL of no store, or of one whose package is not there; raw data must be in a folder."""
+    with pytest.raises(UsageError, match="must be a URL that fsspec knows"):
+        Store("nowhere://b").names()
+    with pytest.raises(SystemExit):
+        main([*BUILD, "--data", "s3://b/q2"])
+    assert "must be a folder, of a mounted bucket say. Received: s3://b/q2" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert build(music, "gs://b/q2") == 2
+    assert "gs://b/q2: needs more than is installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err
