@@ -206,7 +206,7 @@ def test_heads_of_several_tasks_share_a_trunk(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [(name, "float32") for name in BUILDERS]
+    [(name, "float32") for name in BUILDERS if name != "resnet101"]  # more of the blocks of resnet50
     + [(name, "mixed_bfloat16") for name in BUILDERS if name not in {*DEEP, "resnet34", "vgg16", "vgg19"}],
 )
 def test_training_lowers_the_loss(name, precision):
