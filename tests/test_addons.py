@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests import stacks
 from tests.conftest import fit_small
 from tfmusic import addons
+from tfmusic.cli import main
 from tfmusic.config import TrainingSection
 from tfmusic.errors import RunError
 from tfmusic.inputs import augment
@@ -147,9 +148,9 @@ def test_focal_loss_agrees_with_addons():
     assert float(ours(targets, logits)) * 7 == pytest.approx(float(theirs.mean()), rel=1e-4)
 
 
-def on_other_stack(step, folder):
+def on_other_stack(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
-    subprocess.run([OTHER_STACK, "-m", "tests.stacks", step, str(folder)], cwd=ROOT, env=environment, check=True)
+    subprocess.run([OTHER_STACK, "-m", *map(str, arguments)], cwd=ROOT, env=environment, check=True)
 
 
 needs_both = pytest.mark.skipif(not OTHER_STACK, reason="TFMUSIC_OTHER_PYTHON names no interpreter of the other stack")
@@ -161,12 +162,23 @@ def test_weights_move_between_the_stacks(tmp_path):
     """A model that one stack saved gives its weights by name to the other, both ways, and the same logits to 1e-5."""
     for name in ("theirs", "ours"):
         (tmp_path / name).mkdir()
-    on_other_stack("save", tmp_path / "theirs")
+    on_other_stack("tests.stacks", "save", tmp_path / "theirs")
     stacks.load(tmp_path / "theirs")
     stacks.save(tmp_path / "ours")
-    on_other_stack("load", tmp_path / "ours")
+    on_other_stack("tests.stacks", "load", tmp_path / "ours")
     with pytest.raises(RunError, match=r"saved by Keras \d.*model\.init_from"):  # a whole model has one stack
         load_saved(tmp_path / "theirs/model.keras")
+
+
+@pytest.mark.slow
+@needs_both
+def test_a_saved_model_answers_on_the_other_stack(trained, music, tmp_path):
+    """What one stack exports answers for every track on the other as it does at home, to the last digit written."""
+    tracks, answers = music / "q2" / "test", [tmp_path / "ours.json", tmp_path / "theirs.json"]
+    assert main(["export", str(trained), "--out", str(tmp_path / "export")]) == 0
+    assert main(["predict", str(tmp_path / "export"), str(tracks), "--out", str(answers[0])]) == 0
+    on_other_stack("tfmusic", "predict", tmp_path / "export", tracks, "--out", answers[1])
+    assert answers[0].read_bytes() == answers[1].read_bytes()
 
 
 def test_one_module_imports_addons():
