@@ -6,7 +6,9 @@ import pytest
 
 from tfmusic.cli import main
 from tfmusic.converter import places
-from tfmusic.converter.beam import BeamRun
+from tfmusic.converter.beam import BeamRun, _own_error, _Write
+from tfmusic.errors import DataError, UsageError
+from tfmusic.records.writer import ShardWriter
 
 BUILD = ("build-records", "q2", "data.on_error=stop")
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="wants the extra `beam`")
@@ -78,6 +80,32 @@ def test_arguments_of_beam(monkeypatch, tmp_path, capsys):
     arguments = [*BUILD, "--data", str(tmp_path)]
     assert main([*arguments, "--beam-options=--x=1"]) == 2
     assert "--beam-options are for --runner" in capsys.readouterr().err
+    with monkeypatch.context() as installed:
+        installed.setattr(importlib.util, "find_spec", lambda name: "it")
+        assert main([*arguments, "--runner", "SparkRunner", "--beam-options=--job_name='a"]) == 2
+    assert "--beam-options must be as on a command line: No closing quotation" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main([*arguments, "--runner", "SparkRunner"]) == 2
     assert "pip install 'tfmusic[beam]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [DataError, UsageError])
+def test_an_error_of_a_worker_keeps_its_kind(kind):
+    """Data that is broken empties a place on a store, a store that is out of reach must not."""
+
+    def fail(spec):
+        raise kind("q2/1.npy: must be finite")
+
+    with pytest.raises(RuntimeError, match="must be finite") as raised:
+        _Write(fail)(None)
+    own = _own_error(RuntimeError(f"worker 3: {raised.value} [while running]"), BeamRun("FlinkRunner"))
+    assert type(own) is kind
+    assert str(own) == "q2/1.npy: must be finite"
+
+
+def test_two_workers_write_one_shard(tmp_path):
+    """Containers have the same process numbers: one that begins while another writes does not disturb it."""
+    first, second = (ShardWriter(tmp_path / "shard", [], 0) for _ in range(2))
+    with first, second:
+        assert first.finish() == second.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]

@@ -15,13 +15,14 @@ import pytest
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.errors import UsageError
+from tfmusic.errors import RunError, UsageError
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
-from tfmusic.training.processes import Processes, find_processes
+from tfmusic.training.guard import _check
+from tfmusic.training.processes import LOST, Processes, find_processes
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -156,13 +157,38 @@ def test_who_the_processes_are():
     assert find_processes(None, None, None, SLURM | {"SLURM_NTASKS": "1"}) == Processes(0, 1)
 
 
-@pytest.mark.parametrize("given", [("h:1", None, 0), ("h:1", 2, 2), ("h:1", 2, -1), ("h", 2, 0), (None, 2, 0)])
+@pytest.mark.parametrize(
+    "given", [("h:1", None, 0), ("h:1", 2, 2), ("h:1", 2, -1), ("h", 2, 0), ("h:", 2, 0), (":1", 2, 0), (None, 2, 0)]
+)
 def test_half_a_statement_is_refused(given):
     """All three arguments, a port, and a number that there is."""
     with pytest.raises(UsageError, match="must be given together"):
         find_processes(*given, {})
     with pytest.raises(UsageError, match="TF_CONFIG must be JSON"):
         find_processes(None, None, None, {"TF_CONFIG": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "kind", "index"),
+    [({"worker": []}, "worker", 0), ({"worker": ["a:1"]}, "worker", 1), ({"worker": ["a:1"]}, "worker", -1),
+     ({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0), ({"worker": ["b:1"]}, "evaluator", 0)],
+)  # fmt: skip
+def test_a_cluster_has_workers_alone(cluster, kind, index):
+    """A chief and the first worker would both be number 0, and both write the run."""
+    config = {"cluster": cluster, "task": {"type": kind, "index": index}}
+    with pytest.raises(UsageError, match="TF_CONFIG must have workers alone"):
+        find_processes(None, None, None, {"TF_CONFIG": json.dumps(config)})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(LOST, "the connection, as another one is gone: start"), (-6, "by SIGABRT, as another one is gone: start"),
+     (-9, "by SIGKILL: start"), (-11, "by SIGSEGV: start")],
+)  # fmt: skip
+def test_what_ended_a_process(code, said):
+    """Another process is blamed where it is to blame alone; memory that is short is this machine's."""
+    with pytest.raises(RunError, match=said):
+        _check(code, Processes(1, 2, "h:1"))
 
 
 def test_each_process_reads_its_own_shards(records):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_damaged_copy_is_refused(music, records, bucket, tmp_path):
     copy = fetch("memory://b/q2")
     assert copy.parent == tmp_path / "cache/tfmusic/records"
     Manifest.read(copy).verify(list(Manifest.read(copy).splits))
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert [path.name for path in copy.parent.iterdir() if path.is_dir()] == [copy.name]
 
 
 def test_names_stay_in_the_copys_folder(music, bucket, tmp_path, monkeypatch):
@@ -147,3 +148,87 @@ def test_what_is_missing_is_named(music, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert build(music, "gs://b/q2") == 2
     assert "gs://b/q2: needs more than is installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err
+
+
+def test_what_a_store_refuses_is_one_line(music, bucket, monkeypatch, capsys):
+    """Clients raise errors of the system without a number: the URL and the reason are told, without a trace."""
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("Access Denied")
+
+    assert build(music, "memory://b/q2") == 0
+    for name in ("ls", "put_file"):
+        with monkeypatch.context() as refused:
+            refused.setattr(type(bucket), name, refuse)
+            assert build(music, "memory://b/other") == 2
+        assert "tfmusic: memory://b/other: PermissionError: Access Denied" in capsys.readouterr().err
+    monkeypatch.setattr(type(bucket), "cat_file", refuse)
+    assert main(["fit", "q2", "--records", "memory://b/q2"]) == 2
+    assert "tfmusic: memory://b/q2: PermissionError: Access Denied" in capsys.readouterr().err
+
+
+def test_no_password_in_a_url(music, capsys):
+    """A password in a URL is refused, and not repeated."""
+    assert build(music, "ftp://me:secret@host/q2") == 2
+    said = capsys.readouterr()
+    assert "must hold no password" in said.err
+    assert "secret" not in said.err + said.out
+
+
+def test_no_bucket_is_made(monkeypatch, tmp_path):
+    """A name of a bucket that is misspelt is told; other stores have folders, which are made."""
+    file = tmp_path / "a"
+    file.write_bytes(b"x")
+    made = []
+
+    class Files:
+        def makedirs(self, path, exist_ok):
+            made.append(path)
+
+        def put_file(self, path, to):
+            if to not in {f"{folder}/a" for folder in made}:
+                raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(Store, "_open", lambda self: (Files(), self.url))
+    Store("sftp://host/q2").put(file)
+    with pytest.raises(UsageError, match="s3://buckte/q2: must be in a bucket that exists: The specified bucket"):
+        Store("s3://buckte/q2").put(file)
+    assert made == ["sftp://host/q2"]
+
+
+@pytest.mark.parametrize("before_it", [1, 2, 4])
+def test_an_interrupted_overwrite_goes_on(music, records, bucket, monkeypatch, before_it):
+    """Wherever old records are half removed, the same command goes on, and trusts no note that they have left."""
+    assert build(music, "memory://b/q2", "record.hop_frames=156") == 0
+    for name in [name for name in contents(bucket, "/b/q2") if "fold0" in name]:
+        bucket.pipe_file(f"/b/q2/{name}.done.json", b"{}")  # as if that build had been killed after its manifest
+    calls, remove_file = [], type(bucket).rm_file
+
+    def remove_some(self, path):
+        if len(calls) == before_it:
+            raise KeyboardInterrupt
+        calls.append(path)
+        return remove_file(self, path)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(type(bucket), "rm_file", remove_some)
+        assert build(music, "memory://b/q2", "--overwrite") == 130
+    assert build(music, "memory://b/q2", "--overwrite") == 0
+    assert contents(bucket, "/b/q2") == {path.name: path.read_bytes() for path in records.iterdir()}
+
+
+def test_processes_of_a_machine_copy_once(music, bucket, monkeypatch):
+    """Those that come while one copies wait for it."""
+    assert build(music, "memory://b/q2") == 0
+    both, copied, found, get = threading.Barrier(2), [], [], Store.get
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, name: (read(self, name), both.wait(60))[0])
+    monkeypatch.setattr(Store, "get", lambda self, name, path: (copied.append(name), get(self, name, path)))
+    threads = [threading.Thread(target=lambda: found.append(fetch("memory://b/q2"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert len(copied) == len(set(copied)) > 0

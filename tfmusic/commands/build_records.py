@@ -41,13 +41,15 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         return arguments.print_config(config)
     beam = _beam(args)
+    if beam is not None:  # workers have working folders of their own
+        args.data = args.data.resolve()
     from tfmusic.console import console
     from tfmusic.records.store import Store, is_url
 
     out = args.out or arguments.default_records(config.task_name)
     contract = _given_contract(args.contract, config)
     dataset = load(config, args.data)
-    target = Store(str(out)) if is_url(out) else Path(out)
+    target = Store(str(out)) if is_url(out) else Path(out).resolve() if beam else Path(out)
     _check(target, overwrite=args.overwrite)
     if contract is not None:
         dataset = _with_labels_of(contract, dataset, args.contract)

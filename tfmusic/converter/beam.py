@@ -33,9 +33,15 @@ class BeamRun:
     options: str = ""
 
     def check(self) -> None:
-        """Raises UsageError where Beam is not installed."""
+        """Raises UsageError where Beam is not installed, or its options are no command line."""
         if importlib.util.find_spec("apache_beam") is None:
             raise UsageError(f"--runner {self.runner} needs an extra: pip install 'tfmusic[beam]'")
+        try:
+            shlex.split(self.options)
+        except ValueError as error:
+            raise UsageError(
+                f"--beam-options must be as on a command line: {error}. Received: {self.options}"
+            ) from error
 
     def arguments(self, workers: int) -> list[str]:
         """Returns Beam's pipeline options; `workers` are the processes of the DirectRunner."""
@@ -90,7 +96,7 @@ class _Write:
         try:
             return self.write_fn(spec).shard.file
         except TfmusicError as error:
-            raise RuntimeError(f"{_MARK}{error}{_MARK}") from error
+            raise RuntimeError(_MARK.join(("", type(error).__name__, str(error), ""))) from error
 
 
 _MARK = "\N{SYMBOL FOR RECORD SEPARATOR}"
@@ -98,7 +104,7 @@ _MARK = "\N{SYMBOL FOR RECORD SEPARATOR}"
 
 def _own_error(error: Exception, run: BeamRun) -> TfmusicError:
     parts = str(error).split(_MARK)
-    if len(parts) > 2:
-        return DataError(parts[1])
+    if len(parts) > 3:  # a store that cannot be reached is no fault of the data: what is finished is kept
+        return DataError(parts[2]) if parts[1] == DataError.__name__ else UsageError(parts[2])
     last = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
     return UsageError(f"{run.runner}: the pipeline failed: {last}; finished shards are kept")

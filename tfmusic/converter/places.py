@@ -5,8 +5,8 @@ same time: both have the same bytes, and nobody sees half of one.
 """
 
 import json
-import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ class InFolder:
         """Writes a shard, and its note beside it."""
         result = write_shard(spec)
         note = self._note(spec)
-        mine = note.with_name(f"{note.name}.{os.getpid()}")
+        mine = note.with_name(f"{note.name}.{uuid.uuid4().hex}")  # as a shard's, whoever writes it at the same time
         write_text(mine, json.dumps(asdict(result)))
         mine.replace(note)
         return result

@@ -55,7 +55,8 @@ def build_on_store(dataset: Dataset, store: Store, options: BuildOptions, *, ove
             (folder / NOTES_NAME).unlink()
             manifest = write_small_files(plan, options, results, folder)
         except DataError:
-            store.remove(store.names())
+            store.remove(store.names() - {PLAN_NAME})
+            store.remove({PLAN_NAME})  # last, as it says whose the others are
             raise
         for path in sorted(folder.iterdir()):
             store.put(path)
@@ -70,10 +71,13 @@ def _finished_shards(store: Store, plan: Plan, folder: Path) -> dict[str, ShardR
     names, fingerprint = store.names(), plan.fingerprint()
     same = MANIFEST_NAME not in names and store.read(PLAN_NAME) == fingerprint.encode()
     done = finished(names, lambda name: (store.read(name) or b"").decode()) if same else {}
-    # The manifest goes first: what stands without it is no records.
-    store.remove(names & {MANIFEST_NAME})
-    store.remove(names - {MANIFEST_NAME, PLAN_NAME, *done, *(name + DONE for name in done)})
+    old = names - {MANIFEST_NAME, PLAN_NAME, *done, *(name + DONE for name in done)}
+    notes = {name for name in old if name.endswith(DONE)}
+    # In this order, wherever it is interrupted, the place is ours to go on with, and no old note is trusted.
+    store.remove(notes)
     (folder / PLAN_NAME).write_text(fingerprint)
     store.put(folder / PLAN_NAME)
     (folder / PLAN_NAME).unlink()
+    store.remove(names & {MANIFEST_NAME})  # what stands without it is no records
+    store.remove(old - notes)
     return done

@@ -4,6 +4,7 @@ Such a store has no rename and no lock: shards go there one by one, the manifest
 holds no records. They are read from a local copy, every file of it compared with the manifest's sha256.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tfmusic.errors import RecordsError, UsageError
 from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest, file_sha256
@@ -37,6 +39,11 @@ class Store:
 
     url: str
 
+    def __post_init__(self) -> None:
+        """Raises UsageError, which does not repeat it, for a password in the URL: logs and messages would show it."""
+        if "@" in urlsplit(self.url).netloc and ":" in urlsplit(self.url).netloc.rpartition("@")[0]:
+            raise UsageError("URLs of stores must hold no password: give it by the environment variables of the store")
+
     def _open(self) -> tuple[Any, str]:
         """Returns the file system and the path there; raises UsageError where its package is missing."""
         extra = _EXTRAS.get(self.url.partition("://")[0])
@@ -60,8 +67,11 @@ class Store:
         files, root = self._open()
         try:
             yield files, root
+        except FileNotFoundError:  # the caller knows what that means
+            raise
         except Exception as error:
-            if type(error).__module__.partition(".")[0] not in _CLIENTS:
+            # Clients say what is forbidden or out of reach by errors of their own, or by an OSError without a number.
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
                 raise
             raise UsageError(f"{self.url}: {type(error).__name__}: {error}") from error
 
@@ -77,8 +87,12 @@ class Store:
     def put(self, path: Path) -> None:
         """Copies a file there under its own name."""
         with self._files() as (files, root):
-            files.makedirs(root, exist_ok=True)
-            files.put_file(str(path), f"{root}/{path.name}")
+            if self.url.partition("://")[0] not in _EXTRAS:  # buckets have no folders: it would make a bucket
+                files.makedirs(root, exist_ok=True)
+            try:
+                files.put_file(str(path), f"{root}/{path.name}")
+            except FileNotFoundError as error:
+                raise UsageError(f"{self.url}: must be in a bucket that exists: {error}") from error
 
     def get(self, name: str, path: Path) -> None:
         """Copies a file from there; it appears under its name when complete."""
@@ -122,17 +136,22 @@ def fetch(url: str) -> Path:
     folder = cache / hashlib.sha256(body).hexdigest()[:16]
     if (folder / MANIFEST_NAME).is_file():
         return folder
-    partial = cache / f".{folder.name}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
-    (partial / MANIFEST_NAME).write_bytes(body)
-    for name, sha256 in _listed(Manifest.read(partial), url):
-        _get_checked(store, name, partial / name, sha256)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not (folder / MANIFEST_NAME).is_file():  # else another process has just made the same copy
-            raise
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes of a machine one copies, the others wait
+        if not (folder / MANIFEST_NAME).is_file():
+            _copy(store, body, folder)
     return folder
+
+
+def _copy(store: Store, manifest: bytes, folder: Path) -> None:
+    """Makes the copy beside its place, where an interrupted one is gone on with."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    (partial / MANIFEST_NAME).write_bytes(manifest)
+    for name, sha256 in _listed(Manifest.read(partial), store.url):
+        _get_checked(store, name, partial / name, sha256)
+    partial.rename(folder)
 
 
 def _listed(manifest: Manifest, url: str) -> "Iterator[tuple[str, str]]":
@@ -142,7 +161,7 @@ def _listed(manifest: Manifest, url: str) -> "Iterator[tuple[str, str]]":
         yield TOKENS_NAME, manifest.settings["tokens_sha256"]
     for split in manifest.splits.values():
         for shard in split.shards:
-            if Path(shard.file).name != shard.file:
+            if Path(shard.file).name != shard.file or shard.file in ("..", MANIFEST_NAME):
                 raise RecordsError(f"{url}: shards must have plain names. Received: {shard.file!r}")
             yield shard.file, shard.sha256
 

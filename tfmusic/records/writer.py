@@ -7,6 +7,7 @@ while they stand in the file in hash order. Memory holds one track, however larg
 import hashlib
 import os
 import struct
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +37,14 @@ class ShardWriter:
     """Writes the segments of one shard, in any order, into a file that appears under its name when complete.
 
     Args:
-        path: the final name; while writing, the file stands beside it with the process and `.tmp` behind the name.
+        path: the final name; while writing, the file stands beside it with a word of its own and `.tmp` behind the
+            name: processes in containers have the same numbers, and may write one shard at the same time.
         headers: the segments in file order.
         cell_bytes: size of the raw cells of every segment.
     """
 
     def __init__(self, path: Path, headers: Sequence[SegmentHeader], cell_bytes: int) -> None:
-        self.path, self._tmp = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.path, self._tmp = path, path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         self._cell_bytes, self._written = cell_bytes, 0
         self._places: dict[tuple[int, int], tuple[int, bytes]] = {}
         offset = 0

@@ -65,9 +65,12 @@ def _wait(child: int) -> int:
 
 def _check(code: int, processes: Processes) -> None:
     if code == LOST or code < 0:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "has lost the connection"
+        name = signal.Signals(-code).name if code < 0 else ""
+        how = f"was ended by {name}" if name else "has lost the connection"
+        # JAX aborts where another one is gone; other signals are about this one, as SIGKILL for want of memory.
+        why = ", as another one is gone" if name in ("", "SIGABRT") else ""
         raise RunError(
-            f"process {processes.index} of {processes.count} {how}, as another one is gone: start all again with"
+            f"process {processes.index} of {processes.count} {how}{why}: start all again with"
             " --resume, or without it where no epoch had ended"
         )
     raise SystemExit(code)

@@ -57,7 +57,8 @@ def find_processes(
     given = (coordinator, count, index)
     if given == (None, None, None):
         return _from_environment(environ)
-    if coordinator is None or count is None or index is None or not 0 <= index < count or ":" not in coordinator:
+    is_address = re.fullmatch(r".+:\d+", coordinator or "")
+    if coordinator is None or count is None or index is None or not 0 <= index < count or not is_address:
         raise UsageError(
             "--coordinator HOST:PORT, --num-processes N and --process-id 0 to N-1 must be given together. Received:"
             f" {coordinator}, {count}, {index}"
@@ -69,9 +70,18 @@ def _from_environment(environ: Mapping[str, str]) -> Processes:
     if "TF_CONFIG" in environ:
         try:
             config = json.loads(environ["TF_CONFIG"])
-            workers, index = config["cluster"]["worker"], int(config["task"]["index"])
+            cluster, kind, index = config["cluster"], config["task"]["type"], int(config["task"]["index"])
+            workers = list(cluster["worker"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"TF_CONFIG must be JSON with cluster.worker and task.index: {error!r}") from error
+            raise UsageError(
+                f"TF_CONFIG must be JSON with cluster.worker, task.type and task.index: {error!r}"
+            ) from error
+        if set(cluster) != {"worker"} or kind != "worker" or not 0 <= index < len(workers):
+            # A chief and the first worker both have the index 0, and both would write the run.
+            raise UsageError(
+                "TF_CONFIG must have workers alone, and task.index must be that of one of them. Received:"
+                f" {', '.join(cluster)}; {kind} {index} of {len(workers)} workers"
+            )
         return Processes(index, len(workers), workers[0])
     names = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
     if environ.get("SLURM_NTASKS", "1") == "1" or not all(name in environ for name in names):
