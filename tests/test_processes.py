@@ -22,7 +22,7 @@ from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.training.guard import _check
-from tfmusic.training.processes import LOST, Processes, find_processes
+from tfmusic.training.processes import LOST, Processes, _says_lost, find_processes
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -189,6 +189,17 @@ def test_what_ended_a_process(code, said):
     """Another process is blamed where it is to blame alone; memory that is short is this machine's."""
     with pytest.raises(RunError, match=said):
         _check(code, Processes(1, 2, "h:1"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [(ValueError("UNKNOWN: Gloo all-reduce failed"), True), (RuntimeError("heartbeat timeout"), True),
+     (KeyError("collective_pooling"), False), (FileNotFoundError("connection.npy"), False),
+     (UsageError("connection"), False), (ValueError("shapes differ"), False)],
+)  # fmt: skip
+def test_a_mistake_keeps_its_trace(error, is_lost):
+    """Backends alone say that another process is gone, whatever the text of other errors."""
+    assert _says_lost(error) == is_lost
 
 
 def test_each_process_reads_its_own_shards(records):

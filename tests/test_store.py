@@ -142,6 +142,8 @@ def test_what_is_missing_is_named(music, monkeypatch, capsys):
     """A URL of no store, or of one whose package is not there; raw data must be in a folder."""
     with pytest.raises(UsageError, match="must be a URL that fsspec knows"):
         Store("nowhere://b").names()
+    assert build(music, "memory://") == 2
+    assert "memory://: must name a place on a store" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*BUILD, "--data", "s3://b/q2"])
     assert "must be a folder, of a mounted bucket say. Received: s3://b/q2" in capsys.readouterr().err

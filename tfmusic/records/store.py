@@ -40,7 +40,9 @@ class Store:
     url: str
 
     def __post_init__(self) -> None:
-        """Raises UsageError, which does not repeat it, for a password in the URL: logs and messages would show it."""
+        """Raises UsageError for a URL of no place, or of one with a password, which messages and logs would show."""
+        if not self.url.partition("://")[2].strip("/"):
+            raise UsageError(f"{self.url}: must name a place on a store, such as s3://bucket/q2")
         if "@" in urlsplit(self.url).netloc and ":" in urlsplit(self.url).netloc.rpartition("@")[0]:
             raise UsageError("URLs of stores must hold no password: give it by the environment variables of the store")
 

@@ -144,13 +144,19 @@ def watched() -> Iterator[None]:
     except BaseException as error:
         if not joined().are_several:
             raise
-        is_ours = isinstance(error, TfmusicError | KeyboardInterrupt)
-        if not is_ours and _IS_LOST.search(f"{type(error).__name__}: {error}"):
+        if _says_lost(error):
             sys.stderr.write(f"{str(error).strip().splitlines()[0][:200]}\n")
             _leave(LOST)  # what waits for it says how to go on
         code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, TfmusicError) else 1
         atexit.register(_leave, code)  # runs before what JAX has registered
         raise
+
+
+def _says_lost(error: BaseException) -> bool:
+    """Returns whether an error is of a backend, and about the others: a mistake of ours keeps its trace."""
+    is_backends = isinstance(error, ValueError | RuntimeError) or type(error).__module__.startswith("tensorflow.")
+    is_ours = isinstance(error, TfmusicError)
+    return is_backends and not is_ours and bool(_IS_LOST.search(f"{type(error).__name__}: {error}"))
 
 
 def _leave(code: int) -> None:
