@@ -9,8 +9,8 @@ import tfmusic
 
 PACKAGE = Path(tfmusic.__file__).parent
 FLOORS = {
-    "errors": 0, "config": 0, "configfile": 0, "console": 0, "contract": 0, "folders": 0, "quiet": 0,
-    "section": 0, "soundconfig": 0, "dataconfig": 0,
+    "errors": 0, "checksums": 0, "config": 0, "configfile": 0, "console": 0, "contract": 0, "folders": 0, "quiet": 0,
+    "jsonfile": 0, "section": 0, "soundconfig": 0, "dataconfig": 0,
     "datasets": 1, "features": 1, "records": 1, "models": 1, "scoring": 1, "rundir": 1,
     "converter": 2, "inputs": 2, "pretrained": 2, "reports": 2,
     "training": 3, "serving": 3,

@@ -31,6 +31,7 @@ COMMANDS = {
     "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks",
     "serve": "serve a local page to try a model, and its answers as JSON",
+    "verify": "check that records, runs and exports are whole",
     "config": "show or validate a config",
 }
 

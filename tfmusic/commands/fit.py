@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         return arguments.print_config(config)
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.folders import check_target
+    from tfmusic.folders import check_target, locked
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
 
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
         config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
-        check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
+        overwrite = args.overwrite or folder.is_of_no_use  # as one is that was killed in its first epoch
+        check_target(folder.path, overwrite=overwrite, marker="config.yaml", what="run folders")
     partners = {name: _partner(name, folder, resume=args.resume) for name in config.ensemble.partners}
     start_tensorflow()
     from tfmusic.training.recipe import Recipe
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     recipe.check(resume=args.resume)
     if args.dry_run:
         return console.show(f"dry run: would train {recipe.describe()}, write {folder.path}")
-    progress = recipe.run(resume=args.resume, on_part=console.say)
+    with locked(folder.path):
+        progress = recipe.run(resume=args.resume, on_part=console.say)
     if len(progress) == 1:
         return _show(next(iter(progress.values())), config, folder)
     rows = [

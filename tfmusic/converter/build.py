@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfmusic.checksums import file_sha256
 from tfmusic.converter.choice import ALL
 from tfmusic.converter.look import NOTES_NAME
 from tfmusic.converter.plan import BuildOptions, Plan, make_plan
@@ -34,7 +35,6 @@ from tfmusic.records.manifest import (
     Shard,
     Split,
     Statistics,
-    file_sha256,
 )
 
 RECORDS_VERSION = "1.0.0"
@@ -123,16 +123,7 @@ def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], parti
     _write_tracks(plan, skipped, partial / TRACKS_NAME)
     _write_tokens(plan, partial / TOKENS_NAME)
     manifest = _manifest(plan, options, results, skipped, partial)
-    shape = (manifest.segment_frames, manifest.contract.n_bins)
-    tfds.write(
-        partial,
-        name=manifest.name,
-        version=RECORDS_VERSION,
-        splits=manifest.splits,
-        labels=manifest.contract.labels,
-        shape=shape,
-        dtype=manifest.contract.dtype,
-    )
+    tfds.write(manifest, RECORDS_VERSION)
     for leftover in [*partial.glob("*.done.json"), partial / "plan.sha256", partial / NOTES_NAME]:
         leftover.unlink()
     manifest.write()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfmusic.folders import put_in_place, write_text
+from tfmusic.checksums import write_checksums
+from tfmusic.folders import locked, put_in_place, write_text
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.rundir import RunDir, write_json
-from tfmusic.serving.predict import card_of, load_run
+from tfmusic.serving.predict import LoadedRun, card_of, load_run
 from tfmusic.serving.track_model import TrackModel, signatures
 
 
@@ -18,13 +19,18 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     `task` says which task of a model with several is exported.
 
     Raises:
-        UsageError: the model answers several tasks and `task` is none of them.
+        UsageError: the model answers several tasks and `task` is none of them, or another process writes the folder.
         RunError: the run has no model, contract or calibration.
     """
     loaded = load_run(run, task)
     module = TrackModel(
         loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
     )
+    with locked(out):
+        _write(run, loaded, module, out)
+
+
+def _write(run: RunDir, loaded: LoadedRun, module: TrackModel, out: Path) -> None:
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -39,6 +45,8 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         card = card_of(run, loaded)
         write_json(card, partial / CARD_JSON)
         write_text(partial / CARD_MARKDOWN, card_markdown(card))
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        write_checksums(partial, [path.relative_to(partial).as_posix() for path in files])
         put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

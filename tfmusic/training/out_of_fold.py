@@ -65,6 +65,7 @@ def score_held_out(
 
 
 def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Callable[[], None]) -> TrackLogits:
+    run.check()
     used = run.read_json(run.records)
     if used["tracks_sha256"] != manifest.tracks_sha256:
         raise RunError(f"{run.path}: was not trained on the records {manifest.folder}")
