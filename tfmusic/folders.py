@@ -21,7 +21,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
+    tmp = path.with_name(f".{path.name}.tmp")  # hidden: no reader takes it for a file of the folder
     try:
         with tmp.open("wb") as file:
             file.write(data)

@@ -1,6 +1,7 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import StoredTrack, iterate
+from tfmusic.records.schema import decode
 
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
 _PARALLEL_CALLS = 2
@@ -63,16 +65,7 @@ def for_training(
     step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
     stopped.
     """
-    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
-    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    ds = tf.data.Dataset.from_tensor_slices((order, [files[i] for i in order]))
-    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
-    ds = ds.interleave(
-        _shard_reader(options.balance, epoch), cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS
-    )
-    # Shuffle what is still serialized: strings move by reference.
-    ds = ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
-    ds = ds.batch(options.batch_size, drop_remainder=True)
+    ds = _shuffled(manifest, splits, options, epoch).batch(options.batch_size, drop_remainder=True)
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.enumerate().map(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
@@ -83,9 +76,45 @@ def for_training(
     return ds.prefetch(2).with_options(_deterministic())
 
 
+def batch_tracks(
+    manifest: Manifest, splits: Sequence[str], options: TrainingInput, *, epoch: int, step: int
+) -> list[str]:
+    """Returns the names of the tracks whose segments `for_training` gives in a step, counted from 0, each once."""
+    records = _shuffled(manifest, splits, options, epoch).with_options(_deterministic())
+    mine = records.skip(step * options.batch_size).take(options.batch_size)
+    return list(dict.fromkeys(decode(record)[0].track_id for record in mine.as_numpy_iterator()))
+
+
+@contextmanager
+def naming_shards(manifest: Manifest, splits: Sequence[str]) -> Iterator[None]:
+    """Turns the failure of a pipeline whose shards have changed since it began into the name of the shard.
+
+    Raises:
+        RecordsError: a shard is missing or damaged by now.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        manifest.verify(splits)
+        raise
+
+
 def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
     """Returns how many segments come in an epoch of training."""
     return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
+
+
+def _shuffled(manifest: Manifest, splits: Sequence[str], options: TrainingInput, epoch: int) -> tf.data.Dataset:
+    """Returns the serialized segments of some splits in the order of an epoch."""
+    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
+    ds = tf.data.Dataset.from_tensor_slices((order, [files[i] for i in order]))
+    # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike.
+    ds = ds.interleave(
+        _shard_reader(options.balance, epoch), cycle_length=_OPEN_SHARDS, num_parallel_calls=_PARALLEL_CALLS
+    )
+    # Shuffle what is still serialized: strings move by reference.
+    return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def _train(job: Job, progress: TrainingProgress) -> None:
         while not _has_ended(progress, config):
             if progress.epoch in first_epochs:
                 job.start_stage(first_epochs[progress.epoch])
-            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch, shown=job.resting is None), log)
+            numbers = _train_epoch(
+                job, progress, StepWatch(bar, progress.epoch, job.tracks_of, shown=job.resting is None), log
+            )
             if job.resting:
                 bar.advance(job.steps_per_epoch)
             log.write(numbers)
