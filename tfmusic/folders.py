@@ -13,6 +13,11 @@ from tfmusic.errors import UsageError
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
+def text_cell(text: str) -> str:
+    """Returns a cell of a CSV file that no spreadsheet runs as a formula: where it could, a quote stands before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file under its name in one step, so that no reader sees half of it; makes its folder."""
     write_bytes(path, text.encode())

@@ -16,6 +16,8 @@ def read_json_file(path: Path) -> Any:
         ValueError: it is no JSON, too large, nested too deeply, or has a key twice in one object.
     """
     size = path.stat().st_size
+    if not path.is_file():  # a pipe would keep us waiting
+        raise ValueError("it must be a file")
     if size > MAX_JSON_BYTES:
         raise ValueError(f"it must be at most {MAX_JSON_BYTES >> 20} MiB. Received: {size:,} bytes")
     return parse_json(path.read_text(encoding="utf-8"))

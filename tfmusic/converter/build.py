@@ -25,7 +25,7 @@ from tfmusic.datasets.splits import has_official
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
-from tfmusic.folders import check_target, put_in_place
+from tfmusic.folders import check_target, put_in_place, text_cell
 from tfmusic.records import tfds
 from tfmusic.records.manifest import (
     MANIFEST_NAME,
@@ -190,4 +190,4 @@ def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:
         for row, track in enumerate(plan.tracks):
             labels, artists = (json.dumps(names, ensure_ascii=False) for names in (track.labels, track.artists))
             known = (row, track.track_id, plan.splits[row], labels, plan.n_frames[row], artists)
-            table.writerow((*known, track.album or "", skipped.get(row, "")))
+            table.writerow((*known, text_cell(track.album or ""), text_cell(skipped.get(row, ""))))

@@ -133,6 +133,8 @@ def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", res
 
 def read_cells(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """Yields the cells of every line that is not empty; raises as `read_table`."""
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise DataError(f"{path}: must be a file")
     before = csv.field_size_limit(_MAX_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

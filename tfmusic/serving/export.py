@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfmusic.checksums import write_checksums
+from tfmusic.errors import RunError
 from tfmusic.folders import locked, put_in_place, write_text
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.rundir import RunDir, write_json
@@ -30,12 +31,20 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         _write(run, loaded, module, out)
 
 
+def _save(module: TrackModel, folder: Path, loaded: LoadedRun) -> None:
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures(module, loaded.contract))
+    except tf.errors.OpError as error:  # what the system says of the disk stands behind the path
+        why = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise RunError(f"{folder.parent}: the model cannot be written there: {why}") from error
+
+
 def _write(run: RunDir, loaded: LoadedRun, module: TrackModel, out: Path) -> None:
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        tf.saved_model.save(module, str(partial), signatures=signatures(module, loaded.contract))
+        _save(module, partial, loaded)
         loaded.contract.save(partial / "contract.json")
         loaded.calibration.save(partial / "calibration.json")
         (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")
