@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick torture lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -22,7 +22,13 @@ test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest
 
 quick: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not torture"
+
+# Hours: what `make test` does a few times for the promises of the README, done at length.
+torture: $(VENV)/installed-test
+	$(BIN)/python -m tests.kill --trials 100
+	$(BIN)/python -m tests.fuzz --executions 1000000
+	$(BIN)/python -m pytest -m torture
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

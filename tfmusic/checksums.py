@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
         raise RunError(f"{path}: checksums version must be {CHECKSUMS_VERSION}. Received: {version!r}")
     try:
         files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in body["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RunError(f"{path}: must list size and sha256 of files. Received: {error!r}") from error
     if any(name.startswith("/") or "\0" in name or ".." in name.split("/") for name in files):
         raise RunError(f"{path}: must list files of its folder alone")

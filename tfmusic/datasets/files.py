@@ -21,6 +21,7 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 
+_LONGEST_NAME = 255  # bytes; of every usual file system
 _MAX_FIELD = 1 << 24  # a biography in a cell is longer than Python's csv expects
 
 
@@ -96,6 +97,10 @@ def below(folder: Path, name: str, origin: str) -> Path:
     if not path.name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
         raise DataError(
             f"{origin}: a path must stay below {folder.resolve()}. Received: {name!r}; paths are relative to it"
+        )
+    if max(len(part.encode(errors="replace")) for part in path.parts) > _LONGEST_NAME:
+        raise DataError(
+            f"{origin}: the names in a path must have at most {_LONGEST_NAME} bytes. Received: {name[:80]!r}..."
         )
     return folder / path
 

@@ -49,7 +49,10 @@ def read_shard(path: Path, manifest: Manifest) -> Iterator[tuple[SegmentHeader, 
     """Yields header and cells of every segment of one shard, in file order; raises as `iterate`."""
     shape = (manifest.segment_frames, manifest.contract.n_bins)
     for record in _records(path):
-        header, cells = decode(record)
+        try:
+            header, cells = decode(record)
+        except RecordsError as error:
+            raise RecordsError(f"{path}: {error}") from error
         if len(cells) != shape[0] * shape[1] * np.dtype(manifest.contract.dtype).itemsize:
             raise RecordsError(f"{path}: a segment must have the shape {list(shape)}. Received: {len(cells)} bytes")
         if header.start + header.valid > _MOST_FRAMES or not 0 < header.valid <= shape[0]:

@@ -100,8 +100,11 @@ class Calibration:
             fields = fields if task is None else fields[task]
             shifts = {name: float(fields["track_shift"][name]) for name in AGGREGATORS}
             least, most = fields.get("limits", NO_LIMITS)
-            return cls(float(fields["segment_shift"]), shifts, Limits(int(least), None if most is None else int(most)))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            found = cls(float(fields["segment_shift"]), shifts, Limits(int(least), None if most is None else int(most)))
+            if not np.isfinite([found.segment_shift, *shifts.values()]).all():  # NaN would answer without a word
+                raise ValueError("shifts must be finite")
+            return found
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: must be the calibration of a tfmusic model: {error}") from error
 
 
