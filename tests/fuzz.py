@@ -1,9 +1,9 @@
 """Parsers fed with what nobody meant to write: `python -m tests.fuzz --executions 1000000 [TARGET ...]`.
 
 Every target is a parser with some good inputs. Each execution spoils one of them and hands it over: an answer is fine,
-an error that becomes one line with the file's name is fine, anything else, or five seconds of silence, is a find. The spoiled
-input is then printed and kept as `find-TARGET-NUMBER` in the folder of `--keep`. With `--engine atheris`, where that
-package is installed, the inputs are guided by the coverage of tfmusic's own code.
+an error that becomes one line with the file's name is fine, anything else, or five seconds of silence, is a find, which
+is printed and kept as `find-TARGET-NUMBER` in the folder of `--keep`. With `--engine atheris`, where that package is
+installed, the inputs are guided by the coverage of tfmusic's own code.
 """
 
 import argparse

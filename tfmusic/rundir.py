@@ -95,8 +95,11 @@ class RunDir:
 
     @property
     def is_of_no_use(self) -> bool:
-        """Whether a training began here and no epoch of it has ended, so that there is nothing to lose."""
-        return self.config.is_file() and not self.has_begun and not any(self.path.rglob("*.keras"))
+        """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
+        if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
+            return False
+        # The line of an epoch is written before its state.
+        return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in self.path.rglob("metrics.jsonl"))
 
     @property
     def tensorboard(self) -> Path:

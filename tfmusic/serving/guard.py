@@ -98,6 +98,8 @@ class Guard:
             return problem(403, "requests of pages of other sites are refused")
         if self.token is not None and scope["path"] not in OPEN_PATHS and not self._bears_token(headers):
             return problem(401, "must bear the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if "transfer-encoding" in headers and "content-length" in headers:  # which a proxy may read the other way
+            return problem(400, "the length of a body must be stated in one way", {"Connection": "close"})
         length = headers.get("content-length", "0")
         is_fine = length.isdecimal() and int(length) <= self.max_bytes
         return None if is_fine else problem(413, self._too_large, {"Connection": "close"})
