@@ -294,7 +294,7 @@ def targets(folder):
         try:
             value = json.loads(data)
             data = json.dumps(value | {"sha256": digest_of({k: v for k, v in value.items() if k != "sha256"})}).encode()
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             pass
         (folder / "checksums" / "checksums.json").write_bytes(data)
         check_files(folder / "checksums")

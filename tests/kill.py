@@ -1,4 +1,4 @@
-"""Commands killed with -9 at random moments and run again: `python -m tests.kill --trials 100 [COMMAND ...]`.
+"""Commands killed with -9 at random moments and run again: `python -m tests.kill --trials 100 [COMMAND[=TRIALS] ...]`.
 
 Half of the trials kill after a random time, with all workers. The others kill at a random touch of the disk (a file
 opened, renamed, removed, a folder made) or a millisecond later, so that the short moments between two of them are met
@@ -330,7 +330,9 @@ def torture(name, base, trials, seed):
 def run(arguments: Sequence[str]) -> None:
     """Tortures the commands named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("commands", nargs="*", default=[], help=f"some of {', '.join(COMMANDS)}; all by default")
+    parser.add_argument(
+        "commands", nargs="*", default=[], help=f"some of {', '.join(COMMANDS)}, or NAME=TRIALS; all by default"
+    )
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -341,8 +343,9 @@ def run(arguments: Sequence[str]) -> None:
             importlib.import_module(".".join(("tfmusic", *path.relative_to(package).with_suffix("").parts)))
     with tempfile.TemporaryDirectory(prefix="tfmusic-kill-") as base:
         make_inputs(Path(base))
-        for name in args.commands or COMMANDS:
-            torture(name, Path(base), args.trials, args.seed)
+        for word in args.commands or COMMANDS:
+            name, _, trials = word.partition("=")
+            torture(name, Path(base), int(trials or args.trials), args.seed)
 
 
 if __name__ == "__main__":
