@@ -96,6 +96,8 @@ class RunDir:
     @property
     def is_of_no_use(self) -> bool:
         """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
+        if self.path.is_dir() and all(path.name == f".{self.config.name}.tmp" for path in self.path.iterdir()):
+            return True
         if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
             return False
         # The line of an epoch is written before its state.

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
         config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
-        overwrite = args.overwrite or folder.is_of_no_use  # as one is that was killed in its first epoch
-        check_target(folder.path, overwrite=overwrite, marker="config.yaml", what="run folders")
+        if not folder.is_of_no_use:  # as one is that was killed in its first epoch
+            check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
     partners = {name: _partner(name, folder, resume=args.resume) for name in config.ensemble.partners}
     start_tensorflow()
     from tfmusic.training.recipe import Recipe
