@@ -16,6 +16,7 @@ CONTRACT_VERSION = 1
 Kind = Literal["single", "multi", "tasks"]
 FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
 ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
+WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
 EMBEDDING = "embedding"  # the name of a feature that a network has made
 
 # Features whose values are power, so that dB and logarithms of them mean something; others are stored as they are.
@@ -152,7 +153,7 @@ def _check(contract: Contract) -> None:
     names += [name for head in contract.heads for name in (head.task, *head.labels)]
     wrong += [repr(name)[:80] for name in names if not isinstance(name, str) or not name.isprintable()]
     wrong += [] if feature["name"] in (*get_args(FeatureName), EMBEDDING) else ["feature"]
-    keys = {"source"} if feature["name"] == EMBEDDING else {"n_fft"}
+    keys = {"source"} if feature["name"] == EMBEDDING else set() if feature["name"] in WITHOUT_FFT else {"n_fft"}
     wrong += [str(key) for key in feature.keys() ^ {"name", "n_bins", "sample_rate_hz", "hop_length", *keys}]
     wrong += [] if scale["name"] in get_args(ScaleName) else ["scale"]
     wrong += ["labels"] if len(set(contract.labels)) < n_labels or not n_labels else []
