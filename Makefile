@@ -9,7 +9,7 @@ ADDONS := .venv-addons
 PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
 
-.PHONY: demo test quick lint test-addons test-beam clean
+.PHONY: demo test quick torture lint test-addons test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -27,7 +27,13 @@ test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 quick: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not torture"
+
+# Hours: what `make test` does a few times for the promises of the README, done at length.
+torture: $(VENV)/installed-test
+	$(BIN)/python -m tests.kill --trials 100
+	$(BIN)/python -m tests.fuzz --executions 1000000
+	$(BIN)/python -m pytest -m torture
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
@@ -40,7 +46,7 @@ ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
 	addons losses augment pipeline devices processes models formats serving explain tf_serving))
 
 test-addons: $(ADDONS)/installed $(VENV)/installed
-	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
+	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow and not torture" $(ADDONS_TESTS)
 	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py
 
 # Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.

@@ -9,7 +9,7 @@ import tfmusic
 
 PACKAGE = Path(tfmusic.__file__).parent
 FLOORS = {
-    "addons": 0, "backend": 0,
+    "addons": 0, "backend": 0, "checksums": 0, "jsonfile": 0,
     "errors": 0, "config": 0, "configfile": 0, "console": 0, "contract": 0, "folders": 0, "quiet": 0,
     "section": 0, "soundconfig": 0, "dataconfig": 0,
     "datasets": 1, "features": 1, "records": 1, "models": 1, "scoring": 1, "rundir": 1,

@@ -187,6 +187,7 @@ def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsy
     contract = json.loads((other / "contract.json").read_text())
     contract["feature"]["n_fft"] = 512
     (other / "contract.json").write_text(json.dumps(contract))
+    (other / "checksums.json").unlink()
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={other}") == 2
     assert "a trunk must have learned on the feature it is to see" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -57,6 +57,7 @@ def test_onnx_answers_as_the_run(trained, tmp_path):
     assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(
         Contract.load(out / "contract.json").labels
     )
+    assert main(["verify", str(out)]) == 0
     assert main(["export", str(trained), "--format", "onnx", "--out", str(out)]) == 2
     assert main(["export", str(trained), "--format", "onnx", "--out", str(out), "--overwrite"]) == 0
 

@@ -250,6 +250,9 @@ def test_damaged_model_is_named(trained, tmp_path, music, capsys):
     RunDir(tmp_path / "run").checkpoint("best").write_bytes(b"not a model")
     mel = str(next((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
     assert main(["predict", str(tmp_path / "run"), mel]) == 2
+    assert "best.keras: damaged" in capsys.readouterr().err
+    (tmp_path / "run" / "checksums.json").unlink()
+    assert main(["predict", str(tmp_path / "run"), mel]) == 2
     assert "best.keras: must be a Keras model" in capsys.readouterr().err
 
 

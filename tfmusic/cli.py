@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 from tfmusic import __version__
 from tfmusic.errors import TfmusicError
 
+_LONGEST_LINE = 2000
+
 COMMANDS = {
     "synth": "write small learnable data for q1, q2 and q3",
     "inspect": "look at labels, lengths, spectrograms and faults of data or records",
@@ -31,6 +33,7 @@ COMMANDS = {
     "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks, or ONNX, or LiteRT",
     "serve": "serve a local page to try a model, and its answers as JSON",
+    "verify": "check that records, runs and exports are whole",
     "config": "show or validate a config",
 }
 
@@ -112,9 +115,16 @@ def _add_output(parser: argparse.ArgumentParser, default: Any) -> None:
     parser.add_argument("--json", action="store_true", default=default, help="print one JSON document of the results")
 
 
+def one_line(text: str) -> str:
+    """Returns a message as one line of bearable length, whatever a file of strangers has put into it."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
+
+
 def _fail(line: str) -> int:
     from tfmusic.console import console
 
+    line = one_line(line)
     print(f"tfmusic: {line}", file=sys.stderr)  # noqa: T201
     console.finish(2, line)
     return 2

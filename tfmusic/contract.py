@@ -1,23 +1,31 @@
 """The contract: what a model's input must be, stored with records, run and export, compared before use."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
+from tfmusic.jsonfile import read_json_file
 
 CONTRACT_VERSION = 1
 
 Kind = Literal["single", "multi", "tasks"]
+FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
+ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
+WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
+EMBEDDING = "embedding"  # the name of a feature that a network has made
 
 # Features whose values are power, so that dB and logarithms of them mean something; others are stored as they are.
 POWER = ("mel", "stft", "cqt")
 
 C1_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # 32.70 Hz, the lowest bin of the features cqt and chroma_cqt
 CHROMA_CQT_OCTAVES = 7
+
+_MOST = 1 << 30  # of any size; beyond it lies no music, but the memory of a machine
 
 
 @dataclass(frozen=True)
@@ -89,10 +97,12 @@ class Contract:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Returns the contract that `to_dict` gave; raises TypeError, KeyError or AttributeError where it is none."""
+        """Returns the contract that `to_dict` gave; raises ValueError, TypeError, KeyError, AttributeError."""
         heads = tuple(Head(head["task"], head["kind"], tuple(head["labels"])) for head in fields.get("heads", ()))
         tuples = {"labels": tuple(fields["labels"]), "heads": heads, "metadata": tuple(fields.get("metadata", ()))}
-        return cls(**(dict(fields) | tuples))
+        contract = cls(**(dict(fields) | tuples))
+        _check(contract)
+        return contract
 
     def save(self, path: Path) -> None:
         """Writes the contract as JSON."""
@@ -106,10 +116,10 @@ class Contract:
             RunError: the file is missing, not a contract, or of another version.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json_file(path)
             version = fields.get("version")
             contract = cls.from_dict(fields)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{path}: must be the contract of a tfmusic model. Received: {error}") from error
         if version != CONTRACT_VERSION:
             raise RunError(f"{path}: contract version must be {CONTRACT_VERSION}. Received: {version}")
@@ -131,6 +141,32 @@ class Contract:
             if mine != theirs:
                 return f"{field}: {_short(mine)} against {_short(theirs)}"
         return None
+
+
+def _check(contract: Contract) -> None:
+    """Raises ValueError, TypeError or KeyError where a field has no sense, or asks for more memory than there is."""
+    feature, scale, n_labels = contract.feature, contract.scale, len(contract.labels)
+    sizes = {name: feature[name] for name in ("n_bins", "sample_rate_hz", "hop_length")}
+    sizes |= {"n_fft": feature.get("n_fft") or 1, "frames": contract.frames, "hop_frames": contract.hop_frames}
+    wrong = [name for name, size in sizes.items() if type(size) is not int or not 1 <= size <= _MOST]
+    names = [contract.task, feature["name"], scale["name"], *contract.labels, *contract.metadata]
+    names += [name for head in contract.heads for name in (head.task, *head.labels)]
+    wrong += [repr(name)[:80] for name in names if not isinstance(name, str) or not name.isprintable()]
+    wrong += [] if feature["name"] in (*get_args(FeatureName), EMBEDDING) else ["feature"]
+    keys = {"source"} if feature["name"] == EMBEDDING else set() if feature["name"] in WITHOUT_FFT else {"n_fft"}
+    wrong += [str(key) for key in feature.keys() ^ {"name", "n_bins", "sample_rate_hz", "hop_length", *keys}]
+    wrong += [] if scale["name"] in get_args(ScaleName) else ["scale"]
+    wrong += ["labels"] if len(set(contract.labels)) < n_labels or not n_labels else []
+    wrong += ["heads"] if contract.heads and sum(len(head.labels) for head in contract.heads) != n_labels else []
+    kinds = [contract.kind, *(head.kind for head in contract.heads)]
+    wrong += ["kind"] if not set(kinds) <= set(get_args(Kind)) else []
+    wrong += ["dtype"] if contract.dtype not in ("uint8", "float16", "float32") else []
+    is_range = all(type(end) in (int, float) and math.isfinite(end) for end in (scale["low"], scale["high"]))
+    wrong += ["scale"] if not is_range or scale["low"] >= scale["high"] else []
+    if not wrong and max(sizes["n_bins"] * sizes["n_fft"], sizes["n_bins"] * sizes["frames"]) > _MOST:
+        wrong = ["n_bins, n_fft or frames"]
+    if wrong:
+        raise ValueError(f"no valid {', '.join(wrong[:5])}")
 
 
 def rare_token(token: str) -> str:

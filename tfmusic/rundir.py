@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfmusic.checksums import CHECKSUMS_NAME, check_files, write_checksums
 from tfmusic.errors import RunError, UsageError
 from tfmusic.folders import write_text
+from tfmusic.jsonfile import read_json_file
+
+_SEALED = (
+    "config.yaml", "environment.json", "contract.json", "calibration.json", "records.json", "pretrained.json",
+    "ensemble.json", "metrics.jsonl", "checkpoints/best.keras", "checkpoints/last.keras", "backup/state.npz",
+)  # fmt: skip
+FOR_TRAINING = ("checkpoints/last.keras", "backup/state.npz")  # a user may remove them to make room
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,16 @@ class RunDir:
         )
 
     @property
+    def is_of_no_use(self) -> bool:
+        """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
+        if self.path.is_dir() and all(path.name == f".{self.config.name}.tmp" for path in self.path.iterdir()):
+            return True
+        if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
+            return False
+        # The line of an epoch is written before its state.
+        return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in self.path.rglob("metrics.jsonl"))
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tb"
@@ -104,20 +122,41 @@ class RunDir:
         """Returns the path of the `best` or `last` model."""
         return self.path / "checkpoints" / f"{which}.keras"
 
+    def seal(self) -> None:
+        """Writes the checksums of a run that has ended, the last of its files."""
+        write_checksums(self.path, [name for name in _SEALED if (self.path / name).is_file()])
+
+    def unseal(self) -> None:
+        """Makes the run unfinished: what it answers is about to change."""
+        (self.path / CHECKSUMS_NAME).unlink(missing_ok=True)
+        self.calibration.unlink(missing_ok=True)
+
+    def check(self, *, answers_alone: bool = True) -> list[str]:
+        """Compares what the run answers with, or all of it, with its checksums and returns the names of the files.
+
+        Raises:
+            RunError: a file is missing or damaged.
+        """
+        if not self.calibration.is_file():  # not finished, which whoever needs it finished says
+            return []
+        only = set(_SEALED) - set(FOR_TRAINING) if answers_alone else None
+        return check_files(self.path, may_lack=FOR_TRAINING, only=only)
+
     def read_json(self, path: Path) -> Any:
         """Returns the value of one of the JSON files; raises RunError where it is missing or damaged."""
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            return read_json_file(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
 
 
 def open_run(path: Path) -> RunDir:
-    """Returns a run folder that has a trained model; raises RunError that says what is missing."""
+    """Returns a run folder that has a trained model; raises RunError that says what is missing or damaged."""
     if not path.is_dir():
         raise RunError(f"{path}: no such folder; it must be a run folder, which tfmusic fit writes")
     if not is_run(path):
         raise RunError(f"{path}: must be a run folder with a trained model: it lacks checkpoints/best.keras")
+    RunDir(path).check()
     return RunDir(path)
 
 

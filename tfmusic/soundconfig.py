@@ -4,18 +4,14 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from tfmusic.contract import C1_HZ, CHROMA_CQT_OCTAVES
+from tfmusic.contract import C1_HZ, CHROMA_CQT_OCTAVES, WITHOUT_FFT, FeatureName
 from tfmusic.section import Count, CountOrZero, PositiveOrZero, Section, Seed
 
-FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
-
 _MOST_OCTAVES = 40.0  # above every sound
-
-WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
 
 
 # What a key that is left out takes, by the name of the feature.

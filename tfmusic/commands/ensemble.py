@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Joins the runs and reports the whole on held-out tracks."""
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.folders import check_target, put_in_place
+    from tfmusic.folders import check_target, locked, put_in_place
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, open_run
 
@@ -36,12 +36,13 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.training.ensemble import join_runs
 
     partial = args.out.parent / f".{args.out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
-        put_in_place(partial, args.out)
-    finally:
+    with locked(args.out):
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
+            put_in_place(partial, args.out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
     console.table(rows, ("run", "weight"))
     console.say(f"run: {args.out}")

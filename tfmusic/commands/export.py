@@ -10,7 +10,7 @@ from tfmusic.quiet import start_tensorflow
 if TYPE_CHECKING:
     from tfmusic.rundir import RunDir
 
-_SEGMENTS = {"onnx": "model.onnx", "litert": "model.tflite"}  # as serving.formats has them
+_SEGMENTS = {"onnx": "model.onnx", "litert": "model.tflite"}  # as serving.exported has them
 _NAMES = {"saved_model": "SavedModel", "onnx": "ONNX, segment model", "litert": "LiteRT, segment model"}
 
 

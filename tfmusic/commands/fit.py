@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         return arguments.print_config(config)
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.folders import check_target
+    from tfmusic.folders import check_target, locked
     from tfmusic.records.manifest import Manifest
     from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
     from tfmusic.training.guard import go_on_in_a_child
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         config = _resumed_config(config, folder, args.overrides)
     else:
         folder = RunDir(args.run_dir) if args.run_dir else new_run_dir(root, config.task_name, config.model.name)
-        if not processes.index:
+        # A folder that was killed in its first epoch is of no use, and is replaced.
+        if not processes.index and not folder.is_of_no_use:
             check_target(folder.path, overwrite=args.overwrite, marker="config.yaml", what="run folders")
     if processes.index:
         folder = _scratch(folder, resume=args.resume)
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     recipe.check(resume=args.resume)
     if args.dry_run:
         return console.show(f"dry run: would train {recipe.describe()}, write {folder.path}")
-    with watched():
+    with watched(), locked(folder.path):
         progress = recipe.run(resume=args.resume, on_part=console.say)
     if len(progress) == 1:
         return _show(next(iter(progress.values())), config, folder)

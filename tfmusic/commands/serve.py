@@ -11,8 +11,6 @@ from tfmusic.quiet import start_tensorflow
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_TOKEN = 16
-_SHUTDOWN_S = 10
-_OTHER_CONNECTIONS = 56  # beside those that wait for answers: pages, checks of health
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     from tfmusic.serving.answer import load_answerer
     from tfmusic.serving.app import Limits, make_app
+    from tfmusic.serving.connections import server_config
     from tfmusic.serving.explain import check_explainable
 
     answerer = load_answerer(args.model, args.task)
@@ -60,12 +59,8 @@ def run(args: argparse.Namespace) -> None:
     )
     shown = f"[{args.host}]" if ":" in args.host else args.host
     console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S,
-        timeout_keep_alive=5, limit_concurrency=args.queue + _OTHER_CONNECTIONS,
-    )  # fmt: skip
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(server_config(app)).run(sockets=[listener])
     except KeyboardInterrupt:  # which is how a server ends
         pass
     finally:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfmusic.checksums import file_sha256
 from tfmusic.converter.choice import ALL
 from tfmusic.converter.look import NOTES_NAME
 from tfmusic.converter.places import DONE, finished
@@ -25,7 +26,7 @@ from tfmusic.datasets.splits import has_official
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Dataset
 from tfmusic.errors import DataError, UsageError
-from tfmusic.folders import check_target, put_in_place
+from tfmusic.folders import check_target, put_in_place, text_cell
 from tfmusic.records import tfds
 from tfmusic.records.manifest import (
     MANIFEST_NAME,
@@ -34,7 +35,6 @@ from tfmusic.records.manifest import (
     Manifest,
     Split,
     Statistics,
-    file_sha256,
 )
 
 RECORDS_VERSION = "1.0.0"
@@ -119,16 +119,7 @@ def write_small_files(plan: Plan, options: BuildOptions, results: list[ShardResu
     _write_tracks(plan, skipped, folder / TRACKS_NAME)
     _write_tokens(plan, folder / TOKENS_NAME)
     manifest = _manifest(plan, options, results, skipped, folder)
-    shape = (manifest.segment_frames, manifest.contract.n_bins)
-    tfds.write(
-        folder,
-        name=manifest.name,
-        version=RECORDS_VERSION,
-        splits=manifest.splits,
-        labels=manifest.contract.labels,
-        shape=shape,
-        dtype=manifest.contract.dtype,
-    )
+    tfds.write(manifest, RECORDS_VERSION)
     return manifest
 
 
@@ -190,4 +181,4 @@ def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:
         for row, track in enumerate(plan.tracks):
             labels, artists = (json.dumps(names, ensure_ascii=False) for names in (track.labels, track.artists))
             known = (row, track.track_id, plan.splits[row], labels, plan.n_frames[row], artists)
-            table.writerow((*known, track.album or "", skipped.get(row, "")))
+            table.writerow((*known, text_cell(track.album or ""), text_cell(skipped.get(row, ""))))

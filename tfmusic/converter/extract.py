@@ -22,6 +22,7 @@ from tfmusic.features.extracted import NAME, find_feature, write_feature
 from tfmusic.features.source import read_feature
 
 _LOCK = ".lock"
+_BEGUN = (_LOCK, f".{NAME}.tmp")  # all that a run may have left that was killed at its beginning
 _TABLES = (".txt", ".csv", ".tsv")
 
 
@@ -94,8 +95,8 @@ def extract(
     _check_folder(out, feature)
     with _locked(out):
         write_feature(out, feature, audio.versions())
-        for leftover in out.rglob(".*.npy.partial"):
-            leftover.unlink()
+        for leftover in [*out.rglob(".*.partial"), out / f".{NAME}.tmp"]:
+            leftover.unlink(missing_ok=True)
         _copy_tables(tables, out)
         todo = [job for job in jobs if not _is_done(job)]
         for _ in range(len(jobs) - len(todo)):
@@ -161,7 +162,7 @@ def _sound_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_folder(out: Path, feature: Mapping[str, Any]) -> None:
-    if not out.exists() or (out.is_dir() and all(path.name == _LOCK for path in out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(path.name in _BEGUN for path in out.iterdir())):
         return
     found = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
     if found is None:

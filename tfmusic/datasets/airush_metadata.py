@@ -1,6 +1,5 @@
 """Decoders of the AI Rush metadata columns; pure functions, each tolerant of the missing values seen in the files."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmusic.errors import DataError
+from tfmusic.jsonfile import read_json_file
 
 VARIOUS_ARTISTS = frozenset({"Various Artists", "V.A.", "V.A", "VA", "베리어스 아티스트"})
 _DATE = re.compile(r"(\d{4})(?:-?(\d{2}))?(?:-?(\d{2}))?")
@@ -42,10 +42,10 @@ def read_json(path: Path) -> Any:
         DataError: missing file, not UTF-8, or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json_file(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: must be JSON in UTF-8. Received: {error}") from error
 
 

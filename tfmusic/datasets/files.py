@@ -21,6 +21,7 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 
+_LONGEST_NAME = 255  # bytes; of every usual file system
 _MAX_FIELD = 1 << 24  # a biography in a cell is longer than Python's csv expects
 
 
@@ -97,6 +98,10 @@ def below(folder: Path, name: str, origin: str) -> Path:
         raise DataError(
             f"{origin}: a path must stay below {folder.resolve()}. Received: {name!r}; paths are relative to it"
         )
+    if max(len(part.encode(errors="replace")) for part in path.parts) > _LONGEST_NAME:
+        raise DataError(
+            f"{origin}: the names in a path must have at most {_LONGEST_NAME} bytes. Received: {name[:80]!r}..."
+        )
     return folder / path
 
 
@@ -133,6 +138,8 @@ def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", res
 
 def read_cells(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """Yields the cells of every line that is not empty; raises as `read_table`."""
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise DataError(f"{path}: must be a file")
     before = csv.field_size_limit(_MAX_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -12,6 +12,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from tfmusic.contract import EMBEDDING
 from tfmusic.errors import DataError
 
-NAME = "embedding"
+NAME = EMBEDDING
 _WHOLE_NUMBERS = ("n_bins", "sample_rate_hz", "hop_length")
 
 # What numpy, zipfile and zlib raise on archives and arrays that are damaged, pickled, or claim more than memory holds.
@@ -63,8 +65,12 @@ class EmbeddingsWriter:
         self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         self._ids: list[str] = []
         self._means: list[np.ndarray] = []
-        self._write("feature", np.array(json.dumps(dict(feature), sort_keys=True)))
-        self._write("trained_on", np.array(sorted(trained_on), dtype=np.str_))
+        try:
+            self._write("feature", np.array(json.dumps(dict(feature), sort_keys=True)))
+            self._write("trained_on", np.array(sorted(trained_on), dtype=np.str_))
+        except OSError:
+            self._drop()
+            raise
 
     def add(self, track_id: str, segments: np.ndarray, start_s: np.ndarray) -> None:
         """Adds a track: segments [n_segments, n_dims] and their beginnings [n_segments]."""
@@ -86,7 +92,11 @@ class EmbeddingsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._archive.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        with suppress(OSError, ValueError):  # the end of an archive on a full disk, or in the middle of a member
+            self._archive.close()
         self._partial.unlink(missing_ok=True)
 
     def _write(self, name: str, value: np.ndarray) -> None:
@@ -111,7 +121,7 @@ def read_index(path: Path) -> EmbeddingIndex:
         ids, trained_on = (tuple(str(name) for name in file[key]) for key in ("track_ids", "trained_on"))
         is_whole = [isinstance(feature[key], int) and feature[key] > 0 for key in _WHOLE_NUMBERS]
         usable = feature["name"] == NAME and isinstance(feature["source"], str) and all(is_whole)
-    except (KeyError, TypeError, RecursionError, *_DAMAGED) as error:
+    except (KeyError, TypeError, RecursionError, OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
     if not usable or feature.keys() != {"name", "source", *_WHOLE_NUMBERS}:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote. Received: feature {feature}")
@@ -131,7 +141,7 @@ def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
         )
     try:
         segments = file[name]
-    except _DAMAGED as error:
+    except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: track {track_id}: damaged: {_line(error)}") from error
     if segments.ndim != 2 or segments.shape[1] != n_dims or len(segments) == 0 or segments.dtype.kind != "f":
         shape = list(segments.shape)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfmusic.errors import DataError
 from tfmusic.folders import write_text
+from tfmusic.jsonfile import read_json_file
 
 NAME = "feature.json"
 FORMAT = "tfmusic features 1"
@@ -30,8 +31,8 @@ def find_feature(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     for place in [folder, *folder.absolute().parents][:_LEVELS]:
         try:
-            body = json.loads((place / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # none, or something else of that name
+            body = read_json_file(place / NAME)
+        except (OSError, ValueError):  # none, or something else of that name
             continue
         if isinstance(body, dict) and body.get("format") == FORMAT:
             if not isinstance(body.get("feature"), dict):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def open_mel(path: Path, n_bins: int) -> np.ndarray:
     Raises:
         DataError: missing, truncated or pickled file, wrong dtype, number of axes or bins, or no frames.
     """
-    mel = _map(path)
+    mel = _load(path, mmap_mode="r")
     if mel.dtype.kind != "f":
         raise DataError(f"{path}: cells must be real floats (float32 as a rule). Received: dtype {mel.dtype}")
     shape = mel.shape
@@ -43,17 +44,18 @@ def read_mel(path: Path, n_bins: int) -> np.ndarray:
 
 def read_cells(path: Path, n_bins: int) -> np.ndarray:
     """Returns the file's cells in memory, float32 [n_bins, n_frames], of any value; raises as `open_mel`."""
-    mapped = open_mel(path, n_bins)
-    try:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which no check lets pass
-            return np.array(mapped, dtype=np.float32, order="C")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    shape = open_mel(path, n_bins).shape
+    # Read, not copied from the map: a file that shrinks meanwhile would end the process there without a word.
+    cells = _load(path, mmap_mode=None)
+    if cells.shape[-2:] != shape:
+        raise DataError(f"{path}: changed while it was read: shape {list(shape)}, now {list(cells.shape)}")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which no check lets pass
+        return np.array(cells.reshape(shape), dtype=np.float32, order="C")
 
 
 def read_any_mel(path: Path, n_bins: Sequence[int]) -> np.ndarray:
     """Returns as `read_mel` a spectrogram that may have one of several numbers of bins."""
-    mapped = _map(path)
+    mapped = _load(path, mmap_mode="r")
     height = mapped.shape[-2] if mapped.ndim > 1 else 0
     if height not in n_bins:
         wanted = " or ".join(map(str, n_bins))
@@ -93,12 +95,14 @@ def upper_halves(mel: np.ndarray) -> np.ndarray:
     return halves[..., 1::2]
 
 
-def _map(path: Path) -> np.ndarray:
+def _load(path: Path, *, mmap_mode: Literal["r"] | None) -> np.ndarray:
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise DataError(f"{path}: must be a file")
     try:
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError("it does not begin as one")
-        mel: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        mel: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError, TokenError) as error:

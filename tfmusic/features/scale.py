@@ -9,15 +9,14 @@ gather, and the exported graph does exactly the same. The interval is 1/128 of i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
+from tfmusic.contract import ScaleName
 from tfmusic.features.npy import upper_halves
 
 DB_RANGE = 90.0  # what lies further below the loudest cell is noise of the encoder
-
-ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
 
 
 def _db(power: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import StoredTrack, iterate
+from tfmusic.records.schema import decode
 
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
 _PARALLEL_CALLS = 2
@@ -69,18 +71,9 @@ def for_training(
     step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
     stopped.
     """
-    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
-    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
-    # dataset that goes on from there would come in another order.
-    mine = order[options.process :: options.n_processes]
-    read_fn = _shard_reader(options.balance, epoch)
-    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, files, read_fn, options, epoch))
     steps = count_segments(manifest, splits, options.balance) // options.batch_size
-    if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
-        options = replace(options, batch_size=options.batch_size // options.n_processes)
-        ds = ds.repeat().take(steps * options.batch_size)
-    ds = ds.batch(options.batch_size, drop_remainder=True)
+    options = _of_this_process(options)
+    ds = _dealt(manifest, splits, options, steps, epoch).batch(options.batch_size, drop_remainder=True)
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.enumerate().map(
         lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
@@ -90,9 +83,54 @@ def for_training(
     return ds.prefetch(2).with_options(_deterministic())
 
 
+def batch_tracks(
+    manifest: Manifest, splits: Sequence[str], options: TrainingInput, *, epoch: int, step: int
+) -> list[str]:
+    """Returns the names of the tracks whose segments `for_training` gives in a step, counted from 0, each once."""
+    options = _of_this_process(options)
+    ds = _dealt(manifest, splits, options, step + 1, epoch).skip(step * options.batch_size).take(options.batch_size)
+    records = ds.with_options(_deterministic()).as_numpy_iterator()
+    return list(dict.fromkeys(decode(record)[0].track_id for record in records))
+
+
+@contextmanager
+def naming_shards(manifest: Manifest, splits: Sequence[str]) -> Iterator[None]:
+    """Turns the failure of a pipeline whose shards have changed since it began into the name of the shard.
+
+    Raises:
+        RecordsError: a shard is missing or damaged by now.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        manifest.verify(splits)
+        raise
+
+
 def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
     """Returns how many segments come in an epoch of training."""
     return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
+
+
+def _of_this_process(options: TrainingInput) -> TrainingInput:
+    """Returns the options with the part of a batch that this process makes."""
+    return replace(options, batch_size=options.batch_size // options.n_processes)
+
+
+def _dealt(
+    manifest: Manifest, splits: Sequence[str], options: TrainingInput, steps: int, epoch: int
+) -> tf.data.Dataset:
+    """Returns the serialized segments of an epoch, or where processes share it those of this one for some steps."""
+    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
+    mine = order[options.process :: options.n_processes]
+    read_fn = _shard_reader(options.balance, epoch)
+    # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
+    # dataset that goes on from there would come in another order.
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, files, read_fn, options, epoch))
+    if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
+        ds = ds.repeat().take(steps * options.batch_size)
+    return ds
 
 
 def _shuffled(

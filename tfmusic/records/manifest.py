@@ -1,8 +1,8 @@
 """The manifest of a records folder: contract, splits, shards with checksums, statistics, skipped tracks."""
 
 import csv
-import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -11,12 +11,16 @@ from typing import Any, Self
 
 import numpy as np
 
+from tfmusic.checksums import digest_of, file_sha256
 from tfmusic.contract import Contract
 from tfmusic.errors import RecordsError
+from tfmusic.jsonfile import read_json_file
 from tfmusic.records.schema import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
 TRACKS_NAME = "tracks.csv"
+_PLAIN_FILE = re.compile(r"[^/\\\0]{1,255}")
+
 TOKENS_NAME = "tokens.jsonl"  # a JSON list of metadata tokens a track, in the order of tracks.csv
 
 
@@ -164,7 +168,7 @@ class Manifest:
         """Writes manifest.json with a checksum of its own text."""
         body = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "folder"}
         body |= {"contract": self.contract.to_dict(), "splits": {k: asdict(v) for k, v in self.splits.items()}}
-        body["sha256"] = _digest(body)
+        body["sha256"] = digest_of(body)
         text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
         (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
@@ -177,18 +181,21 @@ class Manifest:
         """
         path = _find(folder)
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            body = read_json_file(path)
             version, digest = body.get("format_version"), body.pop("sha256", None)
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise RecordsError(f"{path}: must be a manifest of tfmusic records: {error}") from error
         if version != FORMAT_VERSION:
             raise RecordsError(
                 f"{path}: this tfmusic reads record format {FORMAT_VERSION}. Received: {version!r};"
                 " build the records again or use the tfmusic that wrote them"
             )
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise RecordsError(f"{path}: damaged: its checksum does not match; build the records again")
-        return cls._from_body(path.parent, body)
+        try:
+            return cls._from_body(path.parent, body)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordsError(f"{path}: must be a manifest of tfmusic records. Received: {error!r}") from error
 
     @classmethod
     def _from_body(cls, folder: Path, body: dict[str, Any]) -> Self:
@@ -207,25 +214,22 @@ class Manifest:
             _check_file(self.folder / TOKENS_NAME, self.settings["tokens_sha256"])
         for split in splits:
             for shard in self.split(split).shards:
-                path = self.folder / shard.file
-                if not path.is_file() or path.stat().st_size != shard.bytes:
-                    size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
-                    raise RecordsError(
-                        f"{path}: must be {shard.bytes} bytes by the manifest. Received: {size};"
-                        " build the records again"
-                    )
-                _check_file(path, shard.sha256)
+                self.check_shard(shard)
+
+    def check_shard(self, shard: Shard) -> None:
+        """Compares size and sha256 of one shard with the manifest; raises as `verify`."""
+        path = self.folder / shard.file
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+            raise RecordsError(
+                f"{path}: must be {shard.bytes} bytes by the manifest. Received: {size}; build the records again"
+            )
+        _check_file(path, shard.sha256)
 
 
 def _groups_of(row: Mapping[str, str]) -> list[str]:
     artists = [f"artist {name}" for name in json.loads(row["artists"] or "[]")]
     return artists + ([f"album {row['album']}"] if row["album"] else [])
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the sha256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_file(path: Path, sha256: str) -> None:
@@ -235,14 +239,18 @@ def _check_file(path: Path, sha256: str) -> None:
         raise RecordsError(f"{path}: damaged: its sha256 is not the manifest's; build the records again")
 
 
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _split(entry: dict[str, Any]) -> Split:
     numbers = entry["statistics"]
     statistics = Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"]))
+    counts = [statistics.frames, entry["tracks"], entry["segments"]]
+    if any(type(number) not in (int, float) for number in (*counts, *statistics.sum, *statistics.sum_of_squares)):
+        raise ValueError("counts and sums must be numbers")
     shards = tuple(Shard(**shard) for shard in entry["shards"])
+    for shard in shards:
+        if not _PLAIN_FILE.fullmatch(shard.file) or shard.file in (".", ".."):
+            raise ValueError(f"a shard must be a file of the folder, not {shard.file!r}")
+        if type(shard.segments) is not int or type(shard.bytes) is not int:
+            raise ValueError(f"{shard.file}: segments and bytes must be whole numbers")
     return Split(shards, entry["tracks"], entry["segments"], statistics)
 
 

@@ -15,6 +15,7 @@ from tfmusic.records.schema import SegmentHeader, decode
 from tfmusic.records.writer import frame_length, masked_crc
 
 _HEAD_BYTES, _TAIL_BYTES = 12, 4
+_MOST_FRAMES = 1 << 26  # of a track: three hours in hops of four samples
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,16 @@ def read_shard(path: Path, manifest: Manifest) -> Iterator[tuple[SegmentHeader, 
     """Yields header and cells of every segment of one shard, in file order; raises as `iterate`."""
     shape = (manifest.segment_frames, manifest.contract.n_bins)
     for record in _records(path):
-        header, cells = decode(record)
+        try:
+            header, cells = decode(record)
+        except RecordsError as error:
+            raise RecordsError(f"{path}: {error}") from error
         if len(cells) != shape[0] * shape[1] * np.dtype(manifest.contract.dtype).itemsize:
             raise RecordsError(f"{path}: a segment must have the shape {list(shape)}. Received: {len(cells)} bytes")
+        if header.start + header.valid > _MOST_FRAMES or not 0 < header.valid <= shape[0]:
+            raise RecordsError(f"{path}: track {header.track_id}: a segment of {header.valid} frames at {header.start}")
+        if any(label >= len(manifest.contract.labels) for label in header.label):
+            raise RecordsError(f"{path}: track {header.track_id}: no such label: {list(header.label)[:5]}")
         yield header, np.frombuffer(cells, manifest.contract.dtype).reshape(shape)
 
 
@@ -72,6 +80,8 @@ def iterate_tracks(manifest: Manifest, split: str) -> Iterator[StoredTrack]:
 
 def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_whole: bool) -> Iterator[StoredTrack]:
     n_frames = max(header.start + header.valid for header, _ in pieces)
+    if is_whole and n_frames > sum(header.valid for header, _ in pieces):
+        raise RecordsError(f"{path}: track {pieces[0][0].track_id} lacks some of its {n_frames} frames")
     first, some_cells = pieces[0]
     cells = np.empty((n_frames, some_cells.shape[1]), some_cells.dtype)
     filled = np.zeros(n_frames, bool)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tfmusic.checksums import file_sha256
 from tfmusic.errors import RecordsError, UsageError
-from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest, file_sha256
+from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -151,20 +152,18 @@ def _copy(store: Store, manifest: bytes, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     (partial / MANIFEST_NAME).write_bytes(manifest)
-    for name, sha256 in _listed(Manifest.read(partial), store.url):
+    for name, sha256 in _listed(Manifest.read(partial)):
         _get_checked(store, name, partial / name, sha256)
     partial.rename(folder)
 
 
-def _listed(manifest: Manifest, url: str) -> "Iterator[tuple[str, str]]":
-    """Yields name and sha256 of every file that a manifest lists."""
+def _listed(manifest: Manifest) -> "Iterator[tuple[str, str]]":
+    """Yields name and sha256 of every file that a manifest lists; it has been read, so names stay in its folder."""
     yield TRACKS_NAME, manifest.tracks_sha256
     if "tokens_sha256" in manifest.settings:
         yield TOKENS_NAME, manifest.settings["tokens_sha256"]
     for split in manifest.splits.values():
         for shard in split.shards:
-            if Path(shard.file).name != shard.file or shard.file in ("..", MANIFEST_NAME):
-                raise RecordsError(f"{url}: shards must have plain names. Received: {shard.file!r}")
             yield shard.file, shard.sha256
 
 

@@ -2,28 +2,30 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from tfmusic.records.manifest import Split
+from tfmusic.records.manifest import Manifest, Split
 
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-def write(
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    splits: Mapping[str, Split],
-    labels: Sequence[str],
-    shape: Sequence[int],
-    dtype: str,
-) -> None:
-    """Writes dataset_info.json, features.json and label.labels.txt."""
-    _dump(_info(name, version, splits), folder / "dataset_info.json")
-    _dump(_features(len(labels), shape, dtype), folder / "features.json")
-    (folder / "label.labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+NAMES = ("dataset_info.json", "features.json", "label.labels.txt")
+
+
+def write(manifest: Manifest, version: str) -> None:
+    """Writes the files into the folder of a manifest."""
+    for name, text in texts(manifest, version).items():
+        (manifest.folder / name).write_text(text, encoding="utf-8")
+
+
+def texts(manifest: Manifest, version: str) -> dict[str, str]:
+    """Returns the text of each of the files by its name."""
+    contract = manifest.contract
+    shape = (manifest.segment_frames, contract.n_bins)
+    info = _info(manifest.name, version, manifest.splits)
+    features = _features(len(contract.labels), shape, contract.dtype)
+    labels = "".join(f"{label}\n" for label in contract.labels)
+    return dict(zip(NAMES, (_text(info), _text(features), labels), strict=True))
 
 
 def _info(name: str, version: str, splits: Mapping[str, Split]) -> dict[str, Any]:
@@ -80,5 +82,5 @@ def _sequence(feature: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _dump(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"

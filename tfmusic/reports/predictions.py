@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tfmusic.folders import text_cell
+
 
 def predictions_table(
     track_ids: Sequence[str],
@@ -27,4 +29,4 @@ def predictions_table(
 
 
 def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text_cell(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
+from tfmusic.jsonfile import read_json_file
 from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
 from tfmusic.scoring.metrics import NO_LIMITS, Limits
 
@@ -95,12 +96,15 @@ class Calibration:
             RunError: the file is missing or holds no such calibration.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json_file(path)
             fields = fields if task is None else fields[task]
             shifts = {name: float(fields["track_shift"][name]) for name in AGGREGATORS}
             least, most = fields.get("limits", NO_LIMITS)
-            return cls(float(fields["segment_shift"]), shifts, Limits(int(least), None if most is None else int(most)))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            found = cls(float(fields["segment_shift"]), shifts, Limits(int(least), None if most is None else int(most)))
+            if not np.isfinite([found.segment_shift, *shifts.values()]).all():  # NaN would answer without a word
+                raise ValueError("shifts must be finite")
+            return found
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: must be the calibration of a tfmusic model: {error}") from error
 
 

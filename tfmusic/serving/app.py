@@ -1,7 +1,6 @@
 """The server of `tfmusic serve`: a page to try a model, and its answers as JSON."""
 
 import asyncio
-import json
 import re
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from tfmusic.datasets.tokens import tokens_of
 from tfmusic.errors import DataError
 from tfmusic.features.extracted import write_feature
 from tfmusic.features.source import read_feature
+from tfmusic.jsonfile import parse_json
 from tfmusic.serving.answer import Answerer
 from tfmusic.serving.guard import Guard, problem
 from tfmusic.serving.openapi import openapi
@@ -200,7 +200,7 @@ def _file(path: Path) -> Any:
 def _read_tokens(form: FormData) -> tuple[str, ...]:
     text = form.get("metadata", "{}")
     try:
-        metadata = json.loads(text if isinstance(text, str) else "")
+        metadata = parse_json(text if isinstance(text, str) else "")
         return tokens_of(dict(metadata))
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise DataError(f'metadata must be a JSON object such as {{"genres": ["jazz"]}}: {error}') from error

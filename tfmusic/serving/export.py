@@ -5,10 +5,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfmusic.folders import put_in_place, write_text
+from tfmusic.errors import RunError
+from tfmusic.folders import write_text
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.rundir import RunDir, write_json
-from tfmusic.serving.predict import card_of, load_run
+from tfmusic.serving.exported import export_folder
+from tfmusic.serving.predict import LoadedRun, card_of, load_run
 from tfmusic.serving.track_model import TrackModel, signatures
 
 
@@ -18,27 +20,26 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     `task` says which task of a model with several is exported.
 
     Raises:
-        UsageError: the model answers several tasks and `task` is none of them.
+        UsageError: the model answers several tasks and `task` is none of them, or another process writes the folder.
         RunError: the run has no model, contract or calibration.
     """
     loaded = load_run(run, task)
     module = TrackModel(
         loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
     )
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        tf.saved_model.save(module, str(partial), signatures=signatures(module, loaded.contract))
-        loaded.contract.save(partial / "contract.json")
-        loaded.calibration.save(partial / "calibration.json")
-        (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")
+    with export_folder(out, loaded) as folder:
+        _save(module, folder, loaded)
         report = run.report_folder(loaded.contract.task) / "report.json"
         if report.is_file():
-            shutil.copy(report, partial / "report.json")
+            shutil.copy(report, folder / "report.json")
         card = card_of(run, loaded)
-        write_json(card, partial / CARD_JSON)
-        write_text(partial / CARD_MARKDOWN, card_markdown(card))
-        put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(card, folder / CARD_JSON)
+        write_text(folder / CARD_MARKDOWN, card_markdown(card))
+
+
+def _save(module: TrackModel, folder: Path, loaded: LoadedRun) -> None:
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures(module, loaded.contract))
+    except tf.errors.OpError as error:  # what the system says of the disk stands behind the path
+        why = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise RunError(f"{folder.parent}: the model cannot be written there: {why}") from error

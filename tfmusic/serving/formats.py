@@ -5,7 +5,6 @@ turns a track into codes and logits into an answer stands beside it: contract, l
 """
 
 import importlib.util
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,11 @@ import keras
 import numpy as np
 
 from tfmusic.errors import RunError, UsageError
-from tfmusic.folders import put_in_place
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.rundir import RunDir
+from tfmusic.serving.exported import FILES, export_folder
 from tfmusic.serving.predict import load_run
 
-FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
 _PACKAGES = {"onnx": "tf2onnx", "litert": "ai_edge_litert"}
 
 
@@ -33,7 +31,8 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
         task: which task of a model with several.
 
     Raises:
-        UsageError: what writes the format is not installed or needs Keras 3, or `task` is none of the model's.
+        UsageError: what writes the format is not installed or needs Keras 3, `task` is none of the model's, or
+            another process writes the folder.
         RunError: the run has no model, contract or calibration, or a layer that the format does not have.
     """
     if not IS_KERAS_3:
@@ -44,20 +43,11 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     if importlib.util.find_spec(_PACKAGES[form]) is None:
         raise UsageError(f"--format {form} needs an extra: pip install 'tfmusic[{form}]'")
     loaded = load_run(run, task)
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with export_folder(out, loaded) as folder:
         _make_ready(loaded.model)
-        _WRITERS[form](loaded.model, partial / FILES[form])
-        loaded.contract.save(partial / "contract.json")
-        loaded.calibration.save(partial / "calibration.json")
-        (partial / "labels.txt").write_text("".join(f"{name}\n" for name in loaded.contract.labels), encoding="utf-8")
+        _WRITERS[form](loaded.model, folder / FILES[form])
         if form == "onnx":
-            _put_contract_inside(partial)
-        put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _put_contract_inside(folder)
 
 
 def _make_ready(model: keras.Model) -> None:

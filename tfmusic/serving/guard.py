@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = ("/", "/style.css", "/page.css", "/page.js", "/health", "/ready")
+
+GRACE_S = 10.0  # before a body must have come at the least pace
+LEAST_BYTES_PER_S = 32 << 10  # 32 KiB
 
 _MOST_DRAINED = 256 << 20  # 256 MiB
 _DRAIN_S = 10
@@ -39,19 +43,21 @@ class Guard:
             another site whose name was turned to our address (DNS rebinding) sends its own name.
         token: what a request must bear, or None.
         max_bytes: of a body.
+        grace_s: seconds before a body must have come at `LEAST_BYTES_PER_S`, as slow ones hold up others.
     """
 
     app: ASGIApp
     hosts: Collection[str]
     token: str | None
     max_bytes: int
+    grace_s: float = GRACE_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 4xx for what may not pass, else lets the application answer; adds the headers of every answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received = 0
+        received, is_whole, begin_s = 0, False, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -60,9 +66,17 @@ class Guard:
             await send(message)
 
         async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole
+            if is_whole:  # all that may still come is that the client goes
+                return await receive()
+            late_s = begin_s + max(self.grace_s, received / LEAST_BYTES_PER_S + self.grace_s / 2)
+            try:
+                async with asyncio.timeout(late_s - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, self._too_slow, {"Connection": "close"}) from None
             received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if received > self.max_bytes:
                 await _drain(receive)
                 raise HTTPException(413, self._too_large, {"Connection": "close"})
@@ -84,6 +98,8 @@ class Guard:
             return problem(403, "requests of pages of other sites are refused")
         if self.token is not None and scope["path"] not in OPEN_PATHS and not self._bears_token(headers):
             return problem(401, "must bear the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if "transfer-encoding" in headers and "content-length" in headers:  # which a proxy may read the other way
+            return problem(400, "the length of a body must be stated in one way", {"Connection": "close"})
         length = headers.get("content-length", "0")
         is_fine = length.isdecimal() and int(length) <= self.max_bytes
         return None if is_fine else problem(413, self._too_large, {"Connection": "close"})
@@ -96,6 +112,10 @@ class Guard:
     @property
     def _too_large(self) -> str:
         return f"a request must be at most {self.max_bytes >> 20} MiB"
+
+    @property
+    def _too_slow(self) -> str:
+        return f"a request must come at {LEAST_BYTES_PER_S >> 10} KiB/s or more"
 
 
 async def _drain(receive: Receive) -> None:

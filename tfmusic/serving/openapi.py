@@ -52,10 +52,12 @@ _FAILED = {
 def openapi(title: str, max_mib: int, max_files: int, *, has_token: bool) -> dict[str, Any]:
     """Returns the description of the server, which clients can be made from."""
     errors = {
+        "400": "no form, or one that cannot be read",
         "401": "the token is missing or wrong",
         "403": "a page of another site asked",
+        "408": "the body came too slowly",
         "413": f"more than {max_mib} MiB",
-        "422": "no file could be answered; the errors are as in 200, or {error}",
+        "421": "the Host header is not ours",
         "503": "too many requests are waiting, or the time is over: try again after Retry-After seconds",
     }
     if not has_token:
@@ -78,7 +80,11 @@ def openapi(title: str, max_mib: int, max_files: int, *, has_token: bool) -> dic
         "operationId": "predict",
         "summary": "Answers for whole tracks",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": upload}}},
-        "responses": {"200": _answer("an answer for each file, in their order", "Answers"), **responses},
+        "responses": {
+            "200": _answer("an answer for each file, in their order", "Answers"),
+            "422": _answer("no file could be answered: an error for each, or one for all", "Answers", "Error"),
+            **responses,
+        },
     }
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -87,7 +93,7 @@ def openapi(title: str, max_mib: int, max_files: int, *, has_token: bool) -> dic
             "/v1/predict": {"post": predict},
             "/v1/card": {"get": _get("card", "The model card", "Card")},
             "/health": {"get": _get("health", "Whether the server runs", "Status")},
-            "/ready": {"get": _get("ready", "Whether it can answer: 200, or 503 while it warms up", "Status")},
+            "/ready": {"get": _get("ready", "Whether it can answer: 200, or 503 while it warms up", "Status", "503")},
         },
         "components": {
             "schemas": {
@@ -117,9 +123,11 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _answer(what: str, schema: str) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": _ref(schema)}}}
+def _answer(what: str, *schemas: str) -> dict[str, Any]:
+    schema = _ref(schemas[0]) if len(schemas) == 1 else {"oneOf": [_ref(name) for name in schemas]}
+    return {"description": what, "content": {"application/json": {"schema": schema}}}
 
 
-def _get(name: str, summary: str, schema: str) -> dict[str, Any]:
-    return {"operationId": name, "summary": summary, "responses": {"200": _answer(summary, schema)}}
+def _get(name: str, summary: str, schema: str, *others: str) -> dict[str, Any]:
+    responses = {status: _answer(summary, schema) for status in ("200", *others)}
+    return {"operationId": name, "summary": summary, "responses": responses}

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmusic.checksums import check_files
 from tfmusic.configfile import load_config
 from tfmusic.console import console
 from tfmusic.contract import Contract
@@ -50,6 +51,7 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
         UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
         RunError: a file is missing or damaged, or the model would run code of its own.
     """
+    run.check()
     contract, path = Contract.load(run.contract), run.checkpoint("best")
     task = choose_task(contract, task)
     if not path.is_file():
@@ -160,8 +162,9 @@ def _describe(feature: Mapping[str, Any]) -> str:
 
 
 def load_contract(model_path: Path) -> Contract:
-    """Returns the contract of a run or an export; raises RunError where the folder is neither."""
+    """Returns the contract of a run or an export; raises RunError where the folder is neither, or damaged."""
     if (model_path / "saved_model.pb").is_file() or is_run(model_path):
+        check_files(model_path, only=["contract.json"] if is_run(model_path) else None)
         return Contract.load(model_path / "contract.json")
     raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from tfmusic.console import Progress
 from tfmusic.errors import RunError
 
+N_NAMED = 8  # tracks of a batch
 N_PICTURES = 4  # of a batch
 EPOCHS_BETWEEN_PICTURES = 10
 
@@ -20,9 +21,12 @@ EPOCHS_BETWEEN_PICTURES = 10
 class StepWatch(keras.callbacks.Callback):
     """Moves the progress bar, where steps are shown, and stops at the first loss that is no number."""
 
-    def __init__(self, progress: Progress, epoch: int, *, shown: bool = True) -> None:
+    def __init__(
+        self, progress: Progress, epoch: int, tracks_of: Callable[[int, int], list[str]], *, shown: bool = True
+    ) -> None:
+        """Takes the names of the tracks in a step from `tracks_of`, given epoch and step, counted from 0."""
         super().__init__()
-        self.progress, self.epoch, self.shown = progress, epoch, shown
+        self.progress, self.epoch, self.tracks_of, self.shown = progress, epoch, tracks_of, shown
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks the loss so far of the epoch; one NaN makes it NaN."""
@@ -31,9 +35,15 @@ class StepWatch(keras.callbacks.Callback):
             raise RunError(
                 f"the loss became {loss} at step {batch + 1} of epoch {self.epoch + 1}: lower"
                 " training.learning_rate, or set training.precision=float32"
+                + _listed(self.tracks_of(self.epoch, batch))
             )
         if self.shown:
             self.progress.advance(note=f"epoch {self.epoch + 1} loss {loss:.4f}")
+
+
+def _listed(tracks: Sequence[str]) -> str:
+    more = f" and {len(tracks) - N_NAMED} more" if len(tracks) > N_NAMED else ""
+    return f"; the batch held tracks {', '.join(tracks[:N_NAMED])}{more}" if tracks else ""
 
 
 class InputWatch(keras.callbacks.Callback):

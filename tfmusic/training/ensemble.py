@@ -1,6 +1,5 @@
 """Trained runs to one run that is their mean: evaluated, exported and asked like any other."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfmusic.checksums import file_sha256
 from tfmusic.configfile import load_config, to_yaml
 from tfmusic.contract import Contract
 from tfmusic.errors import RunError, UsageError
@@ -146,7 +146,7 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
     )
     write_json(environment(), out.environment)
     shares = [
-        {"run": _name(member.path, out.path), "weight": weight, "sha256": _digest(member.checkpoint("best"))}
+        {"run": _name(member.path, out.path), "weight": weight, "sha256": file_sha256(member.checkpoint("best"))}
         for member, weight in zip(members, weights, strict=True)
     ]
     write_json({"members": shares}, out.ensemble)
@@ -162,15 +162,10 @@ def _leaves(run: RunDir, weight: float, *, frames: int) -> list[tuple[RunDir, fl
     members = run.read_json(run.ensemble)["members"]
     runs = [RunDir(run.path / member["run"]) for member in members]
     for one, member in zip(runs, members, strict=True):
-        if not is_run(one.path) or _digest(one.checkpoint("best")) != member.get("sha256"):
+        if not is_run(one.path) or file_sha256(one.checkpoint("best")) != member.get("sha256"):
             return [(run, weight)]
     pairs = zip(runs, members, strict=True)
     return [leaf for one, member in pairs for leaf in _leaves(one, weight * member["weight"], frames=frames)]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(member: Path, out: Path) -> str:
@@ -191,3 +186,4 @@ def _calibrate(run: RunDir, manifest: Manifest) -> None:
         save_by_task(run.calibration, fitted)
     else:
         fitted[contract.task].save(run.calibration)
+    run.seal()

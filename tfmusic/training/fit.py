@@ -11,7 +11,7 @@ from tfmusic.config import Config
 from tfmusic.configfile import to_yaml
 from tfmusic.console import console
 from tfmusic.contract import Contract
-from tfmusic.errors import RunError
+from tfmusic.errors import RunError, TfmusicError
 from tfmusic.folders import write_text
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.shards import holds_copies
@@ -62,6 +62,8 @@ def fit(
     progress = _resume(job) if resume else TrainingProgress()
     if _has_ended(progress, config) and run.calibration.is_file():
         progress.was_finished = True
+        if not run.check():  # it was killed between the last two files
+            run.seal()
         return progress
     description = job.describe()
     _clear_folder(run, resume=resume)
@@ -72,6 +74,11 @@ def fit(
         _train(job, progress)
     except KeyboardInterrupt:
         _say_what_is_kept(run, whole or run)
+        raise
+    except (TfmusicError, OSError):
+        _clear_leftovers(run)
+        if not run.state.is_file():
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
     finally:
         console.log_path = None
@@ -104,13 +111,16 @@ def _train(job: Job, progress: TrainingProgress) -> None:
         while not _has_ended(progress, config):
             if progress.epoch in first_epochs:
                 job.start_stage(first_epochs[progress.epoch])
-            numbers = _train_epoch(job, progress, StepWatch(bar, progress.epoch, shown=job.resting is None), log)
+            numbers = _train_epoch(
+                job, progress, StepWatch(bar, progress.epoch, job.tracks_of, shown=job.resting is None), log
+            )
             if job.resting:
                 bar.advance(job.steps_per_epoch)
             log.write(numbers)
             save_state(run.state, _variables(job), vars(progress))
             console.say(_epoch_line(numbers, config.training.epochs, progress))  # shown when it cannot be lost
     calibrate(job)
+    run.seal()
 
 
 def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch, log: MetricsLog) -> dict[str, Any]:
@@ -223,7 +233,11 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
     if not resume:
         shutil.rmtree(run.path, ignore_errors=True)
         return
-    run.calibration.unlink(missing_ok=True)
+    run.unseal()
     shutil.rmtree(run.evaluation, ignore_errors=True)
+    _clear_leftovers(run)
+
+
+def _clear_leftovers(run: RunDir) -> None:
     for leftover in run.path.rglob("*.tmp*"):
         leftover.unlink()

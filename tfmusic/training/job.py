@@ -180,11 +180,17 @@ class Job:
             ds = ds if self.devices.are_several else inputs_seen.watched(ds)
             arguments = self.devices.deal(ds, self.steps_per_epoch)
             callbacks = [*callbacks, inputs_seen]
-        with self.devices.training(self.learner):
+        with self.devices.training(self.learner), pipeline.naming_shards(self.manifest, self.folds.training):
             history = self.learner.fit(
                 **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
             )
         return float(history.history["loss"][0])
+
+    def tracks_of(self, epoch: int, step: int) -> list[str]:
+        """Returns the names of the tracks in a step of an epoch, both counted from 0; none of a trunk at rest."""
+        if self.resting:
+            return []
+        return pipeline.batch_tracks(self.manifest, self.folds.training, self.input, epoch=epoch, step=step)
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track, of all tasks side by side."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tfmusic.checksums import check_files
 from tfmusic.config import EvaluationSection
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
@@ -65,6 +66,7 @@ def score_held_out(
 
 
 def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Callable[[], None]) -> TrackLogits:
+    check_files(run.path, only=("contract.json", "config.yaml", "records.json"))  # a .keras file has sums of its own
     used = run.read_json(run.records)
     if used["tracks_sha256"] != manifest.tracks_sha256:
         raise RunError(f"{run.path}: was not trained on the records {manifest.folder}")

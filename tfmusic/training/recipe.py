@@ -109,7 +109,7 @@ class Recipe:
             shutil.rmtree(self.run_dir.path, ignore_errors=True)
         for config, run in ((self.config, self.run_dir), *self.members().values()):
             write_text(run.config, to_yaml(config))
-            run.calibration.unlink(missing_ok=True)  # not finished from here on
+            run.unseal()
             shutil.rmtree(run.evaluation, ignore_errors=True)
         went, cache = {}, TrunkCache()
         for number, part in enumerate(parts, 1):

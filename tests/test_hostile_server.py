@@ -1,0 +1,292 @@
+"""The server under clients that mean harm or are merely slow: right answers go on for others, memory stays bounded."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+from schemathesis.specs.openapi.adapter import parameters  # noqa: F401 - late, under hypothesis, it cannot be parsed
+
+from tests.test_explain import listener
+from tests.test_serve import ask, form, loud, post, wait_for
+from tfmusic.cli import main
+from tfmusic.serving.app import Limits, make_app
+from tfmusic.serving.connections import server_config
+from tfmusic.serving.guard import Guard
+
+GOOD = [("a.npy", loud(0, 16))]
+
+
+@contextmanager
+def running(*, grace_s=1.0, head_s=1.0, queue=8, max_mib=1):
+    """Yields the port of a server with short patience, as `serve` makes it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as place:
+        port = place.getsockname()[1]
+        app = make_app(listener(), Limits(max_mib, queue, 30.0), hosts=[f"127.0.0.1:{port}"])
+        assert isinstance(app, Guard)
+        app = Guard(app.app, app.hosts, app.token, app.max_bytes, grace_s)
+        server = uvicorn.Server(server_config(app, head_s=head_s))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+        thread.start()
+        try:
+            wait_for(lambda: ask(port, "GET", "/ready")[0] == 200)
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def port():
+    with running() as port:
+        yield port
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder in which the server keeps what it receives."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def talk(port, text, *, wait_s=5.0):
+    """Returns all that the server says to raw bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as peer:
+        peer.sendall(text)
+        peer.shutdown(socket.SHUT_WR)
+        said = b""
+        with contextlib.suppress(ConnectionResetError):  # what it had not read yet when it hung up
+            while part := peer.recv(65536):
+                said += part
+    return said
+
+
+def head(port, *lines, target="/health", method="GET"):
+    return "\r\n".join([f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *lines, "", ""]).encode()
+
+
+def test_slow_heads_are_hung_up_on(port):
+    """A client that sends its request drop by drop is cut off, while others are answered."""
+    begin = time.monotonic()
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(40)]
+    for peer in slow:
+        peer.sendall(b"GET / HTTP/1.1\r\n")
+    assert post(port, GOOD)[0] == 200
+    open_ones = list(slow)
+    while open_ones and time.monotonic() - begin < 30:
+        for peer in list(open_ones):
+            try:
+                peer.sendall(b"X-a: b\r\n")
+            except OSError:
+                open_ones.remove(peer)
+        time.sleep(0.1)
+    assert not open_ones
+    for peer in slow:
+        peer.close()
+    assert post(port, GOOD)[0] == 200
+
+
+def test_slow_bodies_give_their_place_back(port):
+    """Uploads that hardly move hold every place only for a while; then they are told and others are answered."""
+    slow = []
+    for _ in range(8):
+        peer = socket.create_connection(("127.0.0.1", port), timeout=30)
+        peer.sendall(head(port, "Content-Type: multipart/form-data; boundary=xyz", "Content-Length: 500000",
+                          target="/v1/predict", method="POST") + b"--xyz\r\n")  # fmt: skip
+        slow.append(peer)
+    wait_for(lambda: post(port, GOOD)[0] == 503, 5)
+    wait_for(lambda: post(port, GOOD)[0] == 200, 20)
+    said = [peer.recv(65536) for peer in slow]
+    assert all(b" 408 " in one.split(b"\r\n")[0] for one in said)
+    for peer in slow:
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        (("Content-Length: 5", "Transfer-Encoding: chunked"), b"0\r\n\r\nGET /health HTTP/1.1\r\n\r\n"),
+        (("Content-Length: 5", "Content-Length: 6"), b"hello!"),
+        (("Content-Length: +5",), b"hello"),
+        (("Content-Length: 5, 6",), b"hello"),
+        (("Content-Length: -1",), b""),
+        (("Transfer-Encoding: xchunked",), b"0\r\n\r\n"),
+        (("Transfer-Encoding: chunked, identity",), b"0\r\n\r\n"),
+        (("Transfer-Encoding: chunked",), b"zz\r\n\r\n"),
+        (("Host: evil.example",), b""),
+        (("X y: z",), b""),
+        (("X: a\x00b",), b""),
+        ((" folded: x",), b""),
+        (("X: " + "a" * 200_000,), b""),
+    ],
+)
+def test_smuggled_heads(port, lines, body):
+    """What two parsers could read in two ways is refused, or is one request with one answer."""
+    said = talk(port, head(port, *lines, target="/v1/predict", method="POST") + body)
+    assert said.count(b"HTTP/1.1 ") <= 1
+    assert b" 200 " not in said.split(b"\r\n")[0]
+    assert post(port, GOOD)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/page.css/../../app.py", "/style.css%00.py",
+        "/..%5c..%5cetc", "http://evil.example/health/x", "/" + "a" * 9000, "/v1/predict/../../x", "/%ff%fe",
+    ],
+)  # fmt: skip
+def test_paths_lead_nowhere(port, target):
+    """No path reaches a file that is not one of the page's."""
+    said = talk(port, head(port, "Connection: close", target=target))
+    assert said.split(b" ")[1] in (b"404", b"400")
+    assert b"root:" not in said
+    assert b"import" not in said
+
+
+def test_upgrades_and_forwarded_names_change_nothing(port):
+    """No WebSocket is opened, and headers of proxies are not believed."""
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==",
+               "Sec-WebSocket-Version: 13")  # fmt: skip
+    assert b" 101 " not in talk(port, head(port, *upgrade))
+    said = talk(port, head(port, "X-Forwarded-Host: a", "X-Forwarded-Proto: https", "Connection: close",
+                           "Forwarded: host=a", "Origin: http://a", target="/v1/predict", method="POST"))  # fmt: skip
+    assert said.split(b" ")[1] == b"403"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"--xyz", b"--xyz--", b"--xyz\r\n\r\n", b"--xyz\r\nContent-Disposition: form-data\r\n\r\nx\r\n--xyz--\r\n",
+        b"--xyz\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.npy\"\r\n\r\n",
+        b"--xyz\r\nContent-Disposition: form-data; name=\"files\"; filename=\"../../a\0.npy\"\r\n\r\nx\r\n--xyz--\r\n",
+        b"--xyz\r\n" + b"A: b\r\n" * 5000 + b"\r\n\r\n--xyz--\r\n",
+        b"--xyz\r\n" + b"A" * 100_000,
+        b"--xyz\r\nContent-Disposition: form-data; name=\"metadata\"\r\n\r\n" + b"[" * 60_000 + b"\r\n--xyz--\r\n",
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the parser leaves its buffer to Python
+def test_broken_forms(port, temporary, body):
+    """A form that is none has a 4xx answer with a line, and leaves no file."""
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    status, told, _ = ask(port, "POST", "/v1/predict", body, headers)
+    assert 400 <= status < 500
+    assert "error" in json.dumps(told)
+    assert list(temporary.iterdir()) == []
+
+
+def upload_many(port, count, *, size):
+    """Returns how often each status came for uploads that run all at once, a third of them oversized."""
+
+    async def upload(number):
+        body, headers = form([("a.npy", loud(0, 16))] if number % 3 else [("big.npy", bytes(size))])
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            lines = [f"{name}: {value}" for name, value in headers.items()]
+            lines += [f"Content-Length: {len(body)}", "Connection: close"]
+            writer.write(head(port, *lines, target="/v1/predict", method="POST") + body)
+            said = await asyncio.wait_for(reader.read(), 120)
+            writer.close()
+        except OSError:  # of an oversized one, whose connection may be closed while it still sends
+            return 0, b""
+        status = int(said.split(b" ")[1]) if said else 0
+        return status, said
+
+    async def all_of_them():
+        return await asyncio.gather(*(upload(number) for number in range(count)))
+
+    answers = asyncio.run(all_of_them())
+    for number, (status, said) in enumerate(answers):
+        assert status in ((200, 503) if number % 3 else (413, 503, 0)), said[:200]
+        if status == 200:
+            assert b'"answer":"low"' in said
+    return [status for status, _ in answers]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.torture)])
+def test_many_uploads_at_once(temporary, count):
+    """All are answered or asked to come again; memory stays within some files, no file is left, others go on."""
+    process = psutil.Process()
+    with running(queue=8, max_mib=2, grace_s=60.0, head_s=60.0) as port:
+        upload_many(port, 10, size=3 << 20)
+        before = process.memory_info().rss
+        seen = upload_many(port, count, size=3 << 20)
+        assert seen.count(200) >= 1
+        assert post(port, GOOD)[0] == 200
+        grown = process.memory_info().rss - before
+        # The clients live in this process as well: what they hold and send is 3 MiB for every third.
+        assert grown < (200 << 20) + count * (1 << 20) * 1.5
+        wait_for(lambda: list(temporary.iterdir()) == [])
+        wait_for(lambda: len(process.net_connections()) < 10)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "localhost.evil.example"])
+def test_other_addresses_want_a_token(trained, capsys, monkeypatch, host):
+    """Loopback by default; every other address is refused without a token, before a model is loaded."""
+    monkeypatch.delenv("TFMUSIC_TOKEN", raising=False)
+    assert main(["serve", str(trained), "--host", host]) == 2
+    assert "pass --token" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_answers_fit_their_description(port):
+    """schemathesis: requests made from /v1/openapi are answered as it says; no answer is a fault of the server."""
+    described = ask(port, "GET", "/v1/openapi")[1]
+    schema = schemathesis.openapi.from_dict(described)
+    schema.config.update(base_url=f"http://127.0.0.1:{port}")
+    n_examples = 300 if os.environ.get("TFMUSIC_TORTURE") else 15
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == 4
+    for operation in operations:
+
+        @settings(
+            max_examples=n_examples, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck), database=None,
+        )  # fmt: skip
+        @given(case=operation.as_strategy())
+        def answered(case):
+            response = case.call()
+            case.validate_response(response, checks=[not_a_server_error, *_conformance()])
+
+        answered()
+
+
+def _conformance():
+    return [checks.content_type_conformance, checks.response_schema_conformance, checks.status_code_conformance]
+
+
+@pytest.mark.torture
+def test_load(port):
+    """Requests a second and their 99th percentile, beside the model itself; printed, not judged."""
+    answerer, times = listener(), []
+    import numpy as np
+
+    mel = np.ones((64, 60), np.float32)
+    begin = time.monotonic()
+    for _ in range(2000):
+        answerer.answer(mel)
+    bare = (time.monotonic() - begin) / 2000
+
+    def one(_):
+        start = time.monotonic()
+        assert post(port, GOOD)[0] == 200
+        times.append(time.monotonic() - start)
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(2000)))
+    seconds = time.monotonic() - begin
+    print(f"{2000 / seconds:.0f} requests/s, p99 {1e3 * sorted(times)[1979]:.1f} ms; the model {1e3 * bare:.2f} ms")  # noqa: T201

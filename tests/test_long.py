@@ -1,0 +1,50 @@
+"""Long trainings: memory and open files stay where they are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kill import SMALL
+
+ROOT = Path(__file__).parents[1]
+MOST_GROWTH = 600 << 10  # bytes an epoch: TensorFlow keeps something of every epoch's input, some 400 KiB
+
+WATCHED = """
+import json, sys
+import psutil
+from tfmusic.cli import main
+from tfmusic.training.callbacks import MetricsLog
+process, seen, write = psutil.Process(), [], MetricsLog.write
+def write_and_look(self, numbers):
+    write(self, numbers)
+    seen.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
+MetricsLog.write = write_and_look
+code = main(sys.argv[1:])
+print(json.dumps(seen))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "epochs", [pytest.param(30, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
+)
+def test_memory_and_files_of_many_epochs(records, tmp_path, epochs):
+    """After the first third of the epochs open files and threads stay as many, memory grows by a little at most."""
+    command = ["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run"), *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *command, f"training.epochs={epochs}", "training.tensorboard=true", "--quiet"],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    memory, files, threads = zip(*json.loads(done.stdout.splitlines()[-1]), strict=True)
+    third = epochs // 3
+    grown = max(memory[-third:]) - max(memory[third : 2 * third])
+    print(f"{epochs} epochs: {memory[third] / 2**20:.0f} MiB after {third}, {grown / 2**20:+.1f} MiB in the last third")  # noqa: T201
+    assert len(memory) == epochs
+    assert grown < third * MOST_GROWTH + (16 << 20)
+    assert max(files[-third:]) <= max(files[third : 2 * third])
+    assert max(threads[-third:]) <= max(threads[third : 2 * third])
