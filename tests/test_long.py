@@ -11,7 +11,7 @@ import pytest
 from tests.kill import SMALL
 
 ROOT = Path(__file__).parents[1]
-MOST_GROWTH = 600 << 10  # bytes an epoch: TensorFlow keeps something of every epoch's input, some 400 KiB
+MOST_GROWTH = 8 << 20  # bytes in a third of the epochs: what an allocator moves about
 
 WATCHED = """
 import json, sys
@@ -33,7 +33,7 @@ sys.exit(code)
     "epochs", [pytest.param(30, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
 )
 def test_memory_and_files_of_many_epochs(records, tmp_path, epochs):
-    """After the first third of the epochs open files and threads stay as many, memory grows by a little at most."""
+    """After the first third of the epochs open files and threads stay as many, and memory stays as it is."""
     command = ["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run"), *SMALL]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, f"training.epochs={epochs}", "training.tensorboard=true", "--quiet"],
@@ -45,6 +45,6 @@ def test_memory_and_files_of_many_epochs(records, tmp_path, epochs):
     grown = max(memory[-third:]) - max(memory[third : 2 * third])
     print(f"{epochs} epochs: {memory[third] / 2**20:.0f} MiB after {third}, {grown / 2**20:+.1f} MiB in the last third")  # noqa: T201
     assert len(memory) == epochs
-    assert grown < third * MOST_GROWTH + (16 << 20)
+    assert grown < MOST_GROWTH
     assert max(files[-third:]) <= max(files[third : 2 * third])
     assert max(threads[-third:]) <= max(threads[third : 2 * third])

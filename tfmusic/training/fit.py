@@ -1,7 +1,10 @@
 """The training of one model: epochs, checkpoints, calibration, and what its folder holds."""
 
+import gc
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +109,7 @@ def _train(job: Job, progress: TrainingProgress) -> None:
     first_epochs = {stage.first_epoch: stage for stage in stages(config.training)}
     log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
     total = config.training.epochs * job.steps_per_epoch
-    with console.progress("fit", total, "steps") as bar:
+    with console.progress("fit", total, "steps") as bar, _cleared() as clear:
         bar.advance(progress.epoch * job.steps_per_epoch)
         while not _has_ended(progress, config):
             if progress.epoch in first_epochs:
@@ -116,11 +119,31 @@ def _train(job: Job, progress: TrainingProgress) -> None:
             )
             if job.resting:
                 bar.advance(job.steps_per_epoch)
+            clear()
             log.write(numbers)
             save_state(run.state, _variables(job), vars(progress))
             console.say(_epoch_line(numbers, config.training.epochs, progress))  # shown when it cannot be lost
     calibrate(job)
     run.seal()
+
+
+@contextmanager
+def _cleared() -> Iterator[Callable[[], None]]:
+    """Yields what gives back the graph of an epoch's input, over a megabyte of parts that refer to each other.
+
+    Python alone would look for such parts after some 70 epochs. What stands after the first epoch (half a million
+    objects) is left out of the search, which then takes a moment.
+    """
+
+    def clear() -> None:
+        gc.collect()
+        if not gc.get_freeze_count():
+            gc.freeze()
+
+    try:
+        yield clear
+    finally:
+        gc.unfreeze()
 
 
 def _train_epoch(job: Job, progress: TrainingProgress, watch: StepWatch, log: MetricsLog) -> dict[str, Any]:
