@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         return console.show(f"dry run: would train {recipe.describe()}, write {folder.path}")
     with watched(), locked(folder.path):
         progress = recipe.run(resume=args.resume, on_part=console.say)
+    if processes.index:  # its own folder goes now
+        return console.say(f"process {processes.index}: has trained to the end; the run is that of process 0")
     if len(progress) == 1:
         return _show(next(iter(progress.values())), config, folder)
     rows = [
