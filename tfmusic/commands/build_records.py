@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="records folder to write, or its URL on a store (default records/TASK/VERSION)")
     parser.add_argument("--num-shards", type=arguments.positive, help="shards a split, at least")
     parser.add_argument(
-        "--contract", type=arguments.folder, help="run, export or records whose labels, feature, scale and dtype to take"
+        "--contract", type=arguments.folder, help="run, export or records whose labels, feature, scale, dtype to take"
     )
     parser.add_argument("--embeddings", type=Path, help="file of tfmusic embed, to take in place of spectrograms")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
