@@ -31,6 +31,7 @@ COMMANDS = {
     "models": "list the models, what they cost and how far they see",
     "export": "write a SavedModel that answers for whole tracks",
     "serve": "serve a local page to try a model, and its answers as JSON",
+    "benchmark": "measure ratios side by side on this machine",
     "config": "show or validate a config",
 }
 
