@@ -44,7 +44,7 @@ class Case(Protocol):
         """Returns one measurement."""
 
 
-class BenchmarkFailed(RuntimeError):
+class BenchmarkError(RuntimeError):
     """A process of a benchmark ended with an error: a bug of ours, or a package that does not work here."""
 
 
@@ -80,7 +80,7 @@ class Command:
             seconds = time.perf_counter() - begin_s
             process.returncode = os.waitstatus_to_exitcode(status)  # else it would wait for what has ended
             if process.returncode != self.exit_code:
-                raise BenchmarkFailed(f"{' '.join(self.argv[:6])}: exit code {process.returncode}\n{_tail(errors)}")
+                raise BenchmarkError(f"{' '.join(self.argv[:6])}: exit code {process.returncode}\n{_tail(errors)}")
         bytes_out = _size(self.out)
         _remove(self.out)
         cpu_s = usage.ru_utime + usage.ru_stime
@@ -104,7 +104,7 @@ class Worker:
     def __enter__(self) -> Self:
         module, function = self.function.split(":")
         program = [self.python, "-m", "tfmusic.benchmarks.worker", module, function, json.dumps(self.arguments)]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._errors = tempfile.TemporaryFile()  # closed with the worker
         self._process = subprocess.Popen(
             program,
             stdin=subprocess.PIPE,
@@ -140,7 +140,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise BenchmarkFailed(f"{self.function}: the process ended with {code}\n{_tail(self._errors)}")
+            raise BenchmarkError(f"{self.function}: the process ended with {code}\n{_tail(self._errors)}")
         values: dict[str, Any] = json.loads(line)
         return values
 

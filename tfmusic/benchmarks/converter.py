@@ -2,37 +2,36 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfmusic.benchmarks.cases import Asked, Command, Worker, run_once
 from tfmusic.benchmarks.comparison import Options, Result, measure, opened
 from tfmusic.benchmarks.ratios import Target
 
-_FRAMES, _N_BINS = 7000, 128  # of a track of some 4 minutes
-_SEGMENT_FRAMES = 313
-_CELL_BYTES = 4
+FRAMES, N_BINS = 7000, 128  # of a track of some 4 minutes
+SEGMENT_FRAMES = 313
+CELL_BYTES = 4
 
 
-def run(options: Options) -> list[Result]:
-    """Returns both comparisons; what one wrote is removed before the next writes."""
-    results = []
+def run(options: Options) -> Iterator[Result]:
+    """Yields both comparisons; what one wrote is removed before the next writes."""
     for compare in (_against_others, _against_fewer_tracks):
         folder = options.work / compare.__name__.strip("_")
         folder.mkdir()
-        results.append(compare(options, folder))
+        yield compare(options, folder)
         shutil.rmtree(folder)
-    return results
 
 
 def _against_others(options: Options, work: Path) -> Result:
-    n_tracks = max(round(options.gigabytes * 1e9 / (_FRAMES * _N_BINS * _CELL_BYTES)), 20)
-    data, n_bytes = _write_music(work / "data", n_tracks, _FRAMES)
+    n_tracks = max(round(options.gigabytes * 1e9 / (FRAMES * N_BINS * CELL_BYTES)), 20)
+    data, n_bytes = write_music(work / "data", n_tracks, FRAMES)
     megabytes = n_bytes / 1e6
     files = [str(path) for path in sorted(data.rglob("*.npy"))]
     cat = Command("cat", ["cat", *files], megabytes, out=work / "all", to_file=True)
     one = Command("build-records --workers 1", build_command(data, work / "one", 1), megabytes, out=work / "one")
     two = Command("build-records --workers 2", build_command(data, work / "two", 2), megabytes, out=work / "two")
-    arguments = {"data": str(data), "out": str(work / "float_list"), "frames": _SEGMENT_FRAMES}
+    arguments = {"data": str(data), "out": str(work / "float_list"), "frames": SEGMENT_FRAMES}
     worker = Worker("tfmusic.benchmarks.float_list:write", arguments)
     with opened(worker):
         others = Asked("FloatList, TensorFlow's writer", worker, "write", options.seconds)
@@ -48,10 +47,10 @@ def _against_others(options: Options, work: Path) -> Result:
 
 
 def _against_fewer_tracks(options: Options, work: Path) -> Result:
-    frames = max(round(options.gigabytes * 1e9 / (options.tracks * _N_BINS * _CELL_BYTES)), _SEGMENT_FRAMES)
+    frames = max(round(options.gigabytes * 1e9 / (options.tracks * N_BINS * CELL_BYTES)), SEGMENT_FRAMES)
     commands = []
     for n_tracks in (options.tracks // 10, options.tracks):
-        data, n_bytes = _write_music(work / str(n_tracks), n_tracks, frames)
+        data, n_bytes = write_music(work / str(n_tracks), n_tracks, frames)
         out = work / f"records-{n_tracks}"
         commands.append(Command(f"{n_tracks:,} tracks", build_command(data, out, 1), n_bytes / 1e6, out=out))
     few, many = commands
@@ -69,6 +68,7 @@ def build_command(data: Path, out: Path, workers: int, *overrides: str) -> list[
     return [*program, "--out", str(out), "--workers", str(workers), *overrides]
 
 
-def _write_music(folder: Path, n_tracks: int, frames: int) -> tuple[Path, int]:
+def write_music(folder: Path, n_tracks: int, frames: int) -> tuple[Path, int]:
+    """Returns the folder after writing made-up music to it, and its bytes."""
     facts = run_once("tfmusic.benchmarks.made_up_music:write", folder=str(folder), n_tracks=n_tracks, frames=frames)
     return folder, int(facts["bytes"])

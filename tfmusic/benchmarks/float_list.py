@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmusic.benchmarks.clock import Bench, Clock
+from tfmusic.features.segments import cut
 
 EXAMPLES_PER_FILE = 1000
 
@@ -48,10 +49,8 @@ def write_files(data: str, out: str, frames: int, n_examples: int) -> Bench:
 
 
 def _segments(mel: np.ndarray, frames: int) -> Iterator[np.ndarray]:
-    """Yields whole windows [frames, n_bins] of dB, as the original did; a tail is dropped."""
-    log_mel = 10.0 * np.log10(np.maximum(mel, 1e-10)).T
-    for start in range(0, len(log_mel) - frames + 1, frames):
-        yield log_mel[start : start + frames]
+    """Yields windows [frames, n_bins] of dB, the same that tfmusic stores."""
+    yield from cut(10.0 * np.log10(np.maximum(mel, 1e-10)).T, frames=frames, hop_frames=frames)[0]
 
 
 def _example(segment: np.ndarray, *, label: int) -> bytes:

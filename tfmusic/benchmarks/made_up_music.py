@@ -26,9 +26,8 @@ def write(folder: str, n_tracks: int, frames: int, seed: int = 0) -> Bench:
     mels.mkdir(parents=True)
     n_bytes = 0
     for track in range(n_tracks):
-        places = (np.arange(rng.integers(frames // 2, frames + frames // 2)) + rng.integers(_BLOCK_FRAMES)) % len(
-            block[0]
-        )
+        length, first = rng.integers(frames // 2, frames + frames // 2), rng.integers(_BLOCK_FRAMES)
+        places = (np.arange(length) + first) % _BLOCK_FRAMES
         np.save(mels / f"{track}.npy", block[None, :, places])
         n_bytes += block.itemsize * N_BINS * len(places)
     columns = {

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from tfmusic.benchmarks.cases import Command, environment
 from tfmusic.benchmarks.comparison import Options, Result, measure
@@ -13,14 +14,15 @@ _ANSWERS = {"tfmusic --help": (["--help"], 0), "a wrong argument": (["fit", "q2"
 _LIST_IMPORTS = """
 import contextlib, io, json, sys
 from tfmusic.cli import main
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+output = io.StringIO()
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
     main(sys.argv[1:])
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 
-def run(options: Options) -> list[Result]:
-    """Returns the comparison, and which large packages each answer imported."""
+def run(options: Options) -> Iterator[Result]:
+    """Yields the comparison, and which large packages each answer imported."""
     whole = Command("import tensorflow", [sys.executable, "-c", "import tensorflow"])
     answers = [
         Command(name, [sys.executable, "-m", "tfmusic", *arguments], exit_code=code)
@@ -28,7 +30,7 @@ def run(options: Options) -> list[Result]:
     ]
     targets = [Target((answer.name,), (whole.name,), "wall time", at_most=0.05) for answer in answers]
     notes = [f"{name}: of {', '.join(HEAVY)} it imports {imported(words)}" for name, (words, _) in _ANSWERS.items()]
-    return [measure("start-up: processes", [whole, *answers], targets, options, notes)]
+    yield measure("start-up: processes", [whole, *answers], targets, options, notes)
 
 
 def imported(arguments: list[str]) -> str:
