@@ -115,8 +115,7 @@ class Worker:
         )
         first = self._read()
         self.facts = first.get("facts", {})
-        if "missing" in first:
-            self.missing = f"no package {first['missing']} in {self.python}"
+        self.missing = first.get("missing", "")
         return self
 
     def measure(self, part: str, seconds: float) -> Sample:

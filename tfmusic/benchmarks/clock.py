@@ -46,6 +46,10 @@ class Bench:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class CannotMeasureError(Exception):
+    """A bench that makes no sense here; its text says why."""
+
+
 def pulling(batches: Iterator[Any], batch_size: int) -> Part:
     """Returns a part that counts what an endless stream hands over, beyond what it had ready."""
 

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-from tfmusic.benchmarks.clock import Bench, Clock, peak_bytes
+from tfmusic.benchmarks.clock import Bench, CannotMeasureError, Clock, peak_bytes
 
 
 def main(module: str, function: str, arguments: str) -> None:
@@ -21,7 +21,10 @@ def main(module: str, function: str, arguments: str) -> None:
     try:
         bench: Bench = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     except ModuleNotFoundError as error:
-        _answer(answers, {"missing": error.name})
+        _answer(answers, {"missing": f"no package {error.name} in {sys.executable}"})
+        return
+    except CannotMeasureError as error:
+        _answer(answers, {"missing": str(error)})
         return
     _answer(answers, {"facts": dict(bench.facts)})
     for line in sys.stdin:
