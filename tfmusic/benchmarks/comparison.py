@@ -26,6 +26,7 @@ class Options:
         batch_size: segments at a time.
         frames: length of a model's input.
         width: of the networks, or None for the papers'.
+        threads: of each process that runs a network, or None for all cores.
         precisions: of the networks.
         on_sample: called with the name of a case after each measurement.
     """
@@ -41,8 +42,17 @@ class Options:
     batch_size: int
     frames: int
     width: int | None
+    threads: int | None
     precisions: tuple[str, ...]
     on_sample: Callable[[str], None]
+
+    @property
+    def thread_variables(self) -> dict[str, str]:
+        """Variables that hold TensorFlow, XLA and PyTorch to so many threads."""
+        if self.threads is None:
+            return {}
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+        return dict.fromkeys(names, str(self.threads))
 
 
 @dataclass(frozen=True)

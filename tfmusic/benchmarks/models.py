@@ -25,18 +25,16 @@ def run(options: Options) -> Iterator[Result]:
 
 
 def _compare(name: str, precision: str, options: Options) -> Result:
-    arguments = {"name": name, "frames": options.frames, "n_bins": _N_BINS, "n_outputs": _N_OUTPUTS}
-    arguments |= {"width": options.width or _WIDTH, "batch_size": options.batch_size, "precision": precision}
+    shape = {"name": name, "frames": options.frames, "n_bins": _N_BINS, "n_outputs": _N_OUTPUTS}
+    shape |= {"width": options.width or _WIDTH, "batch_size": options.batch_size, "precision": precision}
     ours = {
-        "Keras": _worker("keras_speed", arguments, jit=False),
-        "Keras, jit": _worker("keras_speed", arguments, jit=True),
+        "Keras": _worker("keras_speed", options, shape, jit=False),
+        "Keras, jit": _worker("keras_speed", options, shape, jit=True),
     }
     theirs = {
-        "PyTorch": _worker("torch_speed", arguments, options.torch_python, layout="contiguous"),
-        "PyTorch, channels_last": _worker("torch_speed", arguments, options.torch_python, layout="channels_last"),
-        "PyTorch, torch.compile": _worker(
-            "torch_speed", arguments, options.torch_python, layout="channels_last", compiled=True
-        ),
+        "PyTorch": _worker("torch_speed", options, shape, layout="contiguous"),
+        "PyTorch, channels_last": _worker("torch_speed", options, shape, layout="channels_last"),
+        "PyTorch, torch.compile": _worker("torch_speed", options, shape, layout="channels_last", compiled=True),
     }
     workers = ours | theirs
     with opened(*workers.values()):
@@ -65,8 +63,10 @@ def _compare(name: str, precision: str, options: Options) -> Result:
         return Result(title, result.samples, result.ratios, _shares(result, _usable(ours), peak.name))
 
 
-def _worker(module: str, arguments: dict[str, Any], python: str = sys.executable, **more: Any) -> Worker:
-    return Worker(f"tfmusic.benchmarks.{module}:network", arguments | more, python, _SHARED)
+def _worker(module: str, options: Options, shape: dict[str, Any], **more: Any) -> Worker:
+    python = options.torch_python if module.startswith("torch") else sys.executable
+    env = _SHARED | options.thread_variables
+    return Worker(f"tfmusic.benchmarks.{module}:network", shape | more, python, env)
 
 
 def _usable(workers: dict[str, Worker]) -> Worker:

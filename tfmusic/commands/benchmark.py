@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--addons-python", metavar="PYTHON", help="a Python with TensorFlow 2.15 and tensorflow-addons")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, help="of models (default: all)")
     parser.add_argument("--width", type=arguments.positive, help="of the networks (default: the papers')")
+    parser.add_argument(
+        "--threads", type=arguments.positive, help="of each process of a network (default: theirs, all cores)"
+    )
     parser.add_argument("--batch-size", type=arguments.positive, default=16, help="of the networks (default 16)")
     parser.add_argument("--frames", type=arguments.positive, default=157, help="of their input (default 157)")
     parser.add_argument(
@@ -99,6 +102,7 @@ def _options(args: argparse.Namespace, work: Path) -> "Options":
         batch_size=args.batch_size,
         frames=args.frames,
         width=args.width,
+        threads=args.threads,
         precisions=tuple(args.precisions),
         on_sample=lambda name: console.say(f"measured {name}"),
     )

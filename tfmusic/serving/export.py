@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfmusic.folders import put_in_place, write_text
+from tfmusic.models.folded import fold
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.rundir import RunDir, write_json
 from tfmusic.serving.predict import card_of, load_run
@@ -23,7 +24,7 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     """
     loaded = load_run(run, task)
     module = TrackModel(
-        loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
+        fold(loaded.model), loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
     )
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
