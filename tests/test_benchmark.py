@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmusic.benchmarks import ratios
+from tfmusic.benchmarks import ratios, rivals
 from tfmusic.benchmarks.cases import BenchmarkError, Command, Sample, Worker, in_turn
+from tfmusic.benchmarks.clock import Clock
 from tfmusic.benchmarks.ratios import Target, compare
 from tfmusic.cli import main
 
@@ -23,7 +24,9 @@ SMALL = ("--repeats", "1", "--seconds", "0.05")
 def benchmark(*arguments):
     """Returns the JSON document of a benchmark in a process of its own, which TensorFlow has not made large."""
     command = [sys.executable, "-m", "tfmusic", "benchmark", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -91,9 +94,12 @@ def test_a_command_is_measured_with_its_children_and_what_it_wrote(tmp_path):
 def test_a_process_that_fails_ends_the_benchmark_with_its_last_words(tmp_path):
     """Neither a command nor a worker that breaks gives a figure."""
     with pytest.raises(BenchmarkError, match=r"exit code 3\n.*the reason"):
-        Command("bad", [sys.executable, "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(3)"]).measure()
-    with pytest.raises(BenchmarkError, match="No such file"), Worker(
-        "tfmusic.benchmarks.rivals:array", {"path": str(tmp_path / "none.npy"), "batch_size": 1, "frames": 1}
+        Command(
+            "bad", [sys.executable, "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(3)"]
+        ).measure()
+    with (
+        pytest.raises(BenchmarkError, match="No such file"),
+        Worker("tfmusic.benchmarks.rivals:array", {"path": str(tmp_path / "none.npy"), "batch_size": 1, "frames": 1}),
     ):
         pass
 
@@ -148,8 +154,58 @@ def test_converter_compares_with_cat_and_with_the_float_list_design(tmp_path):
 
 
 @pytest.mark.slow
+def test_every_stream_hands_over_segments(records, music, tmp_path):
+    """Ours, raw, plain and augmented; the original's examples; one array, which holds every segment of the records."""
+    from tfmusic.benchmarks import float_list, original_stream, streams
+    from tfmusic.records.manifest import Manifest
+    from tfmusic.records.reader import iterate
+
+    manifest = Manifest.read(records)
+    frames, n_bins = manifest.segment_frames, manifest.contract.n_bins
+    found = rivals.write_array(str(records), str(tmp_path / "array.npy")).facts["segments"]
+    stored = np.load(tmp_path / "array.npy")
+    segments = [cells for split in manifest.splits for _, cells in iterate(manifest, split)]
+    assert found == len(segments)
+    np.testing.assert_array_equal(stored, np.stack(segments))
+    float_list.write_files(str(music / "q2"), str(tmp_path / "floats"), frames, 20)
+    benches = {
+        "raw": streams.raw(str(records), 8),
+        "plain": streams.ours(str(records), 8, None, "none", 16),
+        "training": streams.ours(str(records), 8, 64, "LD", 16),
+        "original": original_stream.stream(str(tmp_path / "floats"), 8, frames, 64, n_bins),
+        "array": rivals.array(str(tmp_path / "array.npy"), 8, 64),
+    }
+    for name, bench in benches.items():
+        for part in bench.parts.values():
+            clock = Clock()
+            assert part(clock, 0.02) >= 8, name
+            assert clock.cpu_s > 0, name
+    clock = Clock()
+    warp = streams.warp(8, frames, n_bins, 40).parts["warp"]
+    assert warp(clock, 0.02) >= 8
+
+
+@pytest.mark.parametrize("frames", [3, 64, 161, 400])
+def test_the_rivals_warp_is_a_warp(frames):
+    """Rows never go back, begin at the first frame, end at the last, and one point has moved."""
+    rows = rivals.warped_rows(np.random.default_rng(0), 50, frames)
+    assert rows.shape == (50, frames)
+    assert (np.diff(rows, axis=1) >= 0).all()
+    assert (rows[:, 0] == 0).all()
+    assert (rows[:, -1] == frames - 1).all()
+    assert frames == 3 or (rows != np.arange(frames)).any()
+
+
+@pytest.mark.slow
+def test_serving_compares_whole_tracks():
+    """The SavedModel answers faster than a window at a time does."""
+    (found,) = comparisons(benchmark("serving", *SMALL, "--frames", "64", "--width", "4"))
+    assert found["ratios"][0]["median"] > 1.0
+
+
+@pytest.mark.slow
 def test_models_compare_the_same_network():
-    """Training and inference are measured; against PyTorch where it is installed, else the table says what is missing."""
+    """Training and inference are measured; where PyTorch is not installed, the table says so."""
     document = benchmark("models", *SMALL, "--networks", "crnn", "--width", "4", "--batch-size", "2", "--threads", "1")
     (found,) = comparisons(document)
     assert {"train: Keras", "infer: Keras"} <= set(found["samples"])

@@ -113,7 +113,11 @@ class Worker:
             text=True,
             env=environment(self.env),
         )
-        first = self._read()
+        try:
+            first = self._read()
+        except BaseException:
+            self._close(kill=True)
+            raise
         self.facts = first.get("facts", {})
         self.missing = first.get("missing", "")
         return self
@@ -129,7 +133,10 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        self._close(kill=kind is not None)
+
+    def _close(self, *, kill: bool) -> None:
+        if kill:
             self._process.kill()
         self._process.communicate()  # closes its input, which ends it
         self._errors.close()

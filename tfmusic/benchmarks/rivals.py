@@ -20,7 +20,7 @@ def warped_rows(rng: np.random.Generator, n_batch: int, frames: int) -> np.ndarr
     """Returns which frame of a crop each frame of the warped crop shows, [batch, frames]."""
     reach = min(WARP_FRAMES, (frames - 1) // 2)
     point = rng.integers(reach, frames - reach, (n_batch, 1))
-    moved = point + rng.integers(1 - reach, max(reach, 2), (n_batch, 1))
+    moved = point + rng.integers(1 - reach, reach, (n_batch, 1))
     frame, last = np.arange(frames)[None, :], frames - 1
     before = frame * point / np.maximum(moved, 1)
     after = point + (frame - moved) * (last - point) / np.maximum(last - moved, 1)
