@@ -9,7 +9,6 @@ from tfmusic.benchmarks.clock import Clock, Part
 from tfmusic.features.segments import segment_starts
 
 N_BINS, N_TRACKS = 128, 24
-_WARM_TRACKS = 3
 SHORTEST, LONGEST = 600, 9000  # frames: 20 s to 5 minutes
 
 
@@ -20,13 +19,13 @@ def tracks(seed: int = 0) -> list[np.ndarray]:
     return [np.exp(rng.normal(0.0, 3.0, (N_BINS, length))).astype(np.float32) for length in lengths]
 
 
-def answering(answer: Callable[[np.ndarray], object], frames: int, hop_frames: int) -> Part:
+def answering(answer: Callable[[np.ndarray], object], frames: int, hop_frames: int, *, warm_tracks: int = 3) -> Part:
     """Returns a part that counts the windows of the tracks that are answered, one track after the other.
 
     Some answers before the first measurement compile and prepare the network for their sizes of batches.
     """
     endless: Iterator[np.ndarray] = cycle(tracks())
-    for _ in range(_WARM_TRACKS):
+    for _ in range(warm_tracks):
         answer(next(endless))
 
     def run(clock: Clock, seconds: float) -> float:

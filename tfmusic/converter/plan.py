@@ -62,19 +62,14 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Returns a hash of all that the records depend on, file sizes and times included."""
-        files = [
-            (
-                track.track_id,
-                track.labels,
-                track.feature_path.stat().st_size,
-                track.feature_path.stat().st_mtime_ns,
-            )
-            for row, track in enumerate(self.tracks)
-            if row not in self.unreadable
-        ]
-        specs = [replace(spec, path=Path(spec.path.name)) for spec in self.specs]
-        text = json.dumps([files, self.contract.to_dict(), [asdict(spec) for spec in specs]], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(self.contract.to_dict(), default=str).encode())
+        for row, track in enumerate(self.tracks):
+            if row not in self.unreadable:
+                state = track.feature_path.stat()
+                digest.update(json.dumps([track.track_id, track.labels, state.st_size, state.st_mtime_ns]).encode())
+        for spec in self.specs:  # one at a time: as dicts and as text, all tracks are many times their size
+            digest.update(json.dumps(asdict(replace(spec, path=Path(spec.path.name))), default=str).encode())
+        return digest.hexdigest()
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
