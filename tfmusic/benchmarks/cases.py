@@ -76,7 +76,11 @@ class Command:
         with tempfile.TemporaryFile() as errors, self._open_output() as output:
             begin_s = time.perf_counter()
             process = subprocess.Popen(self.argv, stdout=output, stderr=errors, env=environment())
-            _, status, usage = os.wait4(process.pid, 0)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.terminate()
+                raise
             seconds = time.perf_counter() - begin_s
             process.returncode = os.waitstatus_to_exitcode(status)  # else it would wait for what has ended
             if process.returncode != self.exit_code:

@@ -48,7 +48,7 @@ class Options:
 
     @property
     def thread_variables(self) -> dict[str, str]:
-        """Variables that hold TensorFlow, XLA and PyTorch to so many threads."""
+        """Variables that hold TensorFlow and PyTorch to so many threads; XLA on JAX knows none."""
         if self.threads is None:
             return {}
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")

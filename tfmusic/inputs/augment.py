@@ -53,6 +53,7 @@ def spec_augment(codes: tf.Tensor, fill: tf.Tensor, policy: SpecAugment, seed: t
         policy: the six parameters.
         seed: [2] integers.
     """
+    codes = tf.convert_to_tensor(codes)
     if policy.time_warp_frames:
         codes = time_warp(codes, policy.time_warp_frames, _fold_in(seed, 1))
     if not policy.n_freq_masks and not policy.n_time_masks:

@@ -177,6 +177,7 @@ def _make_batch(
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)
     codes = distort(codes, options.distortion, contract, distort_seed)
+    codes.set_shape([options.batch_size, options.frames, contract.n_bins])
     cells = tf.constant(np.round(fill) if contract.dtype == "uint8" else fill, contract.dtype)
     codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
     weights = _weights(targets, options.class_weights)
@@ -185,7 +186,6 @@ def _make_batch(
     if options.mixup_alpha:  # metadata is mixed as the targets are
         codes, both = augment.mixup(codes, tf.concat([targets, tokens], 1), options.mixup_alpha, mix_seed)
         targets, tokens = both[:, : len(contract.labels)], both[:, len(contract.labels) :]
-    codes.set_shape([options.batch_size, options.frames, contract.n_bins])
     if contract.heads:
         return codes, {task: targets[:, part.columns] for task, part in contract.parts().items()}, present
     inputs = (codes, tokens) if options.metadata else codes
