@@ -15,8 +15,9 @@ FLOORS = {
     "datasets": 1, "features": 1, "records": 1, "models": 1, "scoring": 1, "rundir": 1,
     "converter": 2, "inputs": 2, "pretrained": 2, "reports": 2,
     "training": 3, "serving": 3,
-    "commands": 4,
-    "cli": 5, "__main__": 6,
+    "benchmarks": 4,
+    "commands": 5,
+    "cli": 6, "__main__": 7,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD = {"tfmusic", "collections", "dataclasses", "json", "math", "numpy", "pathlib", "typing", "zipfile"}

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfmusic.contract import Contract
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
+from tfmusic.models.folded import fold
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
@@ -306,3 +307,36 @@ def test_unknown_pooling():
     """A pooling that does not exist is named."""
     with pytest.raises(ValueError, match="pooling must be average, max or attention"):
         small("resnet18", pooling="sum")
+
+
+@pytest.mark.parametrize("name", sorted(set(BUILDERS) - DEEP))
+def test_folding_normalisations_changes_no_logit(name):
+    """Whatever gamma, beta, mean and variance are; convolutions that only a normalisation reads do its work."""
+    model = small(name)
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    folded, codes = fold(model), some_codes()
+    before, after = (np.asarray(some(codes, training=False)) for some in (model, folded))
+    assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
+    left = {one: sum("BatchNorm" in type(layer).__name__ for layer in one.layers) for one in (model, folded)}
+    if name in ("cnn2d", "resnet18", "resnet34"):
+        assert left[model] > 0
+        assert left[folded] == 0
+
+
+def test_folding_leaves_half_precision_alone_and_reaches_members_of_an_ensemble():
+    """Half precision would round otherwise than the run did; an ensemble is a model of models."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = small("cnn2d")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in fold(half).layers) == 5
+    member, codes = small("cnn2d"), keras.Input((100, 64), dtype="uint8")
+    whole = keras.Model(codes, member(codes) * 2.0)
+    nested = [layer for layer in fold(whole).layers if isinstance(layer, keras.Model)]
+    assert not [layer for layer in nested[0].layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before, after = (np.asarray(some(some_codes(), training=False)) for some in (whole, fold(whole)))
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)

@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "write a SavedModel that answers for whole tracks, or ONNX, or LiteRT",
     "serve": "serve a local page to try a model, and its answers as JSON",
     "verify": "check that records, runs and exports are whole",
+    "benchmark": "measure ratios side by side on this machine",
     "config": "show or validate a config",
 }
 

@@ -35,6 +35,8 @@ _CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": np.asarray,
 }
 
+_BLOCK_CELLS = 1 << 13  # looked up at a time: as many indices as stay in a near cache
+
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -96,7 +98,7 @@ class Encoder:
     def encode(self, mel: np.ndarray) -> np.ndarray:
         """Returns the cells in time-major order, C-contiguous."""
         if self._table is not None:
-            return np.ascontiguousarray(self._table[upper_halves(mel)].T)
+            return np.ascontiguousarray(_look_up(self._table, upper_halves(mel)).T)
         return np.ascontiguousarray(self.scale.apply(mel).T, dtype=self.dtype)
 
     def count_clipped(self, cells: np.ndarray) -> int:
@@ -105,3 +107,18 @@ class Encoder:
         with np.errstate(over="ignore"):  # the ends of `identity` are beyond float16
             ends = np.array([low, high]).astype(self.dtype)
         return int(np.count_nonzero(cells == ends[0]) + np.count_nonzero(cells == ends[1]))
+
+
+def _look_up(table: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Returns table[halves], uint8 [n_bins, n_frames].
+
+    A few rows at a time: numpy wants indices of 8 bytes, and those of a whole track would be twice its size.
+    """
+    codes = np.empty(halves.shape, np.uint8)
+    n_rows = max(_BLOCK_CELLS // max(halves.shape[1], 1), 1)
+    index = np.empty((n_rows, halves.shape[1]), np.intp)
+    for first in range(0, len(halves), n_rows):
+        rows = halves[first : first + n_rows]
+        index[: len(rows)] = rows
+        table.take(index[: len(rows)], out=codes[first : first + n_rows], mode="clip")  # all are valid: no checks
+    return codes

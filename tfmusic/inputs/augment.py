@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from tfmusic.addons import sparse_image_warp
 
+_BYTES_A_WORD = 8
+
 
 @dataclass(frozen=True)
 class SpecAugment:
@@ -55,9 +57,12 @@ def spec_augment(codes: tf.Tensor, fill: tf.Tensor, policy: SpecAugment, seed: t
         policy: the six parameters.
         seed: [2] integers.
     """
+    codes = tf.convert_to_tensor(codes)
     if policy.time_warp_frames:
         warp = time_warp if policy.warp_by == "gather" else image_warp
         codes = warp(codes, policy.time_warp_frames, _fold_in(seed, 1))
+    if not policy.n_freq_masks and not policy.n_time_masks:
+        return codes
     shape = tf.shape(codes)
     n_batch, n_frames, n_bins = shape[0], shape[1], shape[2]
     longest = tf.minimum(
@@ -65,8 +70,29 @@ def spec_augment(codes: tf.Tensor, fill: tf.Tensor, policy: SpecAugment, seed: t
     )
     in_freq = random_masks(n_batch, n_bins, policy.n_freq_masks, policy.freq_mask_bins - 1, _fold_in(seed, 2))
     in_time = random_masks(n_batch, n_frames, policy.n_time_masks, longest, _fold_in(seed, 3))
-    masked = tf.logical_or(in_freq[:, None, :], in_time[:, :, None])
-    return tf.where(masked, fill, codes)
+    return _fill_in(codes, fill, in_freq, in_time)
+
+
+def _fill_in(codes: tf.Tensor, fill: tf.Tensor, in_freq: tf.Tensor, in_time: tf.Tensor) -> tf.Tensor:
+    """Returns the batch with the fill in masked bins [batch, n_bins] and frames [batch, frames].
+
+    Bytes are filled eight bins at a time, as bits of a word: half the time of a `where`.
+    """
+    n_bins = codes.shape[2]
+    if codes.dtype != tf.uint8 or n_bins is None or n_bins % _BYTES_A_WORD:
+        return tf.where(tf.logical_or(in_freq[:, None, :], in_time[:, :, None]), fill, codes)
+    every, none = tf.constant(255, tf.uint8), tf.constant(0, tf.uint8)
+    in_words = _words(tf.where(in_freq, every, none))  # [batch, n_bins / 8]
+    masked = tf.bitwise.bitwise_or(in_words[:, None, :], -tf.cast(in_time, tf.int64)[:, :, None])
+    words = _words(codes)
+    change = tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(words, _words(fill)), masked)
+    return tf.reshape(tf.bitcast(tf.bitwise.bitwise_xor(words, change), tf.uint8), tf.shape(codes))
+
+
+def _words(values: tf.Tensor) -> tf.Tensor:
+    """Returns bytes [..., n] as int64 [..., n / 8]."""
+    shape = tf.concat([tf.shape(values)[:-1], [values.shape[-1] // _BYTES_A_WORD, _BYTES_A_WORD]], 0)
+    return tf.bitcast(tf.reshape(values, shape), tf.int64)
 
 
 def random_masks(n_batch: Any, length: Any, n_masks: int, widest: Any, seed: tf.Tensor) -> tf.Tensor:

@@ -46,6 +46,9 @@ def random_crop(codes: tf.Tensor, frames: int, distortion: Distortion, seed: tf.
     Pieces follow each other in the window, each from a place of its own. A stretch that the segment is too short for
     is cut down to what it holds.
     """
+    codes = tf.convert_to_tensor(codes)
+    if codes.shape[1] == frames and distortion.crop_pieces == 1 and not distortion.time_stretch:
+        return codes  # there is one place
     n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
     rows = []
     rate = _rate(n_batch, distortion.time_stretch, tf.random.experimental.stateless_fold_in(seed, 0))

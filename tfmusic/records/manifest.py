@@ -46,8 +46,7 @@ class Statistics:
     def of(cls, cells: np.ndarray) -> Self:
         """Returns the statistics of cells [n_frames, n_bins]; exact integers for uint8."""
         if cells.dtype == np.uint8:
-            total = cells.sum(0, dtype=np.int64)
-            squares = np.square(cells, dtype=np.uint16).sum(0, dtype=np.int64)
+            total, squares = _exact_sums(cells)
         else:
             total = cells.sum(0, dtype=np.float64)
             squares = np.square(cells, dtype=np.float64).sum(0)
@@ -225,6 +224,22 @@ class Manifest:
                 f"{path}: must be {shard.bytes} bytes by the manifest. Received: {size}; build the records again"
             )
         _check_file(path, shard.sha256)
+
+
+def _exact_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sums and sums of squares over the frames of codes [n_frames, n_bins], int64 [n_bins].
+
+    Sums of 256 squares of bytes are below 2^24, so float32 holds them exactly, and its matrix product is the fastest
+    way to a sum over rows.
+    """
+    total, squares = np.zeros((2, codes.shape[1]), np.int64)
+    ones = np.ones(256, np.float32)
+    for first in range(0, len(codes), len(ones)):
+        values = codes[first : first + len(ones)].astype(np.float32)
+        total += (ones[: len(values)] @ values).astype(np.int64)
+        values *= values
+        squares += (ones[: len(values)] @ values).astype(np.int64)
+    return total, squares
 
 
 def _groups_of(row: Mapping[str, str]) -> list[str]:

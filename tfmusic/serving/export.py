@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfmusic.errors import RunError
 from tfmusic.folders import write_text
+from tfmusic.models.folded import fold
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.rundir import RunDir, write_json
 from tfmusic.serving.exported import export_folder
@@ -25,7 +26,7 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     """
     loaded = load_run(run, task)
     module = TrackModel(
-        loaded.model, loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
+        fold(loaded.model), loaded.contract, loaded.calibration, aggregator=loaded.aggregator, top_k=loaded.top_k
     )
     with export_folder(out, loaded) as folder:
         _save(module, folder, loaded)

@@ -16,7 +16,7 @@ from tfmusic.contract import Contract
 from tfmusic.features.scale import Scale
 from tfmusic.scoring.calibrate import Calibration
 
-WINDOWS_PER_CALL = 32  # bounds memory: an hour of music has more than a thousand windows
+WINDOWS_PER_CALL = 32  # a power of two; bounds memory: an hour of music has more than a thousand windows
 
 _EPSILON = 1e-7
 
@@ -133,20 +133,30 @@ class TrackModel(tf.Module):
         return [tf.cast(tf.reduce_any(counted[:, None] == tf.constant(known)[None, :], axis=0), tf.float32)[None, :]]
 
     def _logits(self, cells: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
-        """Returns logits [n_windows, n_labels], float64, a few windows at a time."""
-        n_windows = tf.shape(windows)[0]
-        n_calls = (n_windows + WINDOWS_PER_CALL - 1) // WINDOWS_PER_CALL
-        parts = tf.TensorArray(tf.float32, size=n_calls, infer_shape=False)
+        """Returns logits [n_windows, n_labels], float64, some windows at a time.
 
-        def body(call: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            chosen = windows[call * WINDOWS_PER_CALL : (call + 1) * WINDOWS_PER_CALL]
+        These are 32, and of what is left the largest power of two: a network is prepared anew for every batch size
+        that it has not seen, which costs as much as a hundred windows, and tracks come in all lengths.
+        """
+        n_windows = tf.shape(windows)[0]
+        parts = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False)
+
+        def body(begin: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            chosen = windows[begin : begin + _largest_batch(n_windows - begin)]
             codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
             told = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
-            return call + 1, parts.write(call, self._model([codes, *told] if told else codes))  # type: ignore[no-untyped-call]
+            logits = self._model([codes, *told] if told else codes)  # type: ignore[no-untyped-call]
+            return begin + tf.shape(codes)[0], parts.write(parts.size(), logits)
 
-        _, parts = tf.while_loop(lambda call, _: call < n_calls, body, (0, parts), parallel_iterations=1)
+        _, parts = tf.while_loop(lambda begin, _: begin < n_windows, body, (0, parts), parallel_iterations=1)
         logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])
         return tf.cast(logits, tf.float64)
+
+
+def _largest_batch(n_left: tf.Tensor) -> tf.Tensor:
+    """Returns the largest of 1, 2, 4, ... `WINDOWS_PER_CALL` that is at most the windows left."""
+    sizes = tf.constant([1 << i for i in range(WINDOWS_PER_CALL.bit_length())])
+    return tf.reduce_max(tf.where(sizes <= n_left, sizes, 1))
 
 
 def _curve(name: str, power: tf.Tensor) -> tf.Tensor:

@@ -216,10 +216,12 @@ def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
 
 
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
-    """Returns the line of an epoch, at most 80 columns."""
+    """Returns the line of an epoch, at most 95 columns."""
     line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
     if "validation" in numbers:
         line += f"  val {numbers['metric']} {numbers['validation']:.4f}  best {progress.best_epoch}"
+    if numbers.get("input_wait") is not None:
+        line += f"  wait {100 * numbers['input_wait']:.1f} %"  # for the input, of the time of the steps
     return f"{line}  lr {numbers['learning_rate']:.1e}  {numbers['seconds']:.1f} s"
 
 

@@ -1,0 +1,123 @@
+"""From samples to tables: medians with their spread, and ratios of what was measured in the same round."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfmusic.benchmarks.cases import Case, Sample
+
+Samples = Mapping[str, Sequence[Sample]]
+
+# What a ratio is of; a rate is better when it is high, the others when they are low.
+MEASURES: dict[str, Callable[[Sample], float]] = {
+    "wall time": lambda sample: sample.seconds,
+    "wall time a unit": lambda sample: sample.seconds / sample.units,
+    "units per wall s": lambda sample: sample.units / sample.seconds,
+    "units per CPU s": lambda sample: sample.units / max(sample.cpu_s, 1e-9),
+    "CPU time a unit": lambda sample: sample.cpu_s / sample.units,
+    "peak memory": lambda sample: sample.peak_bytes,
+    "bytes a unit": lambda sample: sample.bytes_out / sample.units,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a ratio must reach: `at least` or `at most` a limit, or nothing, where it is only to be seen."""
+
+    ours: tuple[str, ...]  # names of cases, the best of which counts
+    against: tuple[str, ...]
+    measure: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def limit(self) -> str:
+        """The target as text."""
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return f"<= {self.at_most:g}" if self.at_most is not None else ""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio over the rounds; `why_not` says why there is none."""
+
+    target: Target
+    ours: str
+    against: str
+    median: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    why_not: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the median reaches the target."""
+        if self.why_not or not self.target.limit:
+            return self.why_not
+        least, most = self.target.at_least, self.target.at_most
+        is_met = self.median >= least if least is not None else self.median <= (most or 0.0)
+        return "met" if is_met else "missed"
+
+
+def compare(target: Target, samples: Samples, cases: Sequence[Case]) -> Ratio:
+    """Returns the ratio of the best of ours to the best of theirs, by their medians, round by round."""
+    missing = {case.name: case.missing for case in cases if case.missing}
+    for names in (target.ours, target.against):
+        if not any(name in samples for name in names):
+            why = next((missing[name] for name in names if name in missing), "not measured")
+            return Ratio(target, target.ours[0], target.against[0], why_not=why)
+    ours, against = (_best(names, samples, target.measure) for names in (target.ours, target.against))
+    value = MEASURES[target.measure]
+    rounds = [value(a) / max(value(b), 1e-12) for a, b in zip(samples[ours], samples[against], strict=True)]
+    return Ratio(target, ours, against, statistics.median(rounds), min(rounds), max(rounds))
+
+
+def _best(names: Sequence[str], samples: Samples, measure: str) -> str:
+    best = max if "per" in measure else min
+    return best(
+        (name for name in names if name in samples),
+        key=lambda name: statistics.median(map(MEASURES[measure], samples[name])),
+    )
+
+
+def sample_rows(samples: Samples) -> list[tuple[Any, ...]]:
+    """Returns a row a case: name, wall seconds with their spread, rates, CPU a unit, peak memory; medians."""
+    rows = []
+    for name, some in samples.items():
+        walls = [sample.seconds for sample in some]
+        per_s, cpu_ms, peak = (
+            statistics.median(map(MEASURES[measure], some))
+            for measure in ("units per wall s", "CPU time a unit", "peak memory")
+        )
+        spread = f"{_short(statistics.median(walls))} ({_short(min(walls))} - {_short(max(walls))})"
+        rows.append((name, spread, _short(per_s), _short(cpu_ms * 1e3), round(peak / 1e6)))
+    return rows
+
+
+SAMPLE_HEADER = ("case", "wall s (min - max)", "units/s", "CPU ms a unit", "peak MB")
+
+
+def ratio_rows(ratios: Sequence[Ratio]) -> list[tuple[str, ...]]:
+    """Returns a row a ratio: what, against what, by what, median with its spread, target, verdict."""
+    return [
+        (
+            ratio.ours,
+            ratio.against,
+            ratio.target.measure,
+            "-" if ratio.why_not else _short(ratio.median),
+            "" if ratio.why_not else f"{_short(ratio.low)} - {_short(ratio.high)}",
+            ratio.target.limit,
+            ratio.verdict,
+        )
+        for ratio in ratios
+    ]
+
+
+RATIO_HEADER = ("what", "against", "ratio of", "median", "min - max", "target", "")
+
+
+def _short(value: float) -> str:
+    """Returns a number with three digits that count."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"

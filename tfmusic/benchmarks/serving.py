@@ -1,0 +1,40 @@
+"""Answers for whole tracks of different lengths: the SavedModel against `model.predict` and against PyTorch."""
+
+from collections.abc import Iterator
+
+from tfmusic.benchmarks.cases import Asked, BenchmarkError, Worker
+from tfmusic.benchmarks.comparison import Options, Result, measure, opened
+from tfmusic.benchmarks.ratios import Target
+
+_NETWORK, _WIDTH = "resnet18", 16  # the model of the configs q1 and q3
+
+
+def run(options: Options) -> Iterator[Result]:
+    """Yields the comparison."""
+    hop_frames = max(options.frames // 2, 1)
+    shape = {"network": _NETWORK, "width": options.width or _WIDTH, "frames": options.frames, "hop_frames": hop_frames}
+    folder, env = str(options.work / "export"), options.thread_variables
+    ours = Worker("tfmusic.benchmarks.track_answers:ours", {"folder": folder, **shape}, env=env)
+    layouts = {
+        f"PyTorch, {layout}, a track at a time": Worker(
+            "tfmusic.benchmarks.torch_answers:theirs", {**shape, "layout": layout}, options.torch_python, env
+        )
+        for layout in ("contiguous", "channels_last")
+    }
+    with opened(ours, *layouts.values()):
+        counts = {worker.facts["parameters"] for worker in (ours, *layouts.values()) if not worker.missing}
+        if len(counts) != 1:
+            raise BenchmarkError(f"the networks must have the same number of parameters. Received: {counts}")
+        saved = Asked("SavedModel, a track at a time", ours, "saved_model", options.seconds)
+        by_segment = Asked("model.predict, a segment at a time", ours, "segment", options.seconds)
+        theirs = [Asked(name, worker, "track", options.seconds) for name, worker in layouts.items()]
+        targets = [
+            Target((saved.name,), (by_segment.name,), "units per wall s", at_least=4.0),
+            Target((saved.name,), tuple(layouts), "units per wall s", at_least=1.5),
+            Target((saved.name,), tuple(layouts), "units per CPU s"),
+        ]
+        title = (
+            f"serving: windows of {options.frames} x 128, one each {hop_frames} frames, of tracks of 600 to 9,000"
+            f" frames; {_NETWORK} of width {shape['width']}"
+        )
+        yield measure(title, [saved, by_segment, *theirs], targets, options)

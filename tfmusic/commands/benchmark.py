@@ -1,0 +1,144 @@
+"""`tfmusic benchmark WHAT`: ratios measured side by side in one run."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfmusic.commands import arguments
+
+if TYPE_CHECKING:
+    from tfmusic.benchmarks.comparison import Options, Result
+
+SUBJECTS = ("converter", "inputs", "models", "serving", "startup")
+NETWORKS = ("crnn", "cnn2d", "resnet34")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("subject", choices=[*SUBJECTS, "all"], help="what to compare")
+    parser.add_argument("--repeats", type=arguments.positive, default=5, help="rounds A B C A B C ... (default 5)")
+    parser.add_argument("--seconds", type=_above_zero, default=2.0, help="of one measurement of a stream or a network")
+    parser.add_argument("--gigabytes", type=_above_zero, default=1.0, help="of float32 spectrograms (default 1)")
+    parser.add_argument(
+        "--tracks", type=_ten_times, default=4000, help="where memory is compared with that of a tenth (default 4000)"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for the files, which are removed at the end (default: temporary)"
+    )
+    parser.add_argument(
+        "--torch-python", default=sys.executable, metavar="PYTHON", help="a Python with PyTorch (default: this one)"
+    )
+    parser.add_argument("--addons-python", metavar="PYTHON", help="a Python with TensorFlow 2.15 and tensorflow-addons")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, help="of models (default: all)")
+    parser.add_argument("--width", type=arguments.positive, help="of the networks (default: the papers')")
+    parser.add_argument(
+        "--threads", type=arguments.positive, help="of each process of a network (default: theirs, all cores)"
+    )
+    parser.add_argument("--batch-size", type=arguments.positive, default=16, help="of the networks (default 16)")
+    parser.add_argument("--frames", type=arguments.positive, default=157, help="of their input (default 157)")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["float32"], choices=["float32", "mixed_bfloat16"], help="of the networks"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints one table of cases and one of ratios for each comparison."""
+    import importlib
+    import tempfile
+
+    from tfmusic.benchmarks import environment
+    from tfmusic.console import console
+
+    _check(args)
+    described = environment.describe()
+    for name, text in described.items():
+        console.show(f"{name}: {text}")
+    console.tell(environment=described, load_before=environment.load())
+    console.show(f"load before: {environment.load()}")
+    subjects = SUBJECTS if args.subject == "all" else (args.subject,)
+    for subject in subjects:
+        with tempfile.TemporaryDirectory(prefix="tfmusic-benchmark-", dir=args.work) as work:
+            module = importlib.import_module(f"tfmusic.benchmarks.{subject}")
+            for result in module.run(_options(args, Path(work))):
+                _show(subject, result)
+    console.show(f"load after: {environment.load()}")
+    console.tell(load_after=environment.load())
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses what would fail only after minutes."""
+    import shutil
+    import tempfile
+
+    from tfmusic.errors import UsageError
+
+    if args.work is not None and not args.work.is_dir():
+        raise UsageError(f"{args.work}: --work must be an existing folder")
+    for option, python in (("--torch-python", args.torch_python), ("--addons-python", args.addons_python)):
+        if python is not None and shutil.which(python) is None:
+            raise UsageError(f"{option} must be an executable Python. Received: {python}")
+    needed, free = 3.0 * args.gigabytes * 1e9, shutil.disk_usage(args.work or tempfile.gettempdir()).free
+    if args.subject in ("converter", "inputs", "all") and free < needed:
+        raise UsageError(
+            f"--gigabytes {args.gigabytes:g} needs {needed / 1e9:.1f} GB for files, and"
+            f" {args.work or tempfile.gettempdir()} has {free / 1e9:.1f}: pass fewer, or another --work"
+        )
+
+
+def _options(args: argparse.Namespace, work: Path) -> "Options":
+    from tfmusic.benchmarks.comparison import Options
+    from tfmusic.console import console
+
+    return Options(
+        work=work,
+        gigabytes=args.gigabytes,
+        tracks=args.tracks,
+        repeats=args.repeats,
+        seconds=args.seconds,
+        torch_python=args.torch_python,
+        addons_python=args.addons_python,
+        networks=tuple(args.networks),
+        batch_size=args.batch_size,
+        frames=args.frames,
+        width=args.width,
+        threads=args.threads,
+        precisions=tuple(args.precisions),
+        on_sample=lambda name: console.say(f"measured {name}"),
+    )
+
+
+def _show(subject: str, result: "Result") -> None:
+    from dataclasses import asdict
+
+    from tfmusic.benchmarks import ratios
+    from tfmusic.console import console
+
+    console.show(f"\n{result.title}")
+    console.table(ratios.sample_rows(result.samples), ratios.SAMPLE_HEADER)
+    console.show("")
+    console.table(ratios.ratio_rows(result.ratios), ratios.RATIO_HEADER)
+    for note in result.notes:
+        console.show(note)
+    found: dict[str, Any] = {
+        "subject": subject,
+        "title": result.title,
+        "samples": {name: [asdict(sample) for sample in some] for name, some in result.samples.items()},
+        "ratios": [asdict(ratio) | {"verdict": ratio.verdict} for ratio in result.ratios],
+        "notes": list(result.notes),
+    }
+    console.tell(comparisons=found)
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _ten_times(text: str) -> int:
+    value = int(text)
+    if value < 200 or value % 10:
+        raise argparse.ArgumentTypeError(f"must be 200 or more, and a multiple of 10, got {text}")
+    return value
