@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2  # processes of the tests; each takes up to 4 GB of memory
+JOBS ?= 2  # processes of the tests; each takes up to 6 GB of memory
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 ADDONS := .venv-addons
