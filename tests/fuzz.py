@@ -18,6 +18,7 @@ import struct
 import sys
 import tempfile
 import time
+import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -251,6 +252,7 @@ def server():
         if len(status) != 1 or status[0] >= 500:
             raise AssertionError(f"the server answered {status}")
 
+    weakref.finalize(parse, loop.close)
     return parse
 
 
