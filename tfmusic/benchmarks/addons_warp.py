@@ -3,8 +3,8 @@
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_addons as tfa
 
+from tfmusic.addons import sparse_image_warp
 from tfmusic.benchmarks.clock import Bench, repeating
 
 
@@ -18,6 +18,6 @@ def warp(batch_size: int, frames: int, n_bins: int, warp_frames: int) -> Bench:
         point = tf.random.uniform([batch_size, 1], reach, frames - reach)
         moved = point + tf.random.uniform([batch_size, 1], -reach, reach)
         source, target = (tf.stack([place, middle], axis=-1) for place in (point, moved))  # [batch, 1, 2]
-        return tfa.image.sparse_image_warp(images, source, target, num_boundary_points=1)[0]
+        return sparse_image_warp(images, source, target)
 
     return Bench({"warp": repeating(call, batch_size)})
