@@ -15,6 +15,7 @@ from tfmusic.contract import Contract
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
 from tfmusic.models.folded import fold
+from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
@@ -309,6 +310,10 @@ def test_unknown_pooling():
         small("resnet18", pooling="sum")
 
 
+needs_keras_3 = pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 gets its model back")
+
+
+@needs_keras_3
 @pytest.mark.parametrize("name", sorted(set(BUILDERS) - DEEP))
 def test_folding_normalisations_changes_no_logit(name):
     """Whatever gamma, beta, mean and variance are; convolutions that only a normalisation reads do its work."""
@@ -326,6 +331,14 @@ def test_folding_normalisations_changes_no_logit(name):
         assert left[folded] == 0
 
 
+@pytest.mark.skipif(IS_KERAS_3, reason="Keras 3 folds")
+def test_keras_2_gets_its_model_back():
+    """It cannot clone a model layer by layer as the folding needs."""
+    model = small("cnn2d")
+    assert fold(model) is model
+
+
+@needs_keras_3
 def test_folding_leaves_half_precision_alone_and_reaches_members_of_an_ensemble():
     """Half precision would round otherwise than the run did; an ensemble is a model of models."""
     keras.mixed_precision.set_global_policy("mixed_bfloat16")

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfmusic.models.ops import IS_KERAS_3
+
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 
 
@@ -16,7 +18,7 @@ def fold(model: keras.Model) -> keras.Model:
     Normalisations that follow anything else stay as they are, and so do those in half precision, where rounding would
     show. The weights are copies; the model given is not changed. Keras 2 cannot do it and gets the model back.
     """
-    if not hasattr(keras, "ops"):
+    if not IS_KERAS_3:
         return model
     pairs = {conv.name: norm for conv, norm in _foldable(model)}
     gone = {norm.name for norm in pairs.values()}
