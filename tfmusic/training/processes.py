@@ -104,9 +104,11 @@ def check_backend(processes: Processes, environ: Mapping[str, str]) -> None:
     Raises:
         UsageError: it cannot; the message names the way out.
     """
+    if not processes.are_several:
+        return
     backend, version = environ.get("KERAS_BACKEND", "tensorflow"), metadata.version("keras")
     has_workers = backend == "tensorflow" and version.startswith("2.") and "TF_CONFIG" in environ
-    if processes.are_several and backend != "jax" and not has_workers:
+    if backend != "jax" and not has_workers:
         raise UsageError(f"several processes cannot train with Keras {version} on {backend}: {_OUT}")
 
 
