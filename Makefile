@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2  # processes of the tests; each takes up to 6 GB of memory
+JOBS ?= 2  # processes of the tests; each takes up to 7 GB of memory
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 ADDONS := .venv-addons
@@ -29,7 +29,7 @@ test: $(VENV)/installed-test lint
 quick: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow and not torture"
 
-# Hours: what `make test` does a few times for the promises of the README, done at length.
+# Long: what `make test` does a few times for the promises of the README, done at length.
 torture: $(VENV)/installed-test
 	$(BIN)/python -m tests.kill --trials 100
 	$(BIN)/python -m tests.fuzz --executions 1000000

@@ -66,7 +66,14 @@ def locked(target: Path) -> Iterator[None]:
         UsageError: another process holds it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.parent / f".{target.name}.lock"
+    refusal = f"{target}: another process is writing it; wait for it to end, or choose another name"
+    with held(target.parent / f".{target.name}.lock", refusal):
+        yield
+
+
+@contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Holds a lock file, which goes in the end; raises UsageError with `refusal` where another process holds it."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +81,7 @@ def locked(target: Path) -> Iterator[None]:
         except OSError:
             is_held = False
         if not is_held:  # or the file was of a process that has just ended
-            raise UsageError(f"{target}: another process is writing it; wait for it to end, or choose another name")
+            raise UsageError(refusal)
         try:
             yield
         finally:

@@ -4,11 +4,9 @@ A file appears under its name when it is whole, so an interrupted run goes on wi
 spectrograms are stands beside them in `feature.json`, which everything that reads them compares.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
 from tfmusic.features.extracted import NAME, find_feature, write_feature
 from tfmusic.features.source import read_feature
+from tfmusic.folders import held
 
 _LOCK = ".lock"
 _BEGUN = (_LOCK, f".{NAME}.tmp")  # all that a run may have left that was killed at its beginning
@@ -93,7 +92,8 @@ def extract(
         DataError: a file cannot be used, and `stop`.
     """
     _check_folder(out, feature)
-    with _locked(out):
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out / _LOCK, f"{out}: another extract is writing here; wait for it to end"):
         write_feature(out, feature, audio.versions())
         for leftover in [*out.rglob(".*.partial"), out / f".{NAME}.tmp"]:
             leftover.unlink(missing_ok=True)
@@ -169,22 +169,3 @@ def _check_folder(out: Path, feature: Mapping[str, Any]) -> None:
         raise UsageError(f"{out}: must be empty, or a folder that extract wrote (it would hold {NAME}). Choose another")
     if found[1] != dict(feature):
         raise UsageError(f"{out}: holds {found[1]}, the config says {dict(feature)}. Choose another folder")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Holds the folder for one process at a time."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / _LOCK
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = path.is_file() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except OSError:
-            is_held = False
-        if not is_held:  # or the file was of a run that has just ended
-            raise UsageError(f"{out}: another extract is writing here; wait for it to end")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
