@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -183,11 +184,13 @@ def without_rights():
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+    with tempfile.TemporaryDirectory() as name, patch.object(tempfile, "tempdir", name):
+        Path(name).chmod(0o777)  # whoever runs the tests may have a TMPDIR of their own
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
 
 
 @pytest.mark.slow
