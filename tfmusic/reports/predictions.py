@@ -19,7 +19,7 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns the columns track_id, answer, target where known, and `score:LABEL` for every label.
 
-    Several tags stand as a JSON list in their cell.
+    Several tags stand as a JSON list in their cell. A track without an answer, None, has empty cells.
     """
     columns: dict[str, Any] = {"track_id": list(track_ids), "answer": [_cell(answer) for answer in answers]}
     if targets is not None:
@@ -29,4 +29,6 @@ def predictions_table(
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     return text_cell(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
