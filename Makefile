@@ -29,11 +29,12 @@ test: $(VENV)/installed-test lint
 quick: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow and not torture"
 
-# Long: what `make test` does a few times for the promises of the README, done at length.
+# Long, some hours on 2 cores: what `make test` does a few times for the promises of the README, done at length, the
+# shortest first. It ends with a table: promise, trials, failures. One part: make torture TORTURE=tests/test_kill.py
+TORTURE ?= tests/test_[!fk]*.py tests/test_f*.py tests/test_k*.py
+
 torture: $(VENV)/installed-test
-	$(BIN)/python -m tests.kill --trials 100
-	$(BIN)/python -m tests.fuzz --executions 1000000
-	$(BIN)/python -m pytest -m torture
+	$(BIN)/python -m pytest -p tests.torture -m torture --verbose --capture=no $(TORTURE)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

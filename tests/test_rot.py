@@ -120,12 +120,14 @@ def test_every_byte_of_a_run(small_run, name):
 
 
 @pytest.mark.slow
-def test_bytes_of_a_keras_file(small_run, tmp_path):
+@pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.torture)])
+def test_bytes_of_a_keras_file(small_run, tmp_path, count, record_property):
     """Bytes of a model, with checksums beside it and without: refused, or the same weights."""
     run = RunDir(small_run)
     path, sealed = run.checkpoint("best"), small_run / "checksums.json"
     before = load_run(run).model.get_weights()
-    every = path.stat().st_size // 300
+    every = max(path.stat().st_size // count, 1)
+    record_property("trials", count + count // 6)
     for _ in flips(path, every):
         with pytest.raises(RunError, match=r"best\.keras: damaged"):
             load_run(run)
@@ -143,13 +145,17 @@ def test_bytes_of_a_keras_file(small_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [200, pytest.param(6000, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "contract.json", "labels.txt"])
-def test_bytes_of_an_export(small_run, name):
+def test_bytes_of_an_export(small_run, name, count, record_property):
     """An export is compared with its checksums before TensorFlow reads any of it."""
     path = small_run / "export" / name
-    for _ in flips(path, max(path.stat().st_size // 200, 1)):
+    trials = 0
+    for _ in flips(path, max(path.stat().st_size // count, 1)):
+        trials += 1
         with pytest.raises(RunError, match=rf"{path.name}: damaged"):
             load_contract(small_run / "export")
+    record_property("trials", trials)
     assert not verify(small_run).faults
 
 

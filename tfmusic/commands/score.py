@@ -63,12 +63,10 @@ def _read(path: Path, kind: str, *, may_lack: bool = False) -> list[Any]:
     from tfmusic.datasets.airush_metadata import read_json
 
     answers = read_json(path)
-    fits = _is_name if kind == "single" else _is_names
-    is_list = isinstance(answers, list) and answers
-    if not is_list or not all((may_lack and one is None) or fits(one) for one in answers):
-        wanted = "names" if kind == "single" else "lists of names"
-        raise DataError(f"{path}: must be a JSON list of {wanted}, one a track, not empty")
-    return answers
+    wanted, fits = ("names", _is_name) if kind == "single" else ("lists of names", _is_names)
+    if isinstance(answers, list) and answers and all(fits(one) or (may_lack and one is None) for one in answers):
+        return answers
+    raise DataError(f"{path}: must be a JSON list of {wanted}, one a track, not empty")
 
 
 def _check_same_labels(predicted: list[Any], answers: list[Any], kind: str, args: argparse.Namespace) -> None:
