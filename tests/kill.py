@@ -116,6 +116,11 @@ def whole_files(out, expected):
     assert seen.items() <= expected.items(), f"{out}: half a file is visible"
 
 
+def no_manifest_before_the_rest(out, expected):
+    if (out / "manifest.json").exists():
+        assert expected.items() <= hashes(out).items(), f"{out}: half a folder is visible"
+
+
 def verified(out, expected):
     from tfmusic.serving.verify import verify
 
@@ -137,6 +142,13 @@ COMMANDS = {
             "--num-shards", "12",
         ],
         hashes, all_or_nothing,
+    ),
+    "build-records on a store": Command(
+        lambda base, out, workers: [
+            "build-records", "q2", "--data", str(base / "music"), "--out", f"file://{out}", "--workers", str(workers),
+            "--num-shards", "12", "--overwrite",
+        ],
+        hashes, no_manifest_before_the_rest,
     ),
     "extract": Command(
         lambda base, out, workers: ["extract", "q2", str(base / "sound"), "--out", str(out), "--workers", str(workers)],

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.test_serve import form, wait_for
+from tests.test_serve import ask, form, wait_for
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = (1, 8, 64)
@@ -50,14 +50,12 @@ for line in sys.stdin:
 @contextmanager
 def child(*words):
     """Yields a process of this Python that is written to and read from, and ended afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, *words]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def ask_until(end_s, port, bodies, right, first):
@@ -87,7 +85,7 @@ def measure(export, tracks, *, rounds, seconds, clients=CLIENTS):
     ):
         right = json.loads(bare.stdout.readline())
         port = int(server.stdout.readline().split("http://")[1].split()[0].rpartition(":")[2])
-        wait_for(lambda: is_ready(port))
+        wait_for(lambda: ask(port, "GET", "/ready")[0] == 200)
         found = {name: ([], []) for name in ("model", *clients)}
         for number in range(-1, rounds):  # the first round is to warm up
             for name in found:
@@ -104,12 +102,6 @@ def measure(export, tracks, *, rounds, seconds, clients=CLIENTS):
                     found[name][0].append(len(taken) / (time.monotonic() - begin))
                     found[name][1].extend(taken)
     return found
-
-
-def is_ready(port):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/ready")
-    return connection.getresponse().status == 200
 
 
 def describe(found):
