@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from schemathesis.specs.openapi.adapter import parameters  # noqa: F401 - late, 
 from tests.conftest import fit_small
 from tests.load import describe, measure
 from tests.test_explain import listener
+from tests.test_faults import small_disk
 from tests.test_serve import ask, form, loud, post, wait_for
 from tfmusic.cli import main
 from tfmusic.serving.app import Limits, make_app
@@ -186,6 +188,21 @@ def test_broken_forms(port, temporary, body):
     assert 400 <= status < 500
     assert "error" in json.dumps(told)
     assert list(temporary.iterdir()) == []
+
+
+def test_disk_that_is_full(port, tmp_path, monkeypatch, capsys):
+    """Without room for an upload the client is asked to come again; with room again it is answered."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        large = [("a.npy", loud(0, 16, 2000))]
+        status, told, headers = post(port, large)
+        assert status == 503
+        assert "no room" in told["error"]
+        assert headers["Retry-After"]
+        assert "No space left on device" in capsys.readouterr().err
+        assert list(disk.iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert post(port, large)[0] == 200
 
 
 def upload_many(port, count, *, size):

@@ -1,8 +1,7 @@
 """Records have the same bytes whichever Python and packages have built them.
 
-The others are named by TFMUSIC_OTHER_PYTHONS, their interpreters with spaces between, which need the packages that
-`build-records` imports, and no TensorFlow: `make test-pythons` installs them. The environments of `make test-addons`
-and `make test-beam` are taken where they stand.
+TFMUSIC_OTHER_PYTHONS names the others, interpreters with spaces between: `make test-addons` that of the default stack,
+`make test-pythons` some small environments of Python 3.11 to 3.13.
 """
 
 import os
@@ -17,8 +16,7 @@ from tests import golden, miniatures
 from tests.kill import hashes
 
 ROOT = Path(__file__).parents[1]
-HERE = [str(ROOT / name / "bin" / "python") for name in (".venv-addons", ".venv-beam") if (ROOT / name).is_dir()]
-OTHERS = [*os.environ.get("TFMUSIC_OTHER_PYTHONS", "").split(), *HERE]
+OTHERS = os.environ.get("TFMUSIC_OTHER_PYTHONS", "").split()
 GOLDEN = """
 import sys
 from pathlib import Path

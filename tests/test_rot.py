@@ -160,16 +160,22 @@ def test_bytes_of_an_export(small_run, name, count, record_property):
 
 
 @pytest.mark.slow
-def test_damaged_models_do_not_answer(small_run, tmp_path, capsys):
-    """predict, evaluate, export, embed and serve refuse a run with one flipped byte of its contract."""
+def test_damaged_models_do_not_answer(small_run, music, tmp_path, capsys):
+    """Every command that takes a model refuses a run with one flipped byte of its contract."""
     shutil.copytree(small_run, tmp_path / "run")
     np.save(tmp_path / "a.npy", MEL)
     contract = tmp_path / "run" / "contract.json"
     contract.write_text(contract.read_text().replace('"n_fft": 1024', '"n_fft": 1025'))
     run, mel = str(tmp_path / "run"), str(tmp_path / "a.npy")
-    for command in (["predict", run, mel], ["evaluate", run], ["export", run, "--out", f"{run}2"], ["serve", run]):
+    out = str(tmp_path / "out")
+    for command in (
+        ["predict", run, mel], ["evaluate", run], ["export", run, "--out", out], ["serve", run], ["explain", run, mel],
+        ["embed", run, mel, "--out", f"{out}.npz"], ["ensemble", run, str(small_run), "--out", out],
+        ["build-records", "q2", "--data", str(music), "--out", out, "--contract", run],
+    ):  # fmt: skip
         assert main(command) == 2
-        assert "contract.json: damaged" in capsys.readouterr().err
+        assert "contract.json: damaged" in capsys.readouterr().err, command
+        assert not (tmp_path / "out").exists()
     assert main(["verify", run, "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "run"
