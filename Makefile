@@ -10,7 +10,7 @@ PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
 PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons`
 
-.PHONY: demo test quick torture lint test-addons test-beam test-pythons clean
+.PHONY: demo test quick torture lint test-addons test-beam test-pythons audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -69,6 +69,13 @@ test-pythons: $(VENV)/installed-test
 	done; done
 	TFMUSIC_OTHER_PYTHONS="$$(echo $(CURDIR)/.venv-pythons/*/bin/python)" $(BIN)/python -m pytest tests/test_pythons.py
 
+# The pinned packages of all environments against the advisories of osv.dev; fails where that cannot be reached.
+audit:
+	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	for list in .ci/constraints.txt .ci/constraints-addons.txt .ci/requirements-beam.txt; do \
+		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service osv --requirement $$list || exit 1; \
+	done
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"tfmusic needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: pass PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
@@ -96,4 +103,4 @@ $(BEAM)/installed: pyproject.toml .ci/requirements-beam.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(ADDONS) $(BEAM) .venv-pythons demo build dist
+	rm -rf $(VENV) $(ADDONS) $(BEAM) .venv-pythons .venv-audit demo build dist

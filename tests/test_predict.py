@@ -1,6 +1,7 @@
 """`predict` over tracks of which some cannot be read: the others are answered, nothing is said to be well."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -78,3 +79,15 @@ def test_no_readable_track_at_all(trained, tracks, tmp_path, capsys):
     assert main(["predict", str(trained), bad[1], "--out", str(out)]) == 2
     assert "more)" not in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_names_of_files_that_are_no_text(trained, tracks, tmp_path):
+    """Files whose names are no UTF-8, a formula or two lines are answered under names that can be written."""
+    good, odd = next((tracks / "good").iterdir()), tmp_path / "odd"
+    odd.mkdir()
+    names = (b"\xffa.npy", b"=1+1.npy", b"two\nlines.npy")
+    for name in names:
+        (odd / os.fsdecode(name)).write_bytes(good.read_bytes())
+    code, table = answers(trained, odd, tmp_path / "a.csv")
+    assert code == 0
+    assert table["track_id"].tolist() == ["\\xffa", "'=1+1", "two\nlines"]
