@@ -134,6 +134,14 @@ def test_checksums_list_sizes(tmp_path, size):
         check_files(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', "", "{"])
+def test_checksums_are_a_mapping(tmp_path, text):
+    """Any other value of JSON is refused in a line that names the file."""
+    (tmp_path / "checksums.json").write_text(text)
+    with pytest.raises(RunError, match=r"checksums\.json: must be the checksums"):
+        check_files(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x/../../a", "a\0b"])
 def test_checksums_stay_inside(tmp_path, name):
     """A list of checksums names no file outside its folder."""

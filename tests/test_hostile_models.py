@@ -116,7 +116,7 @@ FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1")
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_formulas_stay_text(text):
-    """What a spreadsheet would run has a quote before it in predictions.csv, names of files too; all cells are looked at."""
+    """What a spreadsheet would run has a quote before it in predictions.csv, names of files too, in all cells."""
     table = predictions_table([text], [text], np.array([[0.5, 0.5]]), [text, "b"], [[text]])
     read = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str)
     cells = [*read.columns, *read.iloc[0]]
