@@ -20,9 +20,9 @@ from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.adapter import parameters  # noqa: F401 - late, under hypothesis, it cannot be parsed
 
 from tests.conftest import fit_small
+from tests.disks import small_disk
 from tests.load import describe, measure
 from tests.test_explain import listener
-from tests.test_faults import small_disk
 from tests.test_serve import ask, form, loud, post, wait_for
 from tfmusic.cli import main
 from tfmusic.serving.app import Limits, make_app

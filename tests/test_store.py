@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import fit_small
+from tests.disks import small_disk
 from tfmusic.checksums import digest_of
 from tfmusic.cli import main
 from tfmusic.converter.places import OnStore
@@ -250,3 +252,14 @@ def test_half_files_on_a_disk_behind_a_url(music, records, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in records.iterdir()
     }
+
+
+def test_a_full_disk_behind_a_url(music, tmp_path, capsys):
+    """One line, and no half of a file stays there."""
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        assert build(music, f"file://{disk}/q2") == 2
+        assert "No space left on device" in capsys.readouterr().err
+        assert not [path for path in disk.rglob("*") if ".tmp" in path.name]
+        assert not (disk / "q2" / "manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert build(music, f"file://{disk}/q2") == 0

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +106,13 @@ class Store:
                 return
             files.makedirs(root, exist_ok=True)
             partial = f"{root}/.{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
-            files.put_file(str(path), partial)
-            files.mv(partial, f"{root}/{path.name}")
+            try:
+                files.put_file(str(path), partial)
+                files.mv(partial, f"{root}/{path.name}")
+            except Exception:
+                with suppress(Exception):  # which may be gone with the connection; the next build removes it
+                    files.rm_file(partial)
+                raise
 
     def get(self, name: str, path: Path) -> None:
         """Copies a file from there; it appears under its name when complete."""
