@@ -8,8 +8,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 ADDONS := .venv-addons
 PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
+PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons`
 
-.PHONY: demo test quick torture lint test-addons test-beam clean
+.PHONY: demo test quick torture lint test-addons test-beam test-pythons audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -29,11 +30,12 @@ test: $(VENV)/installed-test lint
 quick: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow and not torture"
 
-# Long: what `make test` does a few times for the promises of the README, done at length.
+# Long, some hours on 2 cores: what `make test` does a few times for the promises of the README, done at length, the
+# shortest first. It ends with a table: promise, trials, failures. One part: make torture TORTURE=tests/test_kill.py
+TORTURE ?= tests/test_[!fk]*.py tests/test_f*.py tests/test_k*.py
+
 torture: $(VENV)/installed-test
-	$(BIN)/python -m tests.kill --trials 100
-	$(BIN)/python -m tests.fuzz --executions 1000000
-	$(BIN)/python -m pytest -m torture
+	$(BIN)/python -m pytest -p tests.torture -m torture --verbose --capture=no $(TORTURE)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
@@ -47,11 +49,32 @@ ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
 
 test-addons: $(ADDONS)/installed $(VENV)/installed
 	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow and not torture" $(ADDONS_TESTS)
-	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py
+	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python TFMUSIC_OTHER_PYTHONS=$(CURDIR)/$(BIN)/python \
+		$(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py tests/test_pythons.py
 
 # Apache Beam, which goes with other versions of packages than TensorFlow: a small environment that can build records.
 test-beam: $(BEAM)/installed
 	$(BEAM)/bin/python -m pytest tests/test_beam.py tests/test_store.py
+
+# Records have the same bytes under other Pythons, and with the packages of the other stack: small environments without
+# TensorFlow, as `build-records` needs none.
+RECORDS := numpy pandas pyyaml pydantic rich google-crc32c scipy soundfile soxr
+
+test-pythons: $(VENV)/installed-test
+	@for python in $(PYTHONS); do for stack in constraints constraints-addons; do \
+		place=.venv-pythons/$$python-$$stack; \
+		if [ $$stack = constraints-addons ] && [ $$python != python3.11 ]; then continue; fi; \
+		$$python -m venv $$place && $$place/bin/python -m pip install --quiet --disable-pip-version-check \
+			--constraint .ci/$$stack.txt $(RECORDS) || exit 1; \
+	done; done
+	TFMUSIC_OTHER_PYTHONS="$$(echo $(CURDIR)/.venv-pythons/*/bin/python)" $(BIN)/python -m pytest tests/test_pythons.py
+
+# The pinned packages of all environments against the advisories of osv.dev; fails where that cannot be reached.
+audit:
+	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	for list in .ci/constraints.txt .ci/constraints-addons.txt .ci/requirements-beam.txt; do \
+		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service osv --requirement $$list || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"tfmusic needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: pass PYTHON=python3.12, say")'
@@ -80,4 +103,4 @@ $(BEAM)/installed: pyproject.toml .ci/requirements-beam.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(ADDONS) $(BEAM) demo build dist
+	rm -rf $(VENV) $(ADDONS) $(BEAM) .venv-pythons .venv-audit demo build dist

@@ -2,8 +2,7 @@
 
 Every target is a parser with some good inputs. Each execution spoils one of them and hands it over: an answer is fine,
 an error that becomes one line with the file's name is fine, anything else, or five seconds of silence, is a find, which
-is printed and kept as `find-TARGET-NUMBER` in the folder of `--keep`. With `--engine atheris`, where that package is
-installed, the inputs are guided by the coverage of tfmusic's own code.
+is printed and kept as `find-TARGET-NUMBER` in the folder of `--keep`. `tests.guided` chooses inputs by what they reach.
 """
 
 import argparse
@@ -372,36 +371,12 @@ def fuzz(name, target, executions, seed, on_find):
     return finds
 
 
-def fuzz_guided(name, target, executions):
-    """Lets atheris choose the inputs of a target; it ends the process."""
-    import atheris
-
-    atheris.instrument_all()
-    rng = random.Random(0)
-
-    def spoiled(data, most, seed):
-        mutated = target.spoil(rng.choice(target.seeds), random.Random(seed)) if rng.random() < 0.1 else None
-        return mutated if isinstance(mutated, bytes) else atheris.Mutate(data, most)
-
-    def once(data):
-        if not isinstance(target.seeds[0], bytes) and target.spoil is spoil_value:
-            try:
-                data = json.loads(data)
-            except (ValueError, RecursionError):
-                return
-        check(target.parse, data)
-
-    atheris.Setup([sys.argv[0], f"-runs={executions}", "-max_len=20000"], once, custom_mutator=spoiled)
-    atheris.Fuzz()
-
-
 def run(arguments):
     """Fuzzes the targets named; exits 1 where something was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=[])
     parser.add_argument("--executions", type=int, default=100_000, help="over all targets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--engine", choices=("random", "atheris"), default="random")
     parser.add_argument("--keep", type=Path, help="folder for what was found")
     args = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
@@ -421,8 +396,6 @@ def run(arguments):
         total = sum(target.share for target in chosen.values())
         for name, target in chosen.items():
             executions, begin = round(args.executions * target.share / total), time.monotonic()
-            if args.engine == "atheris":
-                fuzz_guided(name, target, executions)
             finds = fuzz(name, target, executions, args.seed, on_find)
             seconds = time.monotonic() - begin
             sys.stdout.write(f"{name}: {executions:,} executions, {finds} finds, {seconds:.0f} s\n")

@@ -1,6 +1,8 @@
 """Sound files to samples: every format, the law of lengths, faults, flat memory."""
 
+import os
 import struct
+import subprocess
 import sys
 import tracemalloc
 
@@ -12,6 +14,7 @@ from tests.sounds import chords, write
 from tfmusic.datasets import files
 from tfmusic.errors import DataError
 from tfmusic.features import audio
+from tfmusic.quiet import without_decoder_notes
 
 
 def read(path, rate_hz=16000):
@@ -198,3 +201,27 @@ def test_av_is_asked_for(tmp_path, monkeypatch):
 def test_loaders_and_decoders_know_the_same_suffixes():
     """Whatever a loader takes for a track's file can be decoded."""
     assert set(files.SUFFIXES) - {".npy"} <= set(audio.SUFFIXES + audio.AV_SUFFIXES)
+
+
+def test_notes_of_the_decoder_are_not_shown(tmp_path, capfd):
+    """mpg123 writes notes to standard error that name no file; what others write there meanwhile is kept."""
+    data = bytearray(write(tmp_path / "x.mp3", chords(3.0)).read_bytes())
+    for place in range(len(data) // 3, len(data), len(data) // 9):
+        data[place : place + 40] = bytes(40)
+    (tmp_path / "x.mp3").write_bytes(data)
+    decoded = subprocess.run(
+        [sys.executable, "-c", NOISY.format(path=tmp_path / "x.mp3")], capture_output=True, text=True, check=True
+    )
+    assert "mpg123" in decoded.stderr + decoded.stdout or "Note" in decoded.stderr  # else this would show nothing
+    capfd.readouterr()
+    assert len(read(tmp_path / "x.mp3"))
+    assert capfd.readouterr().err == ""
+    with without_decoder_notes():
+        os.write(2, b"\nNote: Trying to resync...\nan error of the system\n")
+    assert capfd.readouterr().err == "an error of the system\n"
+
+
+NOISY = """
+import soundfile
+soundfile.read("{path}")
+"""

@@ -135,10 +135,35 @@ def test_score(tmp_path, capsys):
     assert f"predictions {predictions}, answers {answers}" in out
 
 
+def test_score_of_tracks_without_answer(tmp_path, capsys):
+    """They count as wrong, for one label a track and for several, and it is said."""
+    for task, right, share in (("q1", "a", "accuracy 0.5000"), ("q2", ["a"], "micro_f1 0.6667")):
+        answers = write(tmp_path / "a", [right, right])
+        assert main(["score", task, write(tmp_path / "p", [None, right]), answers]) == 0
+        shown = capsys.readouterr()
+        assert f"{task}: {share}" in shown.out
+        assert "1 of 2 tracks have no answer, which counts as wrong" in shown.err
+    assert main(["score", "q1", answers, write(tmp_path / "p", ["a", None])]) == 2
+    assert "must be a JSON list of names" in capsys.readouterr().err
+
+
+def test_score_tells_other_tasks(tmp_path, capsys):
+    """Predictions that share no label with the answers are of another task; no prediction at all is only wrong."""
+    answers = write(tmp_path / "a", ["rock", "jazz", "jazz"])
+    assert main(["score", "q3", write(tmp_path / "p", ["calm", "sad", "sad"]), answers]) == 2
+    assert "must be of the same task as" in capsys.readouterr().err
+    assert main(["score", "q3", write(tmp_path / "p", ["calm", "jazz", "sad"]), answers]) == 0
+    tags = write(tmp_path / "b", [["rock"], ["jazz"]])
+    assert main(["score", "q2", write(tmp_path / "p", [["calm"], []]), tags]) == 2
+    assert main(["score", "q2", write(tmp_path / "p", [[], []]), tags]) == 0
+    assert "q2: micro_f1 0.0000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
         (["a"], "must have one answer for each of the 2"),
+        ([None, 1], "must be a JSON list of names"),
         ({"a": 1}, "must be a JSON list of names"),
         ([], "must be a JSON list of names"),
         (["a", ["b"]], "must be a JSON list of names"),

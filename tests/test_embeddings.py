@@ -118,6 +118,7 @@ def test_damage_of_every_kind_has_a_name(tmp_path):
     np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**13, 5)})
     with_member(path, "huge", array.getvalue())
     with_member(path, "garbage", b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((")
+    with_member(path, "unmarked", b"no array of numpy")
     compressed = io.BytesIO()
     np.save(compressed, np.random.default_rng(0).normal(size=(50, 5)))
     with_member(path, "packed", compressed.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
@@ -125,7 +126,7 @@ def test_damage_of_every_kind_has_a_name(tmp_path):
     at = raw.index(b"segments/packed.npy") + 300
     raw[at : at + 40] = bytes(40)
     path.write_bytes(raw)
-    for name in ("huge", "garbage", "packed"):
+    for name in ("huge", "garbage", "unmarked", "packed"):
         with pytest.raises(DataError, match=f"track {name}: (damaged|must be floats)"):
             read_embedding(path, name, 5)
 

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from tests.conftest import fit_small
+from tests.disks import fill, small_disk
 from tests.kill import SMALL, hashes, run_result
 from tfmusic.cli import main
 from tfmusic.folders import locked
@@ -25,26 +26,6 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
 from tfmusic.serving.verify import verify
 from tfmusic.training.callbacks import StepWatch
-
-
-@contextmanager
-def small_disk(folder, size):
-    """Mounts a file system of some size over a folder."""
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk):
-    """Leaves no byte free."""
-    with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(4096))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,11 @@
 """Parsers fed with what nobody meant to write: some of what `tests.fuzz` does at length, and what it has found."""
 
 import json
+import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.records.schema import SegmentHeader, decode, encode_prefix
 from tfmusic.scoring.calibrate import Calibration
 
+ROOT = Path(__file__).parents[1]
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -43,6 +48,18 @@ def test_spoiled_input(known, name):
     target, rng = known[name], random.Random(name)
     for _ in range(30 if name == "config" else 400):
         check(target.parse, target.spoil(rng.choice(target.seeds), rng))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", NAMES)
+def test_a_million_spoiled_inputs(name, tmp_path, record_property):
+    """The same a million times over all parsers; what is found is kept, and printed with its input."""
+    shares = {one: target.share for one, target in targets(tmp_path).items()}
+    executions = math.ceil(1_000_000 * shares[name] / sum(shares.values()))
+    record_property("trials", executions)
+    words = ["--executions", str(executions), "--keep", str(tmp_path / "finds"), name]
+    done = subprocess.run([sys.executable, "-m", "tests.fuzz", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
+    assert done.returncode == 0, f"kept in {tmp_path / 'finds'}"
 
 
 @pytest.mark.slow
@@ -114,6 +131,14 @@ def test_checksums_list_sizes(tmp_path, size):
     body = {"version": 1, "files": {"a": {"bytes": size, "sha256": "0"}}}
     (tmp_path / "checksums.json").write_text(json.dumps(body | {"sha256": digest_of(body)}))
     with pytest.raises(RunError, match=str(tmp_path)):
+        check_files(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', "", "{"])
+def test_checksums_are_a_mapping(tmp_path, text):
+    """Any other value of JSON is refused in a line that names the file."""
+    (tmp_path / "checksums.json").write_text(text)
+    with pytest.raises(RunError, match=r"checksums\.json: must be the checksums"):
         check_files(tmp_path)
 
 

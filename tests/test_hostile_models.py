@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.kill import SMALL
+from tfmusic.checksums import CHECKSUMS_NAME, write_checksums
 from tfmusic.cli import main
 from tfmusic.errors import RunError
 from tfmusic.folders import text_cell
@@ -116,8 +117,8 @@ FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1")
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_formulas_stay_text(text):
-    """A label that a spreadsheet would run stands behind a quote in predictions.csv; every cell is looked at."""
-    table = predictions_table(["1"], [text], np.array([[0.5, 0.5]]), [text, "b"], [[text]])
+    """What a spreadsheet would run has a quote before it in predictions.csv, names of files too, in all cells."""
+    table = predictions_table([text], [text], np.array([[0.5, 0.5]]), [text, "b"], [[text]])
     read = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str)
     cells = [*read.columns, *read.iloc[0]]
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
@@ -142,3 +143,44 @@ def test_same_answer_alone_and_in_a_batch(records, music, tmp_path):
     pd.testing.assert_frame_equal(together, alone)
     pd.testing.assert_frame_equal(together, backwards.loc[together.index])
     shutil.rmtree(run)
+
+
+SPOILED = ("[]", "3", "{}", '{"folder": 3, "answer": [], "members": 3, "interval": 3}')
+
+
+@pytest.mark.slow
+def test_json_of_another_shape(trained, records, music, tmp_path):
+    """JSON files of a run and of its export that hold other values, their checksums right: one line, or no matter."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    assert main(["evaluate", str(run), "--records", str(records)]) == 0
+    assert main(["export", str(run), "--overwrite"]) == 0
+    mel = str(min((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
+    out = str(tmp_path / "out")
+    of_run = [
+        ["report", str(run), "--out", f"{out}.html"], ["evaluate", str(run), "--out", out], ["predict", str(run), mel],
+        ["verify", str(run)],
+    ]  # fmt: skip
+    of_export = [["explain", str(run / "export"), mel], ["verify", str(run / "export")]]
+    for folder, names, commands in (
+        (run, ("environment.json", "records.json", "metrics.jsonl", "evaluation/report.json"), of_run),
+        (run / "export", ("model_card.json",), of_export),
+    ):
+        for name in names:
+            whole = (folder / name).read_bytes()
+            for text in SPOILED:
+                (folder / name).write_text(text)
+                sealed_again(folder)
+                codes = [main(command) for command in commands]  # a trace would come out here
+                assert set(codes) <= {0, 2}, (name, text, codes)
+                shutil.rmtree(out, ignore_errors=True)
+            (folder / name).write_bytes(whole)
+            sealed_again(folder)
+
+
+def sealed_again(folder):
+    """Makes the checksums of a folder anew, as its maker could."""
+    path = folder / CHECKSUMS_NAME
+    names = json.loads(path.read_text())["files"]
+    path.unlink()
+    write_checksums(folder, [name for name in names if (folder / name).is_file()])

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import json
-import os
 import socket
+import subprocess
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
@@ -20,6 +19,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.adapter import parameters  # noqa: F401 - late, under hypothesis, it cannot be parsed
 
+from tests.conftest import fit_small
+from tests.disks import small_disk
+from tests.load import describe, measure
 from tests.test_explain import listener
 from tests.test_serve import ask, form, loud, post, wait_for
 from tfmusic.cli import main
@@ -188,6 +190,21 @@ def test_broken_forms(port, temporary, body):
     assert list(temporary.iterdir()) == []
 
 
+def test_disk_that_is_full(port, tmp_path, monkeypatch, capsys):
+    """Without room for an upload the client is asked to come again; with room again it is answered."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        large = [("a.npy", loud(0, 16, 2000))]
+        status, told, headers = post(port, large)
+        assert status == 503
+        assert "no room" in told["error"]
+        assert headers["Retry-After"]
+        assert "No space left on device" in capsys.readouterr().err
+        assert list(disk.iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert post(port, large)[0] == 200
+
+
 def upload_many(port, count, *, size):
     """Returns how often each status came for uploads that run all at once, a third of them oversized."""
 
@@ -218,8 +235,9 @@ def upload_many(port, count, *, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.torture)])
-def test_many_uploads_at_once(temporary, count):
+def test_many_uploads_at_once(temporary, count, record_property):
     """All are answered or asked to come again; memory stays within some files, no file is left, others go on."""
+    record_property("trials", count)
     process = psutil.Process()
     with running(queue=8, max_mib=2, grace_s=60.0, head_s=60.0) as port:
         upload_many(port, 10, size=3 << 20)
@@ -243,14 +261,15 @@ def test_other_addresses_want_a_token(trained, capsys, monkeypatch, host):
 
 
 @pytest.mark.slow
-def test_answers_fit_their_description(port):
+@pytest.mark.parametrize("n_examples", [15, pytest.param(1000, marks=pytest.mark.torture)])
+def test_answers_fit_their_description(port, n_examples, record_property):
     """schemathesis: requests made from /v1/openapi are answered as it says; no answer is a fault of the server."""
     described = ask(port, "GET", "/v1/openapi")[1]
     schema = schemathesis.openapi.from_dict(described)
     schema.config.update(base_url=f"http://127.0.0.1:{port}")
-    n_examples = 300 if os.environ.get("TFMUSIC_TORTURE") else 15
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) == 4
+    record_property("trials", n_examples * len(operations))
     for operation in operations:
 
         @settings(
@@ -270,24 +289,12 @@ def _conformance():
 
 
 @pytest.mark.torture
-def test_load(port):
-    """Requests a second and their 99th percentile, beside the model itself; printed, not judged."""
-    answerer, times = listener(), []
-    import numpy as np
-
-    mel = np.ones((64, 60), np.float32)
-    begin = time.monotonic()
-    for _ in range(2000):
-        answerer.answer(mel)
-    bare = (time.monotonic() - begin) / 2000
-
-    def one(_):
-        start = time.monotonic()
-        assert post(port, GOOD)[0] == 200
-        times.append(time.monotonic() - start)
-
-    begin = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(one, range(2000)))
-    seconds = time.monotonic() - begin
-    print(f"{2000 / seconds:.0f} requests/s, p99 {1e3 * sorted(times)[1979]:.1f} ms; the model {1e3 * bare:.2f} ms")  # noqa: T201
+def test_load(records, music, tmp_path, record_property):
+    """Under 1, 8 and 64 clients every answer is that of the model; requests a second are printed beside its own."""
+    tracks = sorted((music / "q2/test/test_data/mel_spectrogram").glob("*.npy"))[:4]
+    size = ("model.name=resnet18", "model.width=16", "input.frames=157", "training.epochs=1")
+    assert fit_small("q2", records, tmp_path / "run", *size) == 0
+    assert main(["export", str(tmp_path / "run")]) == 0
+    found = measure(tmp_path / "run" / "export", tracks, rounds=3, seconds=8.0)
+    record_property("trials", sum(len(taken) for name, (_, taken) in found.items() if name != "model"))
+    record_property("measured", "\n" + describe(found))

@@ -11,18 +11,34 @@ from tests.kill import COMMANDS, hashes
 from tfmusic.folders import put_in_place
 
 ROOT = Path(__file__).parents[1]
-TRIALS = {"build-records": 6, "extract": 6, "export": 2, "fit": 2, "ensemble": 2}
+TRIALS = {"build-records": 6, "build-records on a store": 6, "extract": 6, "export": 2, "fit": 2, "ensemble": 2}
+
+
+def tortured(trials, **options):
+    """Returns the last line for every command of a run of the harness; its progress goes to standard error."""
+    words = [f"{name}={count}" for name, count in trials.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
+    )
+    assert done.returncode == 0, f"{done.stdout}{(done.stderr or '')[-4000:]}"
+    lines = [line for line in done.stdout.splitlines() if ": " in line and " 0 lost;" in line]
+    assert len(lines) == len(trials), done.stdout
+    return lines
 
 
 @pytest.mark.slow
 def test_killed_commands_end_as_undisturbed_ones():
     """What is visible after the kill is whole; run again, the result is that of a run that nothing disturbed."""
     assert set(TRIALS) == set(COMMANDS)
-    trials = [f"{name}={count}" for name, count in TRIALS.items()]
-    done = subprocess.run([sys.executable, "-m", "tests.kill", *trials], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if "every result the undisturbed one" in line]
-    assert len(lines) == len(TRIALS), done.stdout
+    tortured(TRIALS, stderr=subprocess.PIPE)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_hundred_kills(name, record_property):
+    """The same a hundred times for every command: minutes for each, and up to half an hour for `fit`."""
+    record_property("trials", 100)
+    record_property("measured", tortured({name: 100})[0])
 
 
 def test_replaced_folders_are_never_missing(tmp_path):

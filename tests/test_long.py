@@ -32,7 +32,7 @@ sys.exit(code)
 @pytest.mark.parametrize(
     "epochs", [pytest.param(30, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
 )
-def test_memory_and_files_of_many_epochs(records, tmp_path, epochs):
+def test_memory_and_files_of_many_epochs(records, tmp_path, epochs, record_property):
     """After the first third of the epochs open files and threads stay as many, and memory stays as it is."""
     command = ["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run"), *SMALL]
     done = subprocess.run(
@@ -43,7 +43,9 @@ def test_memory_and_files_of_many_epochs(records, tmp_path, epochs):
     memory, files, threads = zip(*json.loads(done.stdout.splitlines()[-1]), strict=True)
     third = epochs // 3
     grown = max(memory[-third:]) - max(memory[third : 2 * third])
-    print(f"{epochs} epochs: {memory[third] / 2**20:.0f} MiB after {third}, {grown / 2**20:+.1f} MiB in the last third")  # noqa: T201
+    measured = f"{memory[third] / 2**20:.0f} MiB after {third}, {grown / 2**20:+.1f} MiB in the last third"
+    record_property("trials", epochs)
+    record_property("measured", f"{epochs} epochs: {measured}")
     assert len(memory) == epochs
     assert grown < MOST_GROWTH
     assert max(files[-third:]) <= max(files[third : 2 * third])

@@ -120,12 +120,14 @@ def test_every_byte_of_a_run(small_run, name):
 
 
 @pytest.mark.slow
-def test_bytes_of_a_keras_file(small_run, tmp_path):
+@pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.torture)])
+def test_bytes_of_a_keras_file(small_run, tmp_path, count, record_property):
     """Bytes of a model, with checksums beside it and without: refused, or the same weights."""
     run = RunDir(small_run)
     path, sealed = run.checkpoint("best"), small_run / "checksums.json"
     before = load_run(run).model.get_weights()
-    every = path.stat().st_size // 300
+    every = max(path.stat().st_size // count, 1)
+    record_property("trials", count + count // 6)
     for _ in flips(path, every):
         with pytest.raises(RunError, match=r"best\.keras: damaged"):
             load_run(run)
@@ -143,27 +145,37 @@ def test_bytes_of_a_keras_file(small_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [200, pytest.param(6000, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "contract.json", "labels.txt"])
-def test_bytes_of_an_export(small_run, name):
+def test_bytes_of_an_export(small_run, name, count, record_property):
     """An export is compared with its checksums before TensorFlow reads any of it."""
     path = small_run / "export" / name
-    for _ in flips(path, max(path.stat().st_size // 200, 1)):
+    trials = 0
+    for _ in flips(path, max(path.stat().st_size // count, 1)):
+        trials += 1
         with pytest.raises(RunError, match=rf"{path.name}: damaged"):
             load_contract(small_run / "export")
+    record_property("trials", trials)
     assert not verify(small_run).faults
 
 
 @pytest.mark.slow
-def test_damaged_models_do_not_answer(small_run, tmp_path, capsys):
-    """predict, evaluate, export, embed and serve refuse a run with one flipped byte of its contract."""
+def test_damaged_models_do_not_answer(small_run, music, tmp_path, capsys):
+    """Every command that takes a model refuses a run with one flipped byte of its contract."""
     shutil.copytree(small_run, tmp_path / "run")
     np.save(tmp_path / "a.npy", MEL)
     contract = tmp_path / "run" / "contract.json"
     contract.write_text(contract.read_text().replace('"n_fft": 1024', '"n_fft": 1025'))
     run, mel = str(tmp_path / "run"), str(tmp_path / "a.npy")
-    for command in (["predict", run, mel], ["evaluate", run], ["export", run, "--out", f"{run}2"], ["serve", run]):
+    out = str(tmp_path / "out")
+    for command in (
+        ["predict", run, mel], ["evaluate", run], ["export", run, "--out", out], ["serve", run], ["explain", run, mel],
+        ["embed", run, mel, "--out", f"{out}.npz"], ["ensemble", run, str(small_run), "--out", out],
+        ["build-records", "q2", "--data", str(music), "--out", out, "--contract", run],
+    ):  # fmt: skip
         assert main(command) == 2
-        assert "contract.json: damaged" in capsys.readouterr().err
+        assert "contract.json: damaged" in capsys.readouterr().err, command
+        assert not (tmp_path / "out").exists()
     assert main(["verify", run, "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "run"

@@ -428,3 +428,13 @@ def test_page_can_be_read_and_reached(browser, port, scheme, tmp_path):
         active = browser.switch_to.active_element
         reached.add(active.get_attribute("id") or active.tag_name)
     assert {"files", "button", "a"} <= reached
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """The two parts of an answer, head and body, are sent at once: every connection has TCP_NODELAY."""
+    from tfmusic.commands.serve import _listen
+
+    with _listen("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
+        connection, _ = place.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

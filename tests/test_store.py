@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import fit_small
+from tests.disks import small_disk
 from tfmusic.checksums import digest_of
 from tfmusic.cli import main
 from tfmusic.converter.places import OnStore
@@ -182,21 +184,24 @@ def test_no_bucket_is_made(monkeypatch, tmp_path):
     """A name of a bucket that is misspelt is told; other stores have folders, which are made."""
     file = tmp_path / "a"
     file.write_bytes(b"x")
-    made = []
+    made, moved = [], []
 
     class Files:
         def makedirs(self, path, exist_ok):
             made.append(path)
 
         def put_file(self, path, to):
-            if to not in {f"{folder}/a" for folder in made}:
+            if to.rpartition("/")[0] not in made:
                 raise FileNotFoundError("The specified bucket does not exist")
+
+        def mv(self, path, to):
+            moved.append(to)
 
     monkeypatch.setattr(Store, "_open", lambda self: (Files(), self.url))
     Store("sftp://host/q2").put(file)
     with pytest.raises(UsageError, match="s3://buckte/q2: must be in a bucket that exists: The specified bucket"):
         Store("s3://buckte/q2").put(file)
-    assert made == ["sftp://host/q2"]
+    assert (made, moved) == (["sftp://host/q2"], ["sftp://host/q2/a"])
 
 
 @pytest.mark.parametrize("before_it", [1, 2, 4])
@@ -235,3 +240,26 @@ def test_processes_of_a_machine_copy_once(music, bucket, monkeypatch):
     assert len(found) == 2
     assert found[0] == found[1]
     assert len(copied) == len(set(copied)) > 0
+
+
+def test_half_files_on_a_disk_behind_a_url(music, records, tmp_path):
+    """What a killed process has left there of a file is no file of the place, and goes with the next build."""
+    out = tmp_path / "there" / "q2"
+    out.mkdir(parents=True)
+    (out / ".manifest.json.0.tfmusic.tmp").write_bytes(b"{")
+    assert Store(f"file://{out}").names() == set()
+    assert build(music, f"file://{out}") == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in records.iterdir()
+    }
+
+
+def test_a_full_disk_behind_a_url(music, tmp_path, capsys):
+    """One line, and no half of a file stays there."""
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        assert build(music, f"file://{disk}/q2") == 2
+        assert "No space left on device" in capsys.readouterr().err
+        assert not [path for path in disk.rglob("*") if ".tmp" in path.name]
+        assert not (disk / "q2" / "manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert build(music, f"file://{disk}/q2") == 0

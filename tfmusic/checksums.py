@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
     try:
         body = read_json_file(path)
         digest, version = body.pop("sha256", None), body.get("version")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # a list, say, in place of a mapping
         raise RunError(f"{path}: must be the checksums of a folder of tfmusic. Received: {error}") from error
     if digest != digest_of(body):
         raise RunError(f"{path}: damaged: its own checksum does not match")

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tfmusic import __version__
-from tfmusic.errors import TfmusicError
-
-_LONGEST_LINE = 2000
+from tfmusic.errors import TfmusicError, one_line
 
 COMMANDS = {
     "synth": "write small learnable data for q1, q2 and q3",
@@ -114,12 +112,6 @@ def _add_output(parser: argparse.ArgumentParser, default: Any) -> None:
     """Adds what may stand before and after the name of a command."""
     parser.add_argument("--quiet", action="store_true", default=default, help="print results and warnings alone")
     parser.add_argument("--json", action="store_true", default=default, help="print one JSON document of the results")
-
-
-def one_line(text: str) -> str:
-    """Returns a message as one line of bearable length, whatever a file of strangers has put into it."""
-    line = " ".join(text.splitlines())
-    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
 
 
 def _fail(line: str) -> int:

@@ -10,6 +10,8 @@
 Anything else that escapes is a bug of ours: it keeps its trace and exits with 1.
 """
 
+_LONGEST_LINE = 2000
+
 
 class TfmusicError(Exception):
     """Base of all errors that the user can mend."""
@@ -33,3 +35,9 @@ class RecordsError(TfmusicError):
 
 class RunError(TfmusicError):
     """A run folder or exported model that is missing, damaged or of another contract."""
+
+
+def one_line(text: str) -> str:
+    """Returns a message as one line of bearable length, whatever a file of strangers has put into it."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"

@@ -1,6 +1,8 @@
 """The folder of one training: which file stands where."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,14 @@ _SEALED = (
     "config.yaml", "environment.json", "contract.json", "calibration.json", "records.json", "pretrained.json",
     "ensemble.json", "metrics.jsonl", "checkpoints/best.keras", "checkpoints/last.keras", "backup/state.npz",
 )  # fmt: skip
+_SHAPES: dict[str, Any] = {  # what other modules take for granted of the JSON files of a run
+    "records.json": {
+        "folder": str, "tracks_sha256": str, "training": [str], "validation": [str], "training_tracks": [str],
+    },
+    "environment.json": {"python": str, "machine": str, "backend": str, "packages": dict},
+    "ensemble.json": {"members": [{"run": str, "weight": int | float}]},
+    "model_card.json": {"task": str, "labels": [str]},
+}  # fmt: skip
 FOR_TRAINING = ("checkpoints/last.keras", "backup/state.npz")  # a user may remove them to make room
 
 
@@ -142,12 +152,43 @@ class RunDir:
         only = set(_SEALED) - set(FOR_TRAINING) if answers_alone else None
         return check_files(self.path, may_lack=FOR_TRAINING, only=only)
 
-    def read_json(self, path: Path) -> Any:
-        """Returns the value of one of the JSON files; raises RunError where it is missing or damaged."""
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the numbers of every epoch, none where a run was joined; raises RunError where they are damaged."""
+        if not self.metrics.is_file():
+            return []
+        with reading(self.metrics):
+            lines = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+            if not _fits(lines, [{"epoch": int, "seconds": int | float}]):
+                raise ValueError("an epoch without its number or its seconds")
+        return lines
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Returns what one of the JSON files holds; raises RunError where it is missing or damaged."""
         try:
-            return read_json_file(path)
+            value = read_json_file(path)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
+        if not isinstance(value, dict) or not _fits(value, _SHAPES.get(path.name, {})):
+            raise RunError(f"{path}: must be what tfmusic writes there. Received: {json.dumps(value)[:80]}")
+        return value
+
+
+def _fits(value: object, shape: Any) -> bool:
+    """Returns whether a value of JSON is of a type, a list of such, or a mapping with such at some keys."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and _fits(value[key], one) for key, one in shape.items())
+    return isinstance(value, shape)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Names a file of which something is taken for granted that is not so, as a RunError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunError(f"{path}: must be what tfmusic writes there. Received: {error!r}") from error
 
 
 def open_run(path: Path) -> RunDir:

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and the steps from them to objects."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def find_tracks(path: Path) -> "list[Track]":
         check_unique(ids, str(path))
         return [Track(name, path) for name in ids]
     if path.is_file():
-        return [Track(path.stem, path)]
+        return [Track(_readable(path.stem), path)]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     question = airush.find_test(path)
@@ -98,7 +99,12 @@ def find_tracks(path: Path) -> "list[Track]":
             f"{path}: must hold test_data/meta/qN_test.json or train_data/ (AI Rush), or .npy or audio files"
         )
     files.sort(key=lambda file: (file.parent, len(file.stem), file.stem))  # 9 before 10
-    return [Track("-".join(file.relative_to(folder).with_suffix("").parts), file) for file in files]
+    return [Track(_readable("-".join(file.relative_to(folder).with_suffix("").parts)), file) for file in files]
+
+
+def _readable(name: str) -> str:
+    """Returns a name of a file as text that can be written: bytes that are no UTF-8 stand as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _feature_files(paths: Iterable[Path]) -> list[Path]:

@@ -172,12 +172,15 @@ def _with_splits(dataset: "Dataset", config: "Config") -> "Dataset":
 
 def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
     """Returns the contract of a run, an export or a records folder; of several tasks, that of the config's."""
+    from tfmusic.checksums import check_files
     from tfmusic.contract import Contract
     from tfmusic.records.manifest import Manifest
 
     if path is None:
         return None
     has_own = (path / "contract.json").is_file()
+    if has_own:
+        check_files(path, only=["contract.json"])
     contract = Contract.load(path / "contract.json") if has_own else Manifest.read(path).contract
     part = contract.parts().get(config.task_name)
     return part.contract if part else contract

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.errors import DataError, UsageError
+from tfmusic.errors import DataError, UsageError, one_line
 from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predicts and writes the answers in the order of the inputs."""
+    """Predicts and writes the answers in the order of the inputs, also where some tracks cannot be read."""
     if args.out is not None and args.out.suffix not in (".json", ".csv"):
         raise UsageError(f"--out must end in .json or .csv. Received: {args.out}")
     tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
@@ -43,12 +43,33 @@ def run(args: argparse.Namespace) -> None:
     _warn_of_other_question(args.model, args.inputs, args.task)
     with console.progress("predict", len(tracks), "tracks") as progress:
         predictions = predict_tracks(args.model, tracks, progress.advance, task=args.task)
+    answers = predictions.answers()
+    n_answered = len(tracks) - len(predictions.skipped)
+    console.tell(answered=n_answered)
     if args.out is None:
-        console.tell(tracks=list(predictions.track_ids), answers=predictions.answers())
-        return console.show(json.dumps(predictions.answers(), ensure_ascii=False))
-    _write(predictions, args.out)
-    console.tell(answered=len(tracks), out=args.out)
-    return console.say(f"{len(tracks):,} answers: {args.out}")
+        console.tell(tracks=list(predictions.track_ids), answers=answers)
+        console.show(json.dumps(answers, ensure_ascii=False))
+    else:
+        _write(predictions, args.out)
+        console.tell(out=args.out)
+        console.say(f"{n_answered:,} answers: {args.out}")
+    _tell_skipped(predictions)
+
+
+def _tell_skipped(predictions: "Predictions") -> None:
+    """Lists the tracks without an answer; the command has not done all that it was asked for."""
+    from tfmusic.console import console
+
+    skipped = [
+        {"track_id": predictions.track_ids[row], "reason": one_line(reason)}
+        for row, reason in sorted(predictions.skipped.items())
+    ]
+    console.tell(skipped=skipped)
+    for one in skipped:
+        console.warn(f"skipped {one['track_id']}: {one['reason']}")
+    if skipped:
+        n_tracks = len(predictions.track_ids)
+        raise DataError(f"{len(skipped):,} of {n_tracks:,} tracks cannot be read and have no answer; the others have")
 
 
 def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:

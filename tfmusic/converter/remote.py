@@ -74,7 +74,7 @@ def _finished_shards(store: Store, plan: Plan, folder: Path) -> dict[str, ShardR
     old = names - {MANIFEST_NAME, PLAN_NAME, *done, *(name + DONE for name in done)}
     notes = {name for name in old if name.endswith(DONE)}
     # In this order, wherever it is interrupted, the place is ours to go on with, and no old note is trusted.
-    store.remove(notes)
+    store.remove(notes | store.names(partial=True))
     (folder / PLAN_NAME).write_text(fingerprint)
     store.put(folder / PLAN_NAME)
     (folder / PLAN_NAME).unlink()

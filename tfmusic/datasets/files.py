@@ -188,4 +188,5 @@ def plain_ids(names: Sequence[str]) -> list[str]:
 
 def _hashed(text: str, name: str) -> str:
     plain = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "_" for sign in text)
-    return f"{plain.lstrip('._-')[:150] or 'track'}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()  # of a name that may be no UTF-8
+    return f"{plain.lstrip('._-')[:150] or 'track'}-{digest[:12]}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfmusic.errors import DataError
 from tfmusic.features.mpeg import CountedMpeg, count_uncounted
+from tfmusic.quiet import without_decoder_notes
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`
@@ -126,7 +127,8 @@ def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         frames = max(_BLOCK_VALUES // file.channels, 1)
         while True:
             try:
-                block = file.read(frames, dtype="float32", always_2d=True)
+                with without_decoder_notes():
+                    block = file.read(frames, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise _damaged(path, error) from error
             if len(block) == 0:
@@ -157,10 +159,12 @@ def _open(path: Path) -> Iterator[tuple[Any, bool]]:
         raise DataError(f"{path}: must hold sound. Received: an empty file")
     with ExitStack() as opened:
         try:
-            file = opened.enter_context(soundfile.SoundFile(path))
+            with without_decoder_notes():
+                file = opened.enter_context(soundfile.SoundFile(path))
             uncounted = count_uncounted(path) if file.format == "MP3" else 0
             if file.frames < uncounted - _MP3_SLACK:
-                file = opened.enter_context(soundfile.SoundFile(opened.enter_context(CountedMpeg(path))))
+                with without_decoder_notes():
+                    file = opened.enter_context(soundfile.SoundFile(opened.enter_context(CountedMpeg(path))))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that stands for headerless audio
             raise _damaged(path, error) from error
         yield file, file.format in _EXACT_HEADERS or (file.format == "MP3" and not uncounted)

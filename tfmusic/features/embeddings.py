@@ -143,6 +143,8 @@ def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
         segments = file[name]
     except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: track {track_id}: damaged: {_line(error)}") from error
+    if not isinstance(segments, np.ndarray):  # a member without numpy's mark is given as it is
+        raise DataError(f"{path}: track {track_id}: damaged: must be an array")
     if segments.ndim != 2 or segments.shape[1] != n_dims or len(segments) == 0 or segments.dtype.kind != "f":
         shape = list(segments.shape)
         raise DataError(f"{path}: track {track_id}: must be floats [n_segments, {n_dims}]. Received: {shape}")

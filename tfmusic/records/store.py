@@ -8,7 +8,8 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google")  # whose errors are about keys and networks
+_PARTIAL = ".tfmusic.tmp"
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 def is_url(place: object) -> bool:
     """Returns whether a place is on a store, not a folder of this machine."""
     return "://" in str(place)
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_PARTIAL)
 
 
 @dataclass(frozen=True)
@@ -78,24 +84,35 @@ class Store:
                 raise
             raise UsageError(f"{self.url}: {type(error).__name__}: {error}") from error
 
-    def names(self) -> set[str]:
-        """Returns the names of the files there."""
+    def names(self, *, partial: bool = False) -> set[str]:
+        """Returns the names of the files there; or of the parts of such, which a killed process has left."""
         with self._files() as (files, root):
             try:
                 found = files.ls(root, detail=True)
-                return {str(one["name"]).rsplit("/", 1)[-1] for one in found if one["type"] == "file"} - {""}
+                names = {str(one["name"]).rsplit("/", 1)[-1] for one in found if one["type"] == "file"} - {""}
+                return {name for name in names if _is_partial(name) == partial}
             except FileNotFoundError:
                 return set()
 
     def put(self, path: Path) -> None:
-        """Copies a file there under its own name."""
+        """Copies a file there; it appears under its own name when complete."""
+        is_bucket = self.url.partition("://")[0] in _EXTRAS
         with self._files() as (files, root):
-            if self.url.partition("://")[0] not in _EXTRAS:  # buckets have no folders: it would make a bucket
-                files.makedirs(root, exist_ok=True)
+            if is_bucket:  # which has no folders: it would make a bucket; and shows no half of an object
+                try:
+                    files.put_file(str(path), f"{root}/{path.name}")
+                except FileNotFoundError as error:
+                    raise UsageError(f"{self.url}: must be in a bucket that exists: {error}") from error
+                return
+            files.makedirs(root, exist_ok=True)
+            partial = f"{root}/.{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
             try:
-                files.put_file(str(path), f"{root}/{path.name}")
-            except FileNotFoundError as error:
-                raise UsageError(f"{self.url}: must be in a bucket that exists: {error}") from error
+                files.put_file(str(path), partial)
+                files.mv(partial, f"{root}/{path.name}")
+            except Exception:
+                with suppress(Exception):  # which may be gone with the connection; the next build removes it
+                    files.rm_file(partial)
+                raise
 
     def get(self, name: str, path: Path) -> None:
         """Copies a file from there; it appears under its name when complete."""

@@ -12,7 +12,7 @@ from tfmusic.config import Config
 from tfmusic.configfile import load_config
 from tfmusic.contract import Contract
 from tfmusic.reports.page import render, without_paths
-from tfmusic.rundir import RunDir
+from tfmusic.rundir import RunDir, reading
 from tfmusic.scoring.metrics import Limits
 
 CARD_JSON, CARD_MARKDOWN = "model_card.json", "MODEL_CARD.md"
@@ -36,6 +36,8 @@ def model_card(
     path = run.report_folder(contract.task) / "report.json"
     report = run.read_json(path) if path.is_file() else None
     report = report if report and "interval" in report else None  # those of an older tfmusic say less
+    with reading(path):
+        scored, limitations = report and _evaluation(report), _limits(contract, report)
     return {
         "card_version": CARD_VERSION,
         "task": contract.task,
@@ -45,9 +47,9 @@ def model_card(
         "answer": _answer(contract, aggregator, top_k, limits),
         "model": _model(run, config, n_parameters),
         "data": _data(run, config),
-        "evaluation": report and _evaluation(report),
+        "evaluation": scored,
         "intended_use": _intended_use(contract),
-        "limits": _limits(contract, report),
+        "limits": limitations,
         "versions": _versions(run),
     }
 

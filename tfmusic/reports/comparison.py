@@ -1,6 +1,5 @@
 """Several runs side by side: what was trained how, and what came out."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from tfmusic.configfile import load_config
 from tfmusic.errors import RunError
-from tfmusic.rundir import RunDir
+from tfmusic.rundir import RunDir, reading
 
 HEADER = ("run", "task", "model", "seed", "epochs", "scored on", "metric", "value", "95 % interval", "folds", "seconds")
 
@@ -19,7 +18,11 @@ def compare(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
     Raises:
         RunError: a run has not been evaluated.
     """
-    return [_row(run, report) for run in runs for report in read_reports(run)]
+    rows = []
+    for run in runs:
+        with reading(run.evaluation):
+            rows += [_row(run, report) for report in read_reports(run)]
+    return rows
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -28,7 +31,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def read_reports(run: RunDir) -> list[Any]:
+def read_reports(run: RunDir) -> list[dict[str, Any]]:
     """Returns what the last evaluation of a run said of every task; raises RunError where it has none."""
     found = sorted(run.evaluation.rglob("report.json"))
     if not found:
@@ -80,6 +83,4 @@ def _folds(report: dict[str, Any]) -> str:
 
 def _seconds(run: RunDir) -> float:
     """Returns the seconds that the epochs of a run took, those of all of its folds; 0 for runs that were joined."""
-    files = [one.metrics for one in (run.folds() or [run]) if one.metrics.is_file()]
-    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    return float(sum(line["seconds"] for line in lines))
+    return float(sum(line["seconds"] for one in (run.folds() or [run]) for line in one.history()))

@@ -1,6 +1,5 @@
 """report.html: an evaluation as a page, the answer first, then what it rests on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,8 +84,7 @@ def learning_charts(runs: Sequence[RunDir]) -> list[tuple[str, Markup]]:
 
 
 def _learning_lines(run: RunDir, key: str, place: int) -> list[Line]:
-    files = [one.metrics for one in (run.folds() or [run]) if one.metrics.is_file()]
-    curves = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in files]
+    curves = [history for one in (run.folds() or [run]) if (history := one.history())]
     curves = [[row for row in curve if key in row] for curve in curves]
     strength = 1.0 if len(curves) == 1 else 0.55
     return [

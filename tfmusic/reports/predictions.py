@@ -19,9 +19,13 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns the columns track_id, answer, target where known, and `score:LABEL` for every label.
 
-    Several tags stand as a JSON list in their cell.
+    Several tags stand as a JSON list in their cell. A track without an answer, None, has empty cells.
+    What a spreadsheet would run as a formula, in a name of a file as well, has a quote before it.
     """
-    columns: dict[str, Any] = {"track_id": list(track_ids), "answer": [_cell(answer) for answer in answers]}
+    columns: dict[str, Any] = {
+        "track_id": [text_cell(name) for name in track_ids],
+        "answer": [_cell(answer) for answer in answers],
+    }
     if targets is not None:
         columns["target"] = [_cell(target) for target in targets]
     columns |= {f"score:{label}": scores[:, i].round(6) for i, label in enumerate(labels)}
@@ -29,4 +33,6 @@ def predictions_table(
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     return text_cell(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -60,7 +60,8 @@ class Answerer:
     @property
     def aggregator(self) -> str:
         """How windows become a track; `unknown` of an export of an older tfmusic."""
-        return str(self.card.get("answer", {}).get("aggregator", "unknown"))
+        answer = self.card.get("answer")
+        return str(answer.get("aggregator", "unknown")) if isinstance(answer, dict) else "unknown"
 
     def answer(self, mel: np.ndarray, tokens: Sequence[str] = ()) -> TrackAnswer:
         """Returns the answer for a track.

@@ -1,6 +1,7 @@
 """The server of `tfmusic serve`: a page to try a model, and its answers as JSON."""
 
 import asyncio
+import errno
 import re
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from tfmusic.serving.queue import BusyError, WorkQueue
 
 MAX_FILES = 20
 RETRY_AFTER_S = "5"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # on the disk, or for another open file
 
 _PAGE = Path(__file__).parent / "page"
 _STYLE = Path(reports.__file__).parent / "templates" / "style.css"
@@ -106,6 +108,11 @@ class Server:
             return problem(503, "too many requests are waiting: try again", {"Retry-After": RETRY_AFTER_S})
         except TimeoutError:
             return problem(503, f"no answer within {self.limits.time_limit_s:g} s", {"Retry-After": RETRY_AFTER_S})
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            console.warn(f"no room for what is uploaded: {error.strerror}")
+            return problem(503, "this machine has no room for the files now: try again", {"Retry-After": RETRY_AFTER_S})
 
     async def _predict(self, request: Request) -> Response:
         try:

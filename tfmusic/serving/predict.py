@@ -1,7 +1,7 @@
 """Answers for tracks on disk, from a run folder or from an exported model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tfmusic.console import console
 from tfmusic.contract import Contract
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
-from tfmusic.errors import RunError, UsageError
+from tfmusic.errors import DataError, RunError, UsageError
 from tfmusic.features import embeddings
 from tfmusic.features.audio import is_audio
 from tfmusic.features.extracted import find_feature
@@ -94,17 +94,22 @@ def choose_task(contract: Contract, task: str | None) -> str:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of tracks, float64 [n_tracks, n_labels], in the order of the tracks."""
+    """Scores of tracks, float64 [n_tracks, n_labels], in the order of the tracks.
+
+    `skipped` says by row why a track could not be read; its scores are NaN.
+    """
 
     contract: Contract
     track_ids: tuple[str, ...]
     scores: np.ndarray
     limits: metrics.Limits
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def answers(self) -> list[Any]:
-        """Returns a label name, or a list of tag names that may be empty, for every track."""
+        """Returns a label name, or a list of tag names that may be empty, for every track; None for one skipped."""
         kind = self.contract.kind
-        return metrics.names(metrics.decide(self.scores, kind, self.limits), self.contract.labels, kind)
+        names = metrics.names(metrics.decide(self.scores, kind, self.limits), self.contract.labels, kind)
+        return [None if row in self.skipped else answer for row, answer in enumerate(names)]
 
 
 def predict_tracks(
@@ -112,23 +117,53 @@ def predict_tracks(
 ) -> Predictions:
     """Returns the scores of tracks from a run or an export; `on_track` is called after every track that was read.
 
-    `task` says what a run that answers several tasks is asked for.
+    A track that cannot be read is skipped. `task` says what a run that answers several tasks is asked for.
 
     Raises:
         RunError: the folder is neither a run nor an export.
         UsageError: `task` is missing or none of the model's.
-        DataError: a track cannot be read.
+        DataError: no track can be read.
     """
-    tracks = tuple(tracks)
-    ids = tuple(track.track_id for track in tracks)
-    check_inputs(load_contract(model_path), [track.feature_path for track in tracks])
+    reader = _Reader(tuple(tracks), on_track)
+    check_inputs(load_contract(model_path), [track.feature_path for track in reader.tracks])
     if is_run(model_path):
         loaded = load_run(RunDir(model_path), task)
-        return Predictions(loaded.contract, ids, _from_run(loaded, tracks, on_track), loaded.calibration.limits)
-    contract = load_contract(model_path)
-    choose_task(contract, task)
-    limits = Calibration.load(model_path / "calibration.json").limits
-    return Predictions(contract, ids, _from_export(model_path, contract, tracks, on_track), limits)
+        contract, limits, found = loaded.contract, loaded.calibration.limits, _from_run(loaded, reader)
+    else:
+        contract = load_contract(model_path)
+        choose_task(contract, task)
+        limits = Calibration.load(model_path / "calibration.json").limits
+        found = _from_export(model_path, contract, reader)
+    if not found:
+        others = f" (and {len(reader.skipped) - 1} more)" if len(reader.skipped) > 1 else ""
+        raise DataError(f"{reader.skipped[0]}{others}")
+    ids = tuple(track.track_id for track in reader.tracks)
+    scores = np.full((len(ids), len(contract.labels)), np.nan)
+    for row, one in found.items():
+        scores[row] = one
+    return Predictions(contract, ids, scores, limits, reader.skipped)
+
+
+@dataclass
+class _Reader:
+    """Reads tracks one after the other, and keeps why some cannot be read."""
+
+    tracks: tuple[Track, ...]
+    on_track: Callable[[], None]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def features(self, contract: Contract) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields row and feature [n_bins, n_frames] of the tracks that can be read."""
+        for row, track in enumerate(self.tracks):
+            try:
+                values = read_feature(track.feature_path, track.track_id, contract.feature)
+            except DataError as error:
+                self.skipped[row] = str(error)
+            except OSError as error:
+                self.skipped[row] = f"{track.feature_path}: {error.strerror or error}"
+            else:
+                yield row, values
+            self.on_track()
 
 
 def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
@@ -169,20 +204,21 @@ def load_contract(model_path: Path) -> Contract:
     raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
 
 
-def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[], None]) -> np.ndarray:
+def _from_run(loaded: LoadedRun, reader: _Reader) -> dict[int, np.ndarray]:
+    """Returns the scores [n_labels] of the tracks that can be read, by row."""
     contract = loaded.contract
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
 
     def stored() -> Iterator[StoredTrack]:
-        for row, track in enumerate(tracks):
-            cells = encoder.encode(read_feature(track.feature_path, track.track_id, contract.feature))
-            yield StoredTrack(row, track.track_id, (), cells)
-            on_track()
+        for row, values in reader.features(contract):
+            yield StoredTrack(row, reader.tracks[row].track_id, (), encoder.encode(values))
 
     metadata = None
     if contract.metadata:
-        _warn_without_metadata(tracks)
-        metadata = np.array([contract.encode_metadata(tokens_of(track.metadata)) for track in tracks], np.float32)
+        _warn_without_metadata(reader.tracks)
+        metadata = np.array(
+            [contract.encode_metadata(tokens_of(track.metadata)) for track in reader.tracks], np.float32
+        )
     batches = for_evaluation(
         stored(),
         frames=contract.frames,
@@ -191,14 +227,10 @@ def _from_run(loaded: LoadedRun, tracks: tuple[Track, ...], on_track: Callable[[
         metadata=metadata,
     )
     logits = collect_logits(batches, loaded.model.predict_on_batch)
-    return np.stack(
-        [
-            loaded.calibration.track_scores(
-                logits[row], kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k
-            )
-            for row in range(len(tracks))
-        ]
-    )
+    return {
+        row: loaded.calibration.track_scores(one, kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k)
+        for row, one in logits.items()
+    }
 
 
 def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
@@ -206,15 +238,14 @@ def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
         console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
 
 
-def _from_export(path: Path, contract: Contract, tracks: tuple[Track, ...], on_track: Callable[[], None]) -> np.ndarray:
+def _from_export(path: Path, contract: Contract, reader: _Reader) -> dict[int, np.ndarray]:
+    """Returns the scores [n_labels] of the tracks that can be read, by row."""
     from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
 
     answer = load_answer_fn(path)
     if contract.metadata:
-        _warn_without_metadata(tracks)
-    scores = []
-    for track in tracks:
-        mel = read_feature(track.feature_path, track.track_id, contract.feature)
-        scores.append(answer(mel, tokens_of(track.metadata))["track_scores"])
-        on_track()
-    return np.stack(scores).astype(np.float64)
+        _warn_without_metadata(reader.tracks)
+    return {
+        row: answer(values, tokens_of(reader.tracks[row].metadata))["track_scores"]
+        for row, values in reader.features(contract)
+    }
