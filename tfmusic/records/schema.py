@@ -35,9 +35,7 @@ def encode_prefix(header: SegmentHeader, mel_bytes: int) -> bytes:
         (
             _cached_ints("label", header.label),
             _cached_ints("start", (header.start,)),
-            _cached_ints("tokens", header.tokens),
-            _entry("track", _int64_feature((header.track,))),
-            _entry("track_id", _field(1, _field(1, header.track_id.encode()))),
+            _track_entries(header.tokens, header.track, header.track_id),
             _cached_ints("valid", (header.valid,)),
         )
     )
@@ -54,10 +52,17 @@ def _cells_prefix(mel_bytes: int) -> bytes:
     return b"\x0a" + _varint(len(in_entry) + mel_bytes) + in_entry
 
 
-@lru_cache(1024)
+@lru_cache(512)
 def _cached_ints(key: str, values: tuple[int, ...]) -> bytes:
     """Returns an entry of numbers that come again in other segments."""
     return _entry(key, _int64_feature(values))
+
+
+@lru_cache(512)  # the tracks of a shard, whose segments come mixed
+def _track_entries(tokens: tuple[int, ...], track: int, track_id: str) -> bytes:
+    """Returns the entries that all segments of a track share and that follow each other."""
+    name = _entry("track_id", _field(1, _field(1, track_id.encode())))
+    return _entry("tokens", _int64_feature(tokens)) + _entry("track", _int64_feature((track,))) + name
 
 
 def decode(record: bytes) -> tuple[SegmentHeader, memoryview]:
