@@ -1,4 +1,8 @@
-"""Pieces that several networks share."""
+"""Pieces that several networks share.
+
+Where a maximum pool follows an activation that never falls (ReLU, ELU), networks here pool first: the same numbers,
+and an activation of a quarter of the cells or fewer.
+"""
 
 from typing import Any
 
@@ -30,12 +34,19 @@ def conv_bn(
     x: Any, channels: int, kernel: int, *, stride: int | tuple[int, int] = 1, gamma: str = "ones", name: str
 ) -> Any:
     """Returns a convolution without bias and its batch normalisation; padding is symmetric at every stride."""
-    if kernel > 1:
-        x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
-    else:
+    padding = "same"  # symmetric at stride 1, and without the copy that a layer of its own makes
+    if kernel == 1:
         x, stride = subsample(x, stride, name=name), 1
+    elif stride not in (1, (1, 1)):
+        x, padding = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
     x = layers.Conv2D(
-        channels, kernel, strides=stride, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        channels,
+        kernel,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
     )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
 
@@ -80,5 +91,5 @@ def conv_block_1d(x: Any, channels: int, kernel: int, pool: int, *, name: str) -
     """Returns a convolution over time with batch normalisation, ReLU and max-pooling of steps [batch, time, any]."""
     x = layers.Conv1D(channels, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-    x = layers.ReLU(name=f"{name}_relu")(x)
-    return layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)
+    x = layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
