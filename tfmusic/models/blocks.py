@@ -34,19 +34,12 @@ def conv_bn(
     x: Any, channels: int, kernel: int, *, stride: int | tuple[int, int] = 1, gamma: str = "ones", name: str
 ) -> Any:
     """Returns a convolution without bias and its batch normalisation; padding is symmetric at every stride."""
-    padding = "same"  # symmetric at stride 1, and without the copy that a layer of its own makes
-    if kernel == 1:
+    if kernel > 1:
+        x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+    else:
         x, stride = subsample(x, stride, name=name), 1
-    elif stride not in (1, (1, 1)):
-        x, padding = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
     x = layers.Conv2D(
-        channels,
-        kernel,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
+        channels, kernel, strides=stride, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
 

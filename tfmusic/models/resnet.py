@@ -46,9 +46,9 @@ def build_resnet34(
 def _build(
     x: Any, n_outputs: Outputs, depths: tuple[int, ...], *, width: int, pooling: str, dropout: float, skip: float
 ) -> Any:
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(conv_bn(x, width, 7, stride=2, name="stem"))
-    # ReLU comes behind the pool: no maximum of a window with a padded zero is below what ReLU leaves.
-    x = layers.ReLU(name="stem_relu")(layers.MaxPooling2D(3, 2, name="stem_pool")(x))
+    x = layers.ReLU(name="stem_relu")(conv_bn(x, width, 7, stride=2, name="stem"))
+    # ReLU comes before: padding with zeros is padding with the smallest value, as the pool wants.
+    x = layers.MaxPooling2D(3, 2, name="stem_pool")(layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
     for stage, depth in enumerate(depths):
         for block in range(depth):
             stride = 2 if stage > 0 and block == 0 else 1
