@@ -251,15 +251,15 @@ def test_track_that_shrinks_while_it_is_read(tmp_path):
 
     path = tmp_path / "x.npy"
     np.save(path, np.ones((1, 4, 100_000), np.float32))
-    load = npy._load
+    read_header = npy._read_header
 
-    def load_and_cut(path, *, mmap_mode):
-        found = load(path, mmap_mode=mmap_mode)
+    def read_and_cut(file):
+        found = read_header(file)
         os.truncate(path, 4096)
         return found
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="must be a whole"):
-        patch.setattr(npy, "_load", load_and_cut)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="changed while it was read"):
+        patch.setattr(npy, "_read_header", read_and_cut)
         npy.read_mel(path, 4)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfmusic.errors import DataError
-from tfmusic.features.npy import check_power, open_mel, read_mel
+from tfmusic.features.npy import check_power, count_mel_frames, read_mel
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.segments import cut, segment_starts, tile_to
 
@@ -79,16 +79,16 @@ def test_pickles_are_never_loaded(tmp_path):
     """An object array would run code when unpickled."""
     path = save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="never unpickled"):
-        open_mel(path, 4)
+        count_mel_frames(path, 4)
 
 
 def test_missing_file_and_archive(tmp_path):
     """A missing file and an .npz are named."""
     with pytest.raises(DataError, match="no such file"):
-        open_mel(tmp_path / "none.npy", 4)
+        count_mel_frames(tmp_path / "none.npy", 4)
     np.savez(tmp_path / "x.npz", a=np.ones(3))
     with pytest.raises(DataError, match="it does not begin as one"):
-        open_mel(tmp_path / "x.npz", 4)
+        count_mel_frames(tmp_path / "x.npz", 4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1e-30, 3.4e38])

@@ -103,6 +103,17 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
 
 
+def test_tracks_of_new_lengths_are_answered_by_one_graph(tmp_path):
+    """A loaded export traces nothing for a length that it has not met: that takes time, and memory for good."""
+    model, contract = small_model("single")
+    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
+    answer = load_answer_fn(tmp_path)
+    for n_frames in (50, 51, 77):
+        assert answer(np.ones((contract.n_bins, n_frames), np.float32))["track_scores"].shape == (3,)
+    assert answer.module.__call__.experimental_get_tracing_count() == 0
+
+
 @pytest.mark.parametrize(("bad", "n_frames"), [(np.nan, 50), (np.inf, 50), (-1.0, 50), (1.0, 0)])
 def test_graph_refuses_what_is_no_power(bad, n_frames):
     """NaN, infinite and negative cells, and no frames at all, are an error in the graph too."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 from tfmusic.benchmarks.clock import Bench, CannotMeasureError, Clock, repeating
 from tfmusic.models import build_model
 from tfmusic.models.cost import multiply_adds
+from tfmusic.models.folded import fold
 
 _MIN_STEPS = 3
 _MATMUL_CPU, _MATMUL_GPU = 1536, 8192
@@ -28,6 +30,8 @@ def network(
     jit: bool,
 ) -> Bench:
     """Returns parts `train` and `infer`, segments, and `matmul`, GFLOP of square matrices in the same precision.
+
+    Inference is that of the model as `tfmusic export` writes it: normalisation folded into convolutions.
 
     Raises:
         CannotMeasureError: JAX without XLA, which nobody would use.
@@ -52,9 +56,16 @@ def network(
         "device": "gpu" if is_gpu else "cpu",
         "backend": backend,
     }
+
+    @cache  # made when inference is first asked for
+    def exported() -> keras.Model:
+        folded = fold(model)
+        folded.compile(jit_compile=jit)
+        return folded
+
     parts = {
         "train": _training(model, codes, labels),
-        "infer": repeating(lambda: model.predict_on_batch(codes), batch_size),
+        "infer": repeating(lambda: exported().predict_on_batch(codes), batch_size),
         "matmul": _matmul(_MATMUL_GPU if is_gpu else _MATMUL_CPU, precision),
     }
     return Bench(parts, facts)

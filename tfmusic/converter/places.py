@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tfmusic.converter.shard import ShardResult, ShardSpec, write_shard
 from tfmusic.errors import UsageError
-from tfmusic.folders import write_text
 from tfmusic.records.store import Store
 
 DONE = ".done.json"
@@ -28,7 +27,7 @@ class InFolder:
         result = write_shard(spec)
         note = self._note(spec)
         mine = note.with_name(f"{note.name}.{uuid.uuid4().hex}")  # as a shard's, whoever writes it at the same time
-        write_text(mine, json.dumps(asdict(result)))
+        mine.write_text(json.dumps(asdict(result)))  # not flushed: a note that is cut off counts as none
         mine.replace(note)
         return result
 

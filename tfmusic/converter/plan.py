@@ -1,9 +1,8 @@
 """What a build will write: splits, scale, and which tracks go into which shard."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class Plan:
         """Returns a hash of all that the records depend on, file sizes and times included."""
         digest = hashlib.sha256()
         for part in self._what_counts():  # one by one: as one text they would take more memory than the build
-            digest.update(json.dumps(part, default=str).encode())
+            digest.update(repr(part).encode())
         return digest.hexdigest()
 
     def _what_counts(self) -> Iterator[Any]:
@@ -76,7 +75,7 @@ class Plan:
                 state = track.feature_path.stat()
                 yield track.track_id, track.labels, state.st_size, state.st_mtime_ns
         for spec in self.specs:
-            yield asdict(replace(spec, path=Path(spec.path.name)))
+            yield replace(spec, path=Path(spec.path.name))
 
 
 def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:

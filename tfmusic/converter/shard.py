@@ -14,13 +14,13 @@ from tfmusic.features.perturb import Change
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.segments import tile_to
 from tfmusic.features.source import read_feature
-from tfmusic.records.manifest import Shard, Statistics
+from tfmusic.records.manifest import RunningStatistics, Shard, Statistics
 from tfmusic.records.schema import SegmentHeader
 from tfmusic.records.shards import order_key
 from tfmusic.records.writer import ShardWriter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedTrack:
     """A track with all that a worker needs to store it; `change` makes it a changed copy of its file."""
 
@@ -113,7 +113,8 @@ def write_shard(spec: ShardSpec) -> ShardResult:
 
 def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, str]) -> ShardResult | None:
     """Returns the result, or None after adding to `skipped` the tracks that cannot be stored."""
-    encoder, statistics, clipped, complete = Encoder(spec.scale, spec.dtype), [], 0, True
+    encoder, statistics = Encoder(spec.scale, spec.dtype), RunningStatistics(spec.n_bins, spec.dtype)
+    clipped, complete = 0, True
     headers = _ordered_headers(spec, tracks)
     with ShardWriter(spec.path, headers, spec.segment_bytes) as writer:
         for track in tracks:
@@ -126,7 +127,7 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
                 continue
             cells, starts = encoder.encode(mel), spec.starts(track)
             stored = cells[_stored_frames(len(cells), starts, spec)]
-            statistics.append(Statistics.of(stored))
+            statistics.add(stored)
             clipped += encoder.count_clipped(stored)
             tiled = tile_to(cells, spec.segment_frames)
             for start in starts:
@@ -134,9 +135,8 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
         if not complete:
             return None
         size, digest = writer.finish()
-    empty = Statistics(0, (0,) * spec.n_bins, (0,) * spec.n_bins)
     shard = Shard(spec.path.name, len(headers), size, digest)
-    return ShardResult(shard, Statistics.merge([empty, *statistics]), clipped, skipped)
+    return ShardResult(shard, statistics.so_far(), clipped, skipped)
 
 
 def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:

@@ -75,13 +75,14 @@ def deal_folds(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, 
     targets = _targets(tracks, labels)
     totals = np.maximum(targets.sum(0), 1)
     counts = np.zeros((n_folds, targets.shape[1]))
+    names = [f"fold{fold}" for fold in range(n_folds)]
     folds = [""] * len(tracks)
     for group in groups:
         added = targets[group].sum(0)
         fold = _best_fold(counts, added, totals)
         counts[fold] += added
         for row in group:
-            folds[row] = f"fold{fold}"
+            folds[row] = names[fold]
     return folds
 
 

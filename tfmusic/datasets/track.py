@@ -14,7 +14,7 @@ from tfmusic.errors import DataError
 _PLAIN_ID = re.compile(r"[\w][\w .+-]{0,199}", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Track:
     """One row of the labels; the spectrogram or audio stays on disk until it is needed.
 

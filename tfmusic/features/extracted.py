@@ -4,6 +4,7 @@ Spectrograms that stand under such a file are refused where another feature is w
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,30 @@ def find_feature(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         DataError: there is one of that format, and it names no feature.
     """
-    for place in [folder, *folder.absolute().parents][:_LEVELS]:
-        try:
-            body = read_json_file(place / NAME)
-        except (OSError, ValueError):  # none, or something else of that name
-            continue
-        if isinstance(body, dict) and body.get("format") == FORMAT:
-            if not isinstance(body.get("feature"), dict):
-                raise DataError(f"{place / NAME}: must name a feature. Received: {body.get('feature')!r}")
-            return place / NAME, body["feature"]
+    place = str(folder.absolute())
+    for _ in range(_LEVELS):
+        # As text: this is asked for every track, and of pathlib it would take longer than all else about its header.
+        if os.access(f"{place}/{NAME}", os.F_OK):
+            path = Path(place, NAME)
+            feature = _feature_of(path)
+            if feature is not None:
+                return path, feature
+        place = place.rpartition("/")[0]
     return None
+
+
+def _feature_of(path: Path) -> dict[str, Any] | None:
+    """Returns the feature that a file names; None where it is something else of that name."""
+    try:
+        body = read_json_file(path)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        return None
+    feature = body.get("feature")
+    if not isinstance(feature, dict):
+        raise DataError(f"{path}: must name a feature. Received: {feature!r}")
+    return feature
 
 
 def check_extracted(path: Path, feature: Mapping[str, Any]) -> None:

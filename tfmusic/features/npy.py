@@ -1,41 +1,37 @@
 """Spectrogram files: `.npy`, linear power, [1, n_bins, n_frames] or [n_bins, n_frames]; never unpickled."""
 
-from collections.abc import Sequence
+import math
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Literal
+from typing import IO, NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from tfmusic.errors import DataError
 
 _MAGIC = b"\x93NUMPY"
 
 
-def open_mel(path: Path, n_bins: int) -> np.ndarray:
-    """Returns the memory-mapped spectrogram, shape [n_bins, n_frames], any real float dtype; cells are not read.
+def count_mel_frames(path: Path, n_bins: int) -> int:
+    """Returns n_frames of a spectrogram [n_bins, n_frames] of any real float dtype; cells are not read.
 
     Raises:
         DataError: missing, truncated or pickled file, wrong dtype, number of axes or bins, or no frames.
     """
-    mel = _load(path, mmap_mode="r")
-    if mel.dtype.kind != "f":
-        raise DataError(f"{path}: cells must be real floats (float32 as a rule). Received: dtype {mel.dtype}")
-    shape = mel.shape
-    if mel.ndim == 3 and shape[0] == 1:
-        mel = mel[0]
-    if mel.ndim != 2 or mel.shape[0] != n_bins:
-        raise DataError(f"{path}: shape must be [1, {n_bins}, n_frames]. Received: {list(shape)}")
-    if mel.shape[1] == 0:
-        raise DataError(f"{path}: must hold at least one frame. Received: shape {list(shape)}")
-    return mel
+    with _opened(path) as (_, header):
+        return _mel_shape(path, header, n_bins)[1]
 
 
 def read_mel(path: Path, n_bins: int) -> np.ndarray:
     """Returns the spectrogram in memory, float32 [n_bins, n_frames], every cell finite and at least 0.
 
     Raises:
-        DataError: as `open_mel`, or a cell is NaN, infinite or negative.
+        DataError: as `count_mel_frames`, or a cell is NaN, infinite or negative.
     """
     mel = read_cells(path, n_bins)
     check_power(mel, str(path))
@@ -43,23 +39,25 @@ def read_mel(path: Path, n_bins: int) -> np.ndarray:
 
 
 def read_cells(path: Path, n_bins: int) -> np.ndarray:
-    """Returns the file's cells in memory, float32 [n_bins, n_frames], of any value; raises as `open_mel`."""
-    shape = open_mel(path, n_bins).shape
-    # Read, not copied from the map: a file that shrinks meanwhile would end the process there without a word.
-    cells = _load(path, mmap_mode=None)
-    if cells.shape[-2:] != shape:
-        raise DataError(f"{path}: changed while it was read: shape {list(shape)}, now {list(cells.shape)}")
+    """Returns the file's cells in memory, float32 [n_bins, n_frames], of any value; raises as `count_mel_frames`."""
+    with _opened(path) as (file, header):
+        shape = _mel_shape(path, header, n_bins)
+        # Read, not mapped: a file that shrinks meanwhile would end the process without a word.
+        cells = np.fromfile(file, header.dtype, math.prod(shape))
+    if cells.size < math.prod(shape):
+        raise DataError(f"{path}: changed while it was read: {math.prod(shape)} cells, now {cells.size}")
+    cells = cells.reshape(shape, order="F" if header.is_fortran else "C")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which no check lets pass
-        return np.array(cells.reshape(shape), dtype=np.float32, order="C")
+        return np.ascontiguousarray(cells, dtype=np.float32)
 
 
 def read_any_mel(path: Path, n_bins: Sequence[int]) -> np.ndarray:
     """Returns as `read_mel` a spectrogram that may have one of several numbers of bins."""
-    mapped = _load(path, mmap_mode="r")
-    height = mapped.shape[-2] if mapped.ndim > 1 else 0
+    with _opened(path) as (_, header):
+        height = header.shape[-2] if len(header.shape) > 1 else 0
     if height not in n_bins:
         wanted = " or ".join(map(str, n_bins))
-        raise DataError(f"{path}: shape must be [1, {wanted}, n_frames]. Received: {list(mapped.shape)}")
+        raise DataError(f"{path}: shape must be [1, {wanted}, n_frames]. Received: {list(header.shape)}")
     return read_mel(path, height)
 
 
@@ -89,20 +87,34 @@ def check_finite(values: np.ndarray, origin: str) -> None:
         )
 
 
-def upper_halves(mel: np.ndarray) -> np.ndarray:
-    """Returns the upper 16 bits of float32 cells as uint16, same shape; the bfloat16 that lies below each."""
-    halves = np.ascontiguousarray(mel, dtype="<f4").view("<u2")
-    return halves[..., 1::2]
+class _Header(NamedTuple):
+    """What an .npy file says of its cells."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
 
 
-def _load(path: Path, *, mmap_mode: Literal["r"] | None) -> np.ndarray:
-    if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise DataError(f"{path}: must be a file")
+def _mel_shape(path: Path, header: _Header, n_bins: int) -> tuple[int, int]:
+    """Returns [n_bins, n_frames]; raises DataError where the header is that of another kind of array."""
+    if header.dtype.kind != "f":
+        raise DataError(f"{path}: cells must be real floats (float32 as a rule). Received: dtype {header.dtype}")
+    shape = header.shape[1:] if header.shape[:1] == (1,) and len(header.shape) == 3 else header.shape
+    if len(shape) != 2 or shape[0] != n_bins:
+        raise DataError(f"{path}: shape must be [1, {n_bins}, n_frames]. Received: {list(header.shape)}")
+    if shape[1] == 0:
+        raise DataError(f"{path}: must hold at least one frame. Received: shape {list(header.shape)}")
+    return shape[0], shape[1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Header]]:
+    """Yields an .npy file that stands where its cells begin, and its header; the file is as long as that says."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
+            raise DataError(f"{path}: must be a file")
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError("it does not begin as one")
-        mel: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+            yield file, _read_header(file)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError, TokenError) as error:
@@ -110,4 +122,24 @@ def _load(path: Path, *, mmap_mode: Literal["r"] | None) -> np.ndarray:
         raise DataError(f"{path}: must be a whole .npy file of plain numbers (never unpickled): {why}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return mel
+
+
+def _read_header(file: IO[bytes]) -> _Header:
+    """Returns the header of an .npy file; raises ValueError where it is none, or the file is shorter than it says."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("it does not begin as one")
+    file.seek(0)
+    version = npy_format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"its version is {version}")
+    # Version 3 is version 2 with other letters in names of fields, which no plain number has.
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    header = _Header(*read(file))
+    if header.dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if any(size < 0 for size in header.shape):
+        raise ValueError(f"its shape is {header.shape}")
+    n_bytes, n_found = math.prod(header.shape) * header.dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if n_found < n_bytes:
+        raise ValueError(f"its header promises {n_bytes} bytes of cells, it has {n_found}")
+    return header

@@ -37,7 +37,7 @@ def count_frames(path: Path, track_id: str, feature: Mapping[str, Any]) -> int:
     if feature["name"] == embeddings.NAME:
         return int(embeddings.read_embedding(path, track_id, int(feature["n_bins"])).shape[1])
     check_extracted(path, feature)
-    return int(npy.open_mel(path, int(feature["n_bins"])).shape[1])
+    return npy.count_mel_frames(path, int(feature["n_bins"]))
 
 
 def _checked(values: np.ndarray, origin: str, feature: Mapping[str, Any]) -> np.ndarray:

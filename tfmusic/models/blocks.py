@@ -1,4 +1,8 @@
-"""Pieces that several networks share."""
+"""Pieces that several networks share.
+
+Where a maximum pool follows an activation that never falls (ReLU, ELU), networks here pool first: the same numbers,
+and an activation of a quarter of the cells or fewer.
+"""
 
 from typing import Any
 
@@ -80,5 +84,5 @@ def conv_block_1d(x: Any, channels: int, kernel: int, pool: int, *, name: str) -
     """Returns a convolution over time with batch normalisation, ReLU and max-pooling of steps [batch, time, any]."""
     x = layers.Conv1D(channels, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-    x = layers.ReLU(name=f"{name}_relu")(x)
-    return layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)
+    x = layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)

@@ -22,8 +22,7 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "averag
         name = f"block{i + 1}"
         x = layers.Conv2D(width * 2**i, 3, padding="same", name=f"{name}_conv")(x)
         x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-        x = layers.ReLU(name=f"{name}_relu")(x)
-        x = max_pool(x, size, name=f"{name}_pool")
+        x = layers.ReLU(name=f"{name}_relu")(max_pool(x, size, name=f"{name}_pool"))
     x = pool(x, pooling)
     x = layers.Dense(4 * width, activation="relu", name="hidden")(x)
     return logits(x, n_outputs, dropout=dropout)

@@ -30,8 +30,7 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "last",
         name = f"block{i + 1}"
         x = layers.Conv2D(width * factor, 3, padding="same", name=f"{name}_conv")(x)
         x = layers.BatchNormalization(name=f"{name}_bn")(x)
-        x = layers.ELU(name=f"{name}_elu")(x)
-        x = max_pool(x, size, name=f"{name}_pool")
+        x = layers.ELU(name=f"{name}_elu")(max_pool(x, size, name=f"{name}_pool"))
         x = layers.Dropout(0.1, name=f"{name}_dropout")(x)
     x = bins_as_channels(x)
     # reset_after=False is the GRU of the paper's time, and its parameter count.

@@ -19,8 +19,9 @@ def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "last",
     the GRU stands for 8 frames, where ResNet-34 would leave 32, and its bins (4 of 128) join the channels through one
     1x1 convolution. Receptive field: the whole input. `pooling: last` takes the last recurrent state.
     """
-    x = layers.ReLU(name="stem_relu")(conv_bn(x, width, 7, stride=2, name="stem"))
+    x = conv_bn(x, width, 7, stride=2, name="stem")
     x = layers.MaxPooling2D((1, min(2, int(x.shape[2]))), name="stem_pool")(x)
+    x = layers.ReLU(name="stem_relu")(x)
     for stage, (depth, first) in enumerate(zip(_DEPTHS, _STRIDES, strict=True)):
         for block in range(depth):
             stride = first if block == 0 else (1, 1)

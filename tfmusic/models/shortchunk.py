@@ -21,8 +21,8 @@ def build_shortchunk(
     """
     x = _bn(x, "input_bn")
     for i, factor in enumerate(_CHANNELS, start=1):
-        x = layers.ReLU(name=f"block{i}_relu")(_conv_bn(x, width * factor, name=f"block{i}"))
-        x = max_pool(x, (2, 2), name=f"block{i}_pool")
+        x = max_pool(_conv_bn(x, width * factor, name=f"block{i}"), (2, 2), name=f"block{i}_pool")
+        x = layers.ReLU(name=f"block{i}_relu")(x)
     return _dense(x, n_outputs, width=width, pooling=pooling, dropout=dropout)
 
 

@@ -43,16 +43,6 @@ class Statistics:
     sum_of_squares: tuple[float, ...]
 
     @classmethod
-    def of(cls, cells: np.ndarray) -> Self:
-        """Returns the statistics of cells [n_frames, n_bins]; exact integers for uint8."""
-        if cells.dtype == np.uint8:
-            total, squares = _exact_sums(cells)
-        else:
-            total = cells.sum(0, dtype=np.float64)
-            squares = np.square(cells, dtype=np.float64).sum(0)
-        return cls(len(cells), tuple(total.tolist()), tuple(squares.tolist()))
-
-    @classmethod
     def merge(cls, parts: Sequence["Statistics"]) -> Self:
         """Returns the statistics of all parts together, summed in their order."""
         total = [sum(column) for column in zip(*(part.sum for part in parts), strict=True)]
@@ -63,6 +53,32 @@ class Statistics:
         """Returns mean and variance of every bin, float64 [n_bins], in stored units."""
         mean = np.array(self.sum) / self.frames
         return mean, np.maximum(np.array(self.sum_of_squares) / self.frames - mean**2, 0.0)
+
+
+class RunningStatistics:
+    """Statistics of tracks that come one after the other; sums of uint8 are exact integers.
+
+    Args:
+        n_bins: height of a spectrogram.
+        dtype: that of the stored cells.
+    """
+
+    def __init__(self, n_bins: int, dtype: str) -> None:
+        self._is_exact, self._frames = np.dtype(dtype) == np.uint8, 0
+        self._sums = np.zeros((2, n_bins), np.int64 if self._is_exact else np.float64)
+
+    def add(self, cells: np.ndarray) -> None:
+        """Adds the stored cells [n_frames, n_bins] of a track."""
+        self._frames += len(cells)
+        if self._is_exact:
+            self._sums += _exact_sums(cells)
+        else:
+            self._sums += cells.sum(0, dtype=np.float64), np.square(cells, dtype=np.float64).sum(0)
+
+    def so_far(self) -> Statistics:
+        """Returns the statistics of all tracks that were added."""
+        total, squares = self._sums.tolist()
+        return Statistics(self._frames, tuple(total), tuple(squares))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ so that everything before it is known without reading the spectrogram.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tfmusic.errors import RecordsError
 
 FORMAT_VERSION = 1
 
+_SMALL = [bytes([value]) for value in range(0x80)]
 _BYTES = 2  # the wire type of everything in an Example of packed lists
 
 
@@ -31,21 +33,36 @@ def encode_prefix(header: SegmentHeader, mel_bytes: int) -> bytes:
     """Returns the serialized Example up to where `mel_bytes` raw bytes of cells follow and end it."""
     entries = b"".join(
         (
-            _entry("label", _int64_feature(header.label)),
-            _entry("start", _int64_feature((header.start,))),
-            _entry("tokens", _int64_feature(header.tokens)),
-            _entry("track", _int64_feature((header.track,))),
-            _entry("track_id", _field(1, _field(1, header.track_id.encode()))),
-            _entry("valid", _int64_feature((header.valid,))),
+            _cached_ints("label", header.label),
+            _cached_ints("start", (header.start,)),
+            _track_entries(header.tokens, header.track, header.track_id),
+            _cached_ints("valid", (header.valid,)),
         )
     )
-    # The lengths of the messages around the cells, from the inside out.
+    in_map = _cells_prefix(mel_bytes)
+    return b"\x0a" + _varint(len(entries) + len(in_map) + mel_bytes) + entries + in_map
+
+
+@lru_cache(16)
+def _cells_prefix(mel_bytes: int) -> bytes:
+    """Returns the last entry of the map up to its cells: the lengths of the messages around, from the inside out."""
     in_list = b"\x0a" + _varint(mel_bytes)
     in_feature = b"\x0a" + _varint(len(in_list) + mel_bytes) + in_list
     in_entry = _field(1, b"mel") + b"\x12" + _varint(len(in_feature) + mel_bytes) + in_feature
-    in_map = b"\x0a" + _varint(len(in_entry) + mel_bytes) + in_entry
-    features_length = len(entries) + len(in_map) + mel_bytes
-    return b"\x0a" + _varint(features_length) + entries + in_map
+    return b"\x0a" + _varint(len(in_entry) + mel_bytes) + in_entry
+
+
+@lru_cache(512)
+def _cached_ints(key: str, values: tuple[int, ...]) -> bytes:
+    """Returns an entry of numbers that come again in other segments."""
+    return _entry(key, _int64_feature(values))
+
+
+@lru_cache(512)  # the tracks of a shard, whose segments come mixed
+def _track_entries(tokens: tuple[int, ...], track: int, track_id: str) -> bytes:
+    """Returns the entries that all segments of a track share and that follow each other."""
+    name = _entry("track_id", _field(1, _field(1, track_id.encode())))
+    return _entry("tokens", _int64_feature(tokens)) + _entry("track", _int64_feature((track,))) + name
 
 
 def decode(record: bytes) -> tuple[SegmentHeader, memoryview]:
@@ -74,6 +91,8 @@ def decode(record: bytes) -> tuple[SegmentHeader, memoryview]:
 
 
 def _varint(value: int) -> bytes:
+    if 0 <= value <= 0x7F:
+        return _SMALL[value]
     out = bytearray()
     while value > 0x7F:
         out.append(0x80 | (value & 0x7F))

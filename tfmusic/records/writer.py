@@ -9,6 +9,8 @@ import os
 import struct
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +29,7 @@ def masked_crc(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+@lru_cache(256)
 def frame_length(data_bytes: int) -> bytes:
     """Returns the head of a record: its length and the checksum of the length."""
     length = struct.pack("<Q", data_bytes)
@@ -73,10 +76,11 @@ class ShardWriter:
         """Makes the shard durable under its name; returns its size in bytes and its sha256."""
         if self._written != len(self._places):
             raise ValueError(f"{self.path}: {self._written} of {len(self._places)} segments written")
-        os.fsync(self._file)
-        with open(self._file, "rb", closefd=False) as shard:
+        with ThreadPoolExecutor(1) as pool, open(self._file, "rb", closefd=False) as shard:
+            flushed = pool.submit(os.fsync, self._file)  # the disk is busy while the processor hashes
             shard.seek(0)
             digest = hashlib.file_digest(shard, "sha256").hexdigest()
+            flushed.result()
         self._tmp.replace(self.path)
         return self._n_bytes, digest
 

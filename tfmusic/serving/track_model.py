@@ -230,10 +230,13 @@ def load_answer_fn(path: Any) -> Callable[..., dict[str, np.ndarray]]:
     """
     module = tf.saved_model.load(str(path))
     reads = "with_metadata" in module.signatures
+    # A signature is one graph for tracks of all lengths; called itself, a loaded module traces one for each length that
+    # it meets: .1 s every time, and memory that is never given back.
+    ask = module.signatures["with_metadata" if reads else "serving_default"]
 
     def answer(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        told = [tf.constant(tokens, tf.string)] if reads else []
-        return {name: value.numpy() for name, value in module(tf.constant(mel), *told).items()}
+        told = {"tokens": tf.constant(tokens, tf.string)} if reads else {}
+        return {name: value.numpy() for name, value in ask(mel=tf.constant(mel), **told).items()}
 
     answer.module = module  # type: ignore[attr-defined]  # keeps the variables alive
     return answer
