@@ -60,7 +60,8 @@ def network(
     @cache  # made when inference is first asked for
     def exported() -> keras.Model:
         folded = fold(model)
-        folded.compile(jit_compile=jit)
+        if folded is not model:  # Keras 2 gives the model back, as it is compiled
+            folded.compile(jit_compile=jit)
         return folded
 
     parts = {
