@@ -358,6 +358,7 @@ def run(arguments: Sequence[str]) -> int:
         if path.stem not in ("__main__", "__init__") and path.parent.name != "benchmarks":
             importlib.import_module(".".join(("tfmusic", *path.relative_to(package).with_suffix("").parts)))
     with tempfile.TemporaryDirectory(prefix="tfmusic-kill-") as base:
+        os.environ["TMPDIR"] = tempfile.tempdir = base  # what the killed leave there goes as well
         make_inputs(Path(base))
         words = [word.partition("=") for word in args.commands or COMMANDS]
         lost = sum(torture(name, Path(base), int(trials or args.trials), args.seed) for name, _, trials in words)

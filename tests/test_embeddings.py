@@ -131,6 +131,18 @@ def test_damage_of_every_kind_has_a_name(tmp_path):
             read_embedding(path, name, 5)
 
 
+@pytest.mark.parametrize("key", ["feature", "track_ids", "trained_on"])
+def test_text_of_numbers_that_are_no_sign(tmp_path, key):
+    """Arrays of text may hold any numbers, of which numpy makes texts that break Python; a line names the file."""
+    path = tmp_path / "e.npz"
+    write(path, a=np.ones((1, 5)))
+    members = dict(np.load(path))
+    members[key] = np.array([0x7FFFFFFF, 65], np.uint32).view("<U2")
+    np.savez(path, **members)
+    with pytest.raises(DataError, match=r"e\.npz: must be a file that tfmusic embed wrote: it must hold text"):
+        read_index(path)
+
+
 def test_a_member_is_never_unpickled(tmp_path):
     """A track whose array is a pickle is refused."""
     write(tmp_path / "e.npz", a=np.ones((1, 5)))

@@ -9,6 +9,7 @@ start_s/ID     float32 [n_segments], where the segments begin, seconds
 """
 
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -117,8 +118,8 @@ def read_index(path: Path) -> EmbeddingIndex:
     """Returns the index of an embedding file; raises DataError where it is none."""
     file = _open(path)
     try:
-        feature = json.loads(str(file["feature"]))
-        ids, trained_on = (tuple(str(name) for name in file[key]) for key in ("track_ids", "trained_on"))
+        feature = json.loads(_texts(file["feature"])[0])
+        ids, trained_on = (_texts(file[key]) for key in ("track_ids", "trained_on"))
         is_whole = [isinstance(feature[key], int) and feature[key] > 0 for key in _WHOLE_NUMBERS]
         usable = feature["name"] == NAME and isinstance(feature["source"], str) and all(is_whole)
     except (KeyError, TypeError, RecursionError, OSError, *_DAMAGED) as error:
@@ -160,6 +161,21 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: no such file") from error
     except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Returns the cells of an array of text.
+
+    Raises:
+        ValueError: it holds other things, or numbers that are no sign, of which numpy makes texts that break Python.
+    """
+    cells = np.atleast_1d(np.asarray(values))
+    if cells.size == 0:
+        return ()
+    codes = np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("="))).view(np.uint32)
+    if cells.dtype.kind != "U" or codes.max() > sys.maxunicode:
+        raise ValueError("it must hold text")
+    return tuple(str(cell) for cell in cells)
 
 
 def _line(error: Exception) -> str:
