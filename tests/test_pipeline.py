@@ -8,7 +8,8 @@ import pytest
 
 from tfmusic.features.segments import cut
 from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, count_labels, for_evaluation, for_training
+from tfmusic.inputs.balance import count_labels
+from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_evaluation, for_training
 from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks

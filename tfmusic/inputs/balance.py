@@ -12,7 +12,7 @@ import numpy as np
 from tfmusic.console import format_table
 from tfmusic.dataconfig import BalanceSection
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.reader import read_shard
+from tfmusic.records.reader import iterate, read_shard
 
 _SHOWN_LABELS = 20
 
@@ -129,3 +129,18 @@ class Balance:
 
 def _word(is_rare: bool) -> str:
     return "rare" if is_rare else ""
+
+
+def class_weights(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> np.ndarray:
+    """Returns the weight of every class: total / (classes x count in an epoch), so that the mean weight is 1."""
+    counts = balance.label_counts if balance else count_labels(manifest, splits)
+    return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+
+
+def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
+    """Returns how many stored segments have each label, int64 [n_labels]."""
+    counts = np.zeros(len(manifest.contract.labels), np.int64)
+    for split in splits:
+        for header, _ in iterate(manifest, split):
+            counts[list(manifest.contract.answers(header.label))] += 1
+    return counts

@@ -15,7 +15,7 @@ from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.manifest import Manifest, Statistics
-from tfmusic.records.reader import StoredTrack, iterate
+from tfmusic.records.reader import StoredTrack
 from tfmusic.records.schema import decode
 
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
@@ -60,6 +60,41 @@ class TrainingInput:
     n_processes: int = 1
 
 
+class TrainingStream:
+    """The training batches of any epoch.
+
+    What happens to a batch is one graph for all epochs: to trace it anew for each takes longer than its first batch,
+    and the old graphs wait for Python's garbage collector.
+
+    Args:
+        manifest: the records.
+        splits: those to train on.
+        fill: mean of the stored cells [n_bins], which masks put in.
+        options: how batches are made.
+    """
+
+    def __init__(self, manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput) -> None:
+        self._manifest, self._splits, self._options = manifest, splits, _of_this_process(options)
+        self.steps = count_segments(manifest, splits, options.balance) // options.batch_size
+        number = tf.TensorSpec([], tf.int64)
+        self._make_batch = tf.function(
+            lambda epoch, index, records: _make_batch(epoch, index, records, manifest, fill, self._options),
+            input_signature=[number, number, tf.TensorSpec([self._options.batch_size], tf.string)],
+        )
+
+    def epoch(self, epoch: int) -> tf.data.Dataset:
+        """Returns one epoch, as `for_training`."""
+        ds = _dealt(self._manifest, self._splits, self._options, self.steps, epoch)
+        ds = ds.batch(self._options.batch_size, drop_remainder=True)
+        # Parse and augment whole batches: one call for all instead of one a segment.
+        ds = ds.enumerate().map(
+            lambda index, records: self._make_batch(tf.constant(epoch, tf.int64), index, records),
+            num_parallel_calls=_PARALLEL_CALLS,
+        )
+        ds = ds.apply(tf.data.experimental.assert_cardinality(self.steps))
+        return ds.prefetch(2).with_options(_deterministic())
+
+
 def for_training(
     manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput, *, epoch: int
 ) -> tf.data.Dataset:
@@ -71,16 +106,7 @@ def for_training(
     step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
     stopped.
     """
-    steps = count_segments(manifest, splits, options.balance) // options.batch_size
-    options = _of_this_process(options)
-    ds = _dealt(manifest, splits, options, steps, epoch).batch(options.batch_size, drop_remainder=True)
-    # Parse and augment whole batches: one call for all instead of one a segment.
-    ds = ds.enumerate().map(
-        lambda index, records: _make_batch(index, records, manifest, fill, options, epoch),
-        num_parallel_calls=_PARALLEL_CALLS,
-    )
-    ds = ds.apply(tf.data.experimental.assert_cardinality(steps))
-    return ds.prefetch(2).with_options(_deterministic())
+    return TrainingStream(manifest, splits, fill, options).epoch(epoch)
 
 
 def batch_tracks(
@@ -218,12 +244,12 @@ def _shard_reader(balance: Balance | None, epoch: int) -> _ReadShard:
 
 
 def _make_batch(
+    epoch: tf.Tensor,
     index: tf.Tensor,
     records: tf.Tensor,
     manifest: Manifest,
     fill: np.ndarray,
     options: TrainingInput,
-    epoch: int,
 ) -> tuple[Any, ...]:
     """Returns one augmented batch; targets by task where there are several.
 
@@ -232,7 +258,7 @@ def _make_batch(
     contract = manifest.contract
     codes, targets, rows = _parse(records, manifest, options.top_share)
     index = index * options.n_processes + options.process  # no two processes draw alike
-    seed = tf.random.experimental.stateless_fold_in(tf.constant([options.seed, epoch], tf.int64), index)
+    seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(options.seed, tf.int64), epoch]), index)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     codes = random_crop(codes, options.frames, options.distortion, crop_seed)
     codes = distort(codes, options.distortion, contract, distort_seed)
@@ -300,12 +326,3 @@ def _deterministic() -> tf.data.Options:
     options.deterministic = True
     options.autotune.enabled = False
     return options
-
-
-def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
-    """Returns how many stored segments have each label, int64 [n_labels]."""
-    counts = np.zeros(len(manifest.contract.labels), np.int64)
-    for split in splits:
-        for header, _ in iterate(manifest, split):
-            counts[list(manifest.contract.answers(header.label))] += 1
-    return counts

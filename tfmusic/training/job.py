@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -12,7 +13,8 @@ import numpy as np
 from tfmusic.config import Config
 from tfmusic.contract import Contract
 from tfmusic.inputs import augment, pipeline
-from tfmusic.inputs.balance import Balance
+from tfmusic.inputs.ahead import Epochs
+from tfmusic.inputs.balance import Balance, class_weights
 from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.tracks import TrackLogits, score_splits
@@ -128,22 +130,8 @@ class Job:
         steps = n_segments // options.batch_size
         if pretrained is not None and config.training.cache_frozen:
             cut_trunk(model, pretrained.layers.loaded)  # says now what could not be done later
-        return cls(
-            config,
-            manifest,
-            run,
-            folds,
-            contract,
-            model,
-            training_model,
-            mean,
-            options,
-            steps,
-            pretrained,
-            cache or TrunkCache(),
-            devices,
-            twin,
-        )
+        parts = (folds, contract, model, training_model, mean, options, steps, pretrained, cache or TrunkCache())
+        return cls(config, manifest, run, *parts, devices, twin)
 
     def start_stage(self, stage: Stage) -> None:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
@@ -170,21 +158,30 @@ class Job:
 
     def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback], inputs_seen: InputWatch) -> float:
         """Trains one epoch, counted from 0, and returns its loss; `inputs_seen` watches batches that are read."""
-        options = self.input
-        if self.resting:
-            inputs, targets = self.resting.epoch(epoch)
-            arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
-        else:
-            ds = pipeline.for_training(self.manifest, self.folds.training, self.fill, options, epoch=epoch)
-            # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
-            ds = ds if self.devices.are_several else inputs_seen.watched(ds)
-            arguments = self.devices.deal(ds, self.steps_per_epoch)
-            callbacks = [*callbacks, inputs_seen]
-        with self.devices.training(self.learner), pipeline.naming_shards(self.manifest, self.folds.training):
-            history = self.learner.fit(
-                **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
-            )
+        with pipeline.naming_shards(self.manifest, self.folds.training):
+            if self.resting:
+                inputs, targets = self.resting.epoch(epoch)
+                arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
+            else:
+                ds = self.epochs.read(epoch)
+                # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
+                ds = ds if self.devices.are_several else inputs_seen.watched(ds)
+                arguments = self.devices.deal(ds, self.steps_per_epoch)
+                callbacks = [*callbacks, inputs_seen]
+            with self.devices.training(self.learner):
+                history = self.learner.fit(
+                    **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
+                )
+        if not self.resting and epoch + 1 < self.config.training.epochs:
+            self.epochs.begin(epoch + 1)  # while this one is validated
         return float(history.history["loss"][0])
+
+    @cached_property
+    def epochs(self) -> Epochs:
+        """What makes the batches of every epoch."""
+        stream = pipeline.TrainingStream(self.manifest, self.folds.training, self.fill, self.input)
+        # Elsewhere Keras draws a batch first to see its shape, which would be missing then.
+        return Epochs(stream, early=keras.backend.backend() == "tensorflow" and not self.devices.are_several)
 
     def tracks_of(self, epoch: int, step: int) -> list[str]:
         """Returns the names of the tracks in a step of an epoch, both counted from 0; none of a trunk at rest."""
@@ -326,6 +323,7 @@ def _training_input(
     )
     if is_embedding(manifest.contract):  # these are for neighbouring bins, which embeddings do not have
         policy, distortion = augment.POLICIES["none"], Distortion()
+    is_weighted = config.training.class_weights != "none"
     return pipeline.TrainingInput(
         frames=contract.frames,
         batch_size=min(config.training.batch_size, n_segments),
@@ -334,14 +332,8 @@ def _training_input(
         policy=policy,
         mixup_alpha=section.mixup_alpha,
         metadata=Metadata.of(manifest, contract, config.metadata.dropout),
-        class_weights=_class_weights(manifest, folds, balance) if config.training.class_weights != "none" else None,
+        class_weights=class_weights(manifest, folds.training, balance) if is_weighted else None,
         balance=balance,
         top_share=TOP_SHARE if config.training.target == "soft_top" else 1.0,
         seed=config.training.seed,
     )
-
-
-def _class_weights(manifest: Manifest, folds: Folds, balance: Balance | None) -> np.ndarray:
-    """Returns the weight of every class: total / (classes x count in an epoch), so that the mean weight is 1."""
-    counts = balance.label_counts if balance else pipeline.count_labels(manifest, folds.training)
-    return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
