@@ -1,6 +1,7 @@
 """Training: folds, resume, errors, what a run folder holds."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import fit_small
+from tests.kill import hashes
 from tfmusic.cli import main
 from tfmusic.config import TrainingSection
 from tfmusic.records.manifest import Manifest
@@ -183,6 +185,36 @@ def test_damaged_state_is_named(records, trained, tmp_path, capsys):
         state.write_bytes(damaged)
         assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2
         assert "must be the saved state of a training" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_resume_leaves_finished_runs_alone(records, trained, tmp_path, capsys, monkeypatch):
+    """Without --run-dir a run that has ended is never trained further; one that has not is finished."""
+    monkeypatch.chdir(tmp_path)
+    done = shutil.copytree(trained, tmp_path / "runs/q2/cnn1d-1")
+    before = hashes(done)
+    resume = ["fit", "q2", "--records", str(records), "--resume"]
+    assert main([*resume, "training.epochs=9"]) == 2
+    assert "Received: 1 that have ended. Leave out --resume" in capsys.readouterr().err
+    half = shutil.copytree(trained, tmp_path / "runs/q2/cnn1d-2")
+    for name in ("calibration.json", "checksums.json"):
+        (half / name).unlink()
+    os.utime(done / "config.yaml")  # the last one is not the one
+    assert main(resume) == 0
+    assert RunDir(half).calibration.is_file()
+    assert hashes(done) == before
+
+
+@pytest.mark.slow
+def test_a_model_trained_further_loses_its_report(records, trained, tmp_path, capsys):
+    """What an evaluation said was of another model; the user is told."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert main(["evaluate", str(run), "--records", str(records)]) == 0
+    capsys.readouterr()
+    more = f"training.epochs={RunDir(run).history()[-1]['epoch'] + 1}"
+    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", more]) == 0
+    assert f"{run}/evaluation: removed" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
 
 
 @pytest.mark.slow

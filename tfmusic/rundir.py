@@ -222,12 +222,20 @@ def new_run_dir(root: Path, task: str, name: str) -> RunDir:
     return RunDir(root / task / f"{name}-{max(numbers, default=0) + 1}")
 
 
-def latest_run_dir(root: Path, task: str) -> RunDir:
-    """Returns the run of a task that was begun or resumed last; raises UsageError where there is none."""
+def unfinished_run_dir(root: Path, task: str) -> RunDir:
+    """Returns the run of a task that was begun or resumed last and has not ended.
+
+    Raises:
+        UsageError: there is none. A finished run is trained further only when it is named.
+    """
     runs = [RunDir(path) for path in (root / task).glob("*") if RunDir(path).config.is_file()]
-    if not runs:
-        raise UsageError(f"{root / task}: no run to resume. Pass --run-dir, or leave out --resume")
-    return max(runs, key=lambda run: run.config.stat().st_mtime_ns)
+    unfinished = [run for run in runs if not run.calibration.is_file()]
+    if not unfinished:
+        raise UsageError(
+            f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have ended."
+            " Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
+        )
+    return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
     from tfmusic.folders import check_target, locked
     from tfmusic.records.manifest import Manifest
-    from tfmusic.rundir import RunDir, latest_run_dir, new_run_dir
+    from tfmusic.rundir import RunDir, new_run_dir, unfinished_run_dir
     from tfmusic.training.guard import go_on_in_a_child
     from tfmusic.training.processes import check_backend, find_processes, join, watched
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = Manifest.read(arguments.find_records(args.records or Path("records") / config.task_name))
     root = Path("runs")
     if args.resume:
-        folder = RunDir(args.run_dir) if args.run_dir else latest_run_dir(root, config.task_name)
+        folder = RunDir(args.run_dir) if args.run_dir else unfinished_run_dir(root, config.task_name)
         if not folder.has_begun:
             raise RunError(f"{folder.path}: nothing to resume: no finished epoch. Leave out --resume")
         config = _resumed_config(config, folder, args.overrides)

@@ -4,10 +4,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfmusic.checksums import write_checksums
 from tfmusic.folders import locked, put_in_place
-from tfmusic.serving.predict import LoadedRun
+
+if TYPE_CHECKING:
+    from tfmusic.serving.predict import LoadedRun
 
 SAVED_MODEL = "saved_model.pb"
 FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
@@ -19,7 +22,7 @@ def is_export(folder: Path) -> bool:
 
 
 @contextmanager
-def export_folder(out: Path, loaded: LoadedRun) -> Iterator[Path]:
+def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
     """Yields a folder to write a model to, which appears under its name when complete, checksums included.
 
     Raises:

@@ -201,7 +201,7 @@ def load_contract(model_path: Path) -> Contract:
     if (model_path / "saved_model.pb").is_file() or is_run(model_path):
         check_files(model_path, only=["contract.json"] if is_run(model_path) else None)
         return Contract.load(model_path / "contract.json")
-    raise RunError(f"{model_path}: must be a run folder with a trained model, or a folder that `export` wrote")
+    raise RunError(f"{model_path}: must be a run folder with a trained model, or a SavedModel that `export` wrote")
 
 
 def _from_run(loaded: LoadedRun, reader: _Reader) -> dict[int, np.ndarray]:

@@ -212,7 +212,7 @@ def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
         console.say(f"finished epochs are kept: go on with --resume --run-dir {whole.path}")
         return
     shutil.rmtree(whole.path, ignore_errors=True)
-    console.say("no epoch had ended: nothing is kept")
+    console.say("no epoch had ended: nothing is kept. Run it again without --resume")
 
 
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
@@ -259,7 +259,9 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
         shutil.rmtree(run.path, ignore_errors=True)
         return
     run.unseal()
-    shutil.rmtree(run.evaluation, ignore_errors=True)
+    if run.evaluation.is_dir():
+        console.warn(f"{run.evaluation}: removed, and an export of {run.path} is out of date: the model changes")
+        shutil.rmtree(run.evaluation)
     _clear_leftovers(run)
 
 

@@ -40,7 +40,9 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
             n_variables = sum(name.startswith("variable_") for name in state.files)  # NumPy 1 adds a file of its own
             return progress, [state[f"variable_{i}"] for i in range(n_variables)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: must be the saved state of a training: {error}") from error
+        raise RunError(
+            f"{path}: damaged: must be the saved state of a training ({error}). Begin it anew, without --resume"
+        ) from error
 
 
 def restore(path: Path, variables: Sequence[Any], values: list[np.ndarray]) -> None:
