@@ -118,7 +118,8 @@ class TrackModel(tf.Module):
         last = tf.maximum(n_frames - frames, 0)
         starts = tf.range(0, last + 1, hop)
         starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
-        return (starts[:, None] + tf.range(frames)[None, :]) % n_frames, starts
+        # Of a track without frames the check above shall speak, not this division, which does not wait for it.
+        return (starts[:, None] + tf.range(frames)[None, :]) % tf.maximum(n_frames, 1), starts
 
     def _metadata(self, tokens: tf.Tensor | None) -> list[tf.Tensor]:
         """Returns the metadata input [1, n_tokens] as `Contract.encode_metadata` makes it; nothing without metadata."""
