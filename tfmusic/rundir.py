@@ -232,8 +232,8 @@ def unfinished_run_dir(root: Path, task: str) -> RunDir:
     unfinished = [run for run in runs if not run.calibration.is_file()]
     if not unfinished:
         raise UsageError(
-            f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have ended."
-            " Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
+            f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have"
+            " ended. Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
         )
     return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
 
