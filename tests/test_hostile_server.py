@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ from tests.conftest import fit_small
 from tests.disks import small_disk
 from tests.load import describe, measure
 from tests.test_explain import listener
-from tests.test_serve import ask, form, loud, post, wait_for
+from tests.test_serve import ask, form, in_thread, loud, post, wait_for
 from tfmusic.cli import main
 from tfmusic.serving.app import Limits, make_app
 from tfmusic.serving.connections import server_config
@@ -41,14 +40,8 @@ def running(*, grace_s=1.0, head_s=1.0, queue=8, max_mib=1):
         assert isinstance(app, Guard)
         app = Guard(app.app, app.hosts, app.token, app.max_bytes, grace_s)
         server = uvicorn.Server(server_config(app, head_s=head_s))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-        thread.start()
-        try:
-            wait_for(lambda: ask(port, "GET", "/ready")[0] == 200)
+        with in_thread(server, place, port):
             yield port
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")

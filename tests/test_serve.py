@@ -36,14 +36,21 @@ def running(answerer, *, max_mib=1, queue=4, time_limit_s=30.0, max_minutes=30.0
         hosts = [] if token else [f"127.0.0.1:{port}", f"localhost:{port}"]
         app = make_app(answerer, Limits(max_mib, queue, time_limit_s, max_minutes), hosts=hosts, token=token)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-        thread.start()
-        try:
-            wait_for(lambda: ask(port, "GET", "/ready")[0] == 200)
+        with in_thread(server, place, port):
             yield port
-        finally:
-            server.should_exit = True
-            thread.join()
+
+
+@contextmanager
+def in_thread(server, place, port):
+    """Runs a server of uvicorn on a socket, from when it is ready."""
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+    thread.start()
+    try:
+        wait_for(lambda: ask(port, "GET", "/ready")[0] == 200)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def wait_for(is_true, seconds=60):

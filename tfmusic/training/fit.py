@@ -129,9 +129,9 @@ def _train(job: Job, progress: TrainingProgress) -> None:
 
 @contextmanager
 def _cleared() -> Iterator[Callable[[], None]]:
-    """Yields what gives back the graph of an epoch's input, over a megabyte of parts that refer to each other.
+    """Yields what gives back the graph of an epoch's input, whose parts refer to each other.
 
-    Python alone would look for such parts after some 70 epochs. What stands after the first epoch (half a million
+    Python alone would look for such parts only after many epochs. What stands after the first epoch (half a million
     objects) is left out of the search, which then takes a moment.
     """
 
