@@ -46,17 +46,17 @@ def _listed(tracks: Sequence[str]) -> str:
     return f"; the batch held tracks {', '.join(tracks[:N_NAMED])}{more}" if tracks else ""
 
 
-class InputWatch(keras.callbacks.Callback):
+class InputWatch:
     """Measures how long training waits for its batches, and keeps a look at the first of them.
 
-    A step asks for its batch after `on_train_batch_begin`; a last stage of the input notes when it is handed over.
+    A step's wait is that between its asking for a batch and the handing over, noted by a stage before and one after
+    all others. What Keras does around it, and the making of the graphs of the first step, is none.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.codes: np.ndarray | None = None
-        self._begin_s = self._wait_s = 0.0
-        self._epoch_s = time.perf_counter()
+        self._wait_s = 0.0
+        self._begin_s = time.perf_counter()
 
     def watched(self, ds: Any) -> Any:
         """Returns the same batches with their hand-over noted; on backends that fetch ahead of a step as they were."""
@@ -64,26 +64,27 @@ class InputWatch(keras.callbacks.Callback):
             return ds
         import tensorflow as tf
 
-        def note(*batch: Any) -> Any:
+        def note(asked_s: Any, batch: Any) -> Any:
             codes = batch[0][0] if isinstance(batch[0], tuple) else batch[0]
-            with tf.control_dependencies([tf.numpy_function(self._note, [codes[:N_PICTURES]], [])]):
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                wait_s = tf.timestamp() - asked_s
+            with tf.control_dependencies([tf.numpy_function(self._handed_over, [wait_s, codes[:N_PICTURES]], [])]):
                 return tf.nest.map_structure(tf.identity, batch)
 
-        return ds.map(note)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes when a step asks for its batch."""
-        self._begin_s = time.perf_counter()
+        asked = tf.data.Dataset.range(ds.cardinality()).map(lambda _: tf.timestamp())
+        options = tf.data.Options()
+        options.autotune.enabled = False  # it would fetch ahead of the watch
+        return tf.data.Dataset.zip((asked, ds)).map(note).with_options(options)  # zip asks its parts in their order
 
     @property
     def wait_share(self) -> float | None:
         """Share of the time since the watch was made that was spent waiting for batches; None where none was seen."""
-        return None if self.codes is None else self._wait_s / (time.perf_counter() - self._epoch_s)
+        return None if self.codes is None else self._wait_s / (time.perf_counter() - self._begin_s)
 
-    def _note(self, codes: np.ndarray) -> None:
+    def _handed_over(self, wait_s: np.float64, codes: np.ndarray) -> None:
         if self.codes is None:
             self.codes = np.array(codes)
-        self._wait_s += max(time.perf_counter() - self._begin_s, 0.0) if self._begin_s else 0.0
+        self._wait_s += max(float(wait_s), 0.0)  # the system's clock may be set back
 
 
 class MetricsLog:

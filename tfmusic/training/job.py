@@ -167,7 +167,6 @@ class Job:
                 # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
                 ds = ds if self.devices.are_several else inputs_seen.watched(ds)
                 arguments = self.devices.deal(ds, self.steps_per_epoch)
-                callbacks = [*callbacks, inputs_seen]
             with self.devices.training(self.learner):
                 history = self.learner.fit(
                     **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
