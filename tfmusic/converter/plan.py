@@ -111,12 +111,18 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
         hop_frames=options.hop_frames,
     )
     ids = {name: index for index, name in enumerate(dataset.labels)}
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for all tracks of the same labels
+
+    def label_ids(track: Track) -> tuple[int, ...]:
+        found = _label_ids(track, ids, dataset.kind)
+        return shared.setdefault(found, found)
+
     planned = [
         PlannedTrack(
             row,
             track.track_id,
             track.feature_path,
-            _label_ids(track, ids, dataset.kind),
+            label_ids(track),
             n_frames[row],
         )
         for row, track in enumerate(dataset.tracks)
@@ -125,8 +131,7 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     tracks = list(dataset.tracks)
     for copy, split, change in add_copies(dataset.tracks, tuple(splits), unreadable, options.perturb):
         length = frames_of(changed_length(_length(samples[copy.feature_path]), change), options.feature)
-        labels = _label_ids(copy, ids, dataset.kind)
-        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, labels, length, change))
+        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, label_ids(copy), length, change))
         tracks.append(copy)
         splits.append(split)
         n_frames.append(length)
@@ -171,7 +176,7 @@ def _scan(
     for row, track in enumerate(tracks):
         try:
             n_frames.append(_count_frames(track, options, samples))
-            sizes[track.feature_path] = track.feature_path.stat().st_size
+            sizes[str(track.feature_path)] = track.feature_path.stat().st_size  # a path that is a key is larger
         except DataError as error:
             if options.on_error == "stop":
                 raise
@@ -181,7 +186,7 @@ def _scan(
 
 
 def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, int | DataError]) -> int:
-    if track.feature_path in samples:
+    if samples and track.feature_path in samples:
         n_frames = frames_of(_length(samples[track.feature_path]), options.feature)
     else:
         n_frames = count_frames(track.feature_path, track.track_id, options.feature)

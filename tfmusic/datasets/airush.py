@@ -17,7 +17,7 @@ from typing import Any
 from tfmusic.console import console
 from tfmusic.contract import Kind
 from tfmusic.datasets import airush_metadata as meta
-from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
+from tfmusic.datasets.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -55,12 +55,13 @@ def load(folder: Path, *, task: str, question: str) -> Dataset:
     ids = [check_track_id(row["track_index"], str(label_path)) for row in rows]
     check_unique(ids, str(label_path))
     labels = [_labels(row[ask.column], ask, f"{label_path}: track {i}") for i, row in zip(ids, rows, strict=True)]
+    shared = {names: names for names in labels}  # one object for all tracks of the same labels
     metadata = _Metadata.load(train / "train_data" / "meta")
     if metadata.tracks and metadata.tracks.keys().isdisjoint(ids):
         console.warn(f"{train / 'train_data' / 'meta'}: track_meta.json has none of the labelled tracks")
     mels = _existing(train / "train_data" / "mel_spectrogram")
     tracks = tuple(
-        metadata.track(track_id, mels / f"{track_id}.npy", labels=names, label_row=row, label=ask.column)
+        metadata.track(track_id, mels / f"{track_id}.npy", labels=shared[names], label_row=row, label=ask.column)
         for track_id, names, row in zip(ids, labels, rows, strict=True)
     )
     return Dataset(task, ask.kind, tuple(sorted({name for names in labels for name in names})), tracks)
@@ -132,7 +133,7 @@ class _Metadata:
             labels,
             artists=meta.artist_keys(row),
             album=meta.album_key(row),
-            metadata=metadata,
+            metadata=metadata or NO_METADATA,
         )
 
 

@@ -12,6 +12,7 @@ from tfmusic.errors import DataError
 
 # A plain name: no separator, no leading dot, nothing a shell or a file system would read as more than a name.
 _PLAIN_ID = re.compile(r"[\w][\w .+-]{0,199}", re.ASCII)
+NO_METADATA: Mapping[str, Any] = {}  # the same for all tracks without
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Track:
     split: str | None = None
     artists: tuple[str, ...] = ()
     album: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
 
 
 @dataclass(frozen=True)
