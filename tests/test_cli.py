@@ -10,6 +10,7 @@ import pytest
 from tfmusic import cli
 from tfmusic.cli import COMMANDS, main
 from tfmusic.console import format_table
+from tfmusic.errors import UsageError
 from tfmusic.models import BUILDERS
 
 HEAVY = ("tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml")
@@ -91,9 +92,32 @@ def test_overrides_may_stand_anywhere(capsys):
     args = cli._parse(["fit", "q2", "training.epochs=1", "--resume", "training.seed=2"])
     assert args.overrides == ["training.epochs=1", "training.seed=2"]
     for wrong in (["fit", "q2", "--resume", "oops"], ["evaluate", "run", "a=b"], ["fit", "q2", "--x=1"]):
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(UsageError, match="unrecognized arguments"):
             cli._parse(wrong)
-        assert "unrecognized arguments" in capsys.readouterr().err
+        assert capsys.readouterr().err.startswith("usage: tfmusic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fitt", "q1"], "no command 'fitt'. Did you mean 'fit'?"),
+        (["fit", "q11"], "no config named 'q11'. Did you mean 'q1'?"),
+        (
+            ["fit", "q1", "--epochs", "3"],
+            "unrecognized arguments: --epochs 3 (a key of the config is written without --",
+        ),
+        (["predict"], "the following arguments are required: model, inputs"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(arguments, message, capsys):
+    """One line for people; one JSON document for programs that ask for it, wherever they say so."""
+    assert main(arguments) == 2
+    assert f"tfmusic: {message}" in capsys.readouterr().err
+    for asked in (["--json", *arguments], [*arguments, "--json"]):
+        assert main(asked) == 2
+        document = json.loads(capsys.readouterr().out)
+        assert document["exit_code"] == 2
+        assert document["error"].startswith(message)
 
 
 def test_output_that_nobody_reads():

@@ -370,6 +370,30 @@ def test_embed_refuses_a_track_twice_and_other_spectrograms(music, checkpoint, t
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_track_that_cannot_be_read_does_not_cost_the_others(checkpoint, tmp_path, capsys):  # noqa: F811
+    """The first, one in the middle and the last are skipped, listed, and the exit code is 2; the others are written."""
+    folder, out = tmp_path / "mels", tmp_path / "e.npz"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in range(1, 6):
+        np.save(folder / f"{name}.npy", rng.gamma(0.3, 1.0, (1, 96, 200)).astype(np.float32))
+    for name in (1, 3, 5):
+        (folder / f"{name}.npy").write_bytes(b"no array")
+    command = ["embed", "musicnn", str(folder), "--weights", str(checkpoint[0]), "--out", str(out)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert all(f"warning: skipped {name}: " in error for name in (1, 3, 5))
+    assert "3 of 5 tracks cannot be read and have no embedding; the others have" in error
+    assert read_index(out).track_ids == ("2", "4")
+    with np.load(out) as file:
+        assert [len(file[f"segments/{name}"]) for name in (2, 4)] == [2, 2]
+    for name in (2, 4):
+        (folder / f"{name}.npy").write_bytes(b"no array")
+    assert main([*command, "--overwrite"]) == 2
+    assert "1.npy: " in (error := capsys.readouterr().err) and "(and 4 more)" in error
+    assert read_index(out).track_ids == ("2", "4")
+
+
 @pytest.mark.slow
 def test_own_96_bin_mels_need_no_bridge(checkpoint, tmp_path):  # noqa: F811
     """A spectrogram as the authors made it goes to the network unchanged."""

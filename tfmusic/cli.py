@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tfmusic import __version__
-from tfmusic.errors import TfmusicError, one_line
+from tfmusic.errors import TfmusicError, UsageError, did_you_mean, one_line
 
 COMMANDS = {
     "synth": "write small learnable data for q1, q2 and q3",
@@ -39,12 +39,16 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one subcommand and returns the exit code."""
-    args = _parse(arguments)
+    from tfmusic.console import console
+
+    try:
+        args = _parse(arguments)
+    except UsageError as error:
+        console.begin(quiet=False, as_json="--json" in arguments)
+        return _fail(str(error))
     if args.command is None:
         _parser(()).print_help()
         return 0
-    from tfmusic.console import console
-
     console.begin(quiet=args.quiet, as_json=args.json)
     try:
         code: int | None = _module(args.command).run(args)
@@ -74,13 +78,31 @@ def entry_point() -> NoReturn:
     sys.exit(main(sys.argv[1:]))
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors end as all others do: in one line, and in JSON where that is asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and raises UsageError."""
+        self.print_usage(sys.stderr)
+        raise UsageError(message)
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the parsed arguments; overrides may stand anywhere, which argparse alone does not allow."""
+    """Returns the parsed arguments; overrides may stand anywhere, which argparse alone does not allow.
+
+    Raises:
+        UsageError: they are not what the command takes; its usage has been printed.
+    """
     parser = _parser(arguments)
+    called = _called(arguments)
+    if called is not None and called not in COMMANDS:
+        parser.error(f"no command {called!r}.{did_you_mean(called, COMMANDS)} tfmusic --help lists them")
     args, rest = parser.parse_known_args(arguments)
     is_override = [hasattr(args, "overrides") and "=" in word and not word.startswith("-") for word in rest]
     if not all(is_override):
-        hint = " (a key of the config is written without --)" if any("=" in word for word in rest) else ""
+        hint = (
+            " (a key of the config is written without --, as training.epochs=3)" if hasattr(args, "overrides") else ""
+        )
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         args.overrides = [*args.overrides, *rest]
@@ -89,19 +111,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser; only the subcommand that is called is imported, so that help answers at once."""
-    parser = argparse.ArgumentParser(
-        prog="tfmusic", description="Music classification from whole tracks, spectrogram to answer."
-    )
+    parser = _Parser(prog="tfmusic", description="Music classification from whole tracks, spectrogram to answer.")
     parser.add_argument("--version", action="version", version=f"tfmusic {__version__}")
     _add_output(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    called = next((word for word in arguments if not word.startswith("-")), None)
+    called = _called(arguments)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == called:
             _module(name).add_arguments(command)
         _add_output(command, argparse.SUPPRESS)  # else it would undo what stands before the command
     return parser
+
+
+def _called(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith("-")), None)
 
 
 def _module(command: str):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -4,7 +4,6 @@ YAML 1.1 has traps: `1e-3` is a string, `no` is false, `012` is ten, `12:30` is 
 are booleans, `1e-3` is a number, other words are strings, and numbers with a leading zero are refused.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from tfmusic.config import Config
 from tfmusic.dataconfig import LOADER_SECTIONS
-from tfmusic.errors import ConfigError
+from tfmusic.errors import ConfigError, did_you_mean
 
 MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; more is a mistake or an attack
 
@@ -108,7 +107,7 @@ def find_config(name: str) -> Path:
     for folder in _config_folders():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise ConfigError(f"no config named {name!r}. Found: {_known()}")
+    raise ConfigError(f"no config named {name!r}.{did_you_mean(name, _names())} Found: {_known()}")
 
 
 def _config_folders() -> list[Path]:
@@ -117,9 +116,12 @@ def _config_folders() -> list[Path]:
     return [Path("configs"), package / "shipped_configs", package.parent / "configs"]
 
 
+def _names() -> list[str]:
+    return sorted({path.stem for folder in _config_folders() for path in folder.glob("*.yaml")})
+
+
 def _known() -> str:
-    found = {path.stem: path for folder in reversed(_config_folders()) for path in folder.glob("*.yaml")}
-    return ", ".join(sorted(found)) or "none"
+    return ", ".join(_names()) or "none"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -206,9 +208,8 @@ def _without_loader(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _loader_message(name: str) -> str:
-    near = difflib.get_close_matches(name, LOADER_SECTIONS, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"data.loader must be one of {', '.join(LOADER_SECTIONS)}. Received: {name!r}.{hint}"
+    known = ", ".join(LOADER_SECTIONS)
+    return f"data.loader must be one of {known}. Received: {name!r}.{did_you_mean(name, LOADER_SECTIONS)}"
 
 
 def _received(first: Mapping[str, Any]) -> str:
@@ -230,11 +231,9 @@ def _nearest(key_path: str) -> str:
     owners = [name for name, section in LOADER_SECTIONS.items() if key_path in _keys(section, ("data",))]
     if owners:  # a key of the section, but of other loaders
         return f" It is for data.loader={' or '.join(owners)}"
-    matches = difflib.get_close_matches(key_path, _all_keys(), n=1, cutoff=0.5)
-    if not matches:  # the same last word in another section
-        leaf = key_path.rsplit(".", 1)[-1]
-        matches = [key for key in sorted(_leaf_keys()) if key.rsplit(".", 1)[-1] == leaf]
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    leaf = key_path.rsplit(".", 1)[-1]  # the same last word in another section
+    same_leaf = [key for key in sorted(_leaf_keys()) if key.rsplit(".", 1)[-1] == leaf]
+    return did_you_mean(key_path, _all_keys()) or (f" Did you mean {same_leaf[0]!r}?" if same_leaf else "")
 
 
 def _all_keys() -> dict[str, None]:

@@ -10,6 +10,8 @@
 Anything else that escapes is a bug of ours: it keeps its trace and exits with 1.
 """
 
+from collections.abc import Iterable
+
 _LONGEST_LINE = 2000
 
 
@@ -41,3 +43,11 @@ def one_line(text: str) -> str:
     """Returns a message as one line of bearable length, whatever a file of strangers has put into it."""
     line = " ".join(text.splitlines())
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns the end of a message that names the known word nearest to one that is not; empty where none is near."""
+    import difflib  # only where something is wrong: `tfmusic --help` imports this file
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -115,3 +115,20 @@ def _feature_files(paths: Iterable[Path]) -> list[Path]:
     spectrograms = [path for path in paths if path.suffix == ".npy"]
     names = {path.with_suffix("") for path in spectrograms}
     return spectrograms + [path for path in paths if is_audio(path) and path.with_suffix("") not in names]
+
+
+def tell_skipped(skipped: Iterable[tuple[str, str]], n_tracks: int, *, lacks: str) -> None:
+    """Lists tracks that could not be read, names with reasons.
+
+    Raises:
+        DataError: there are some: the command has not done all that it was asked for.
+    """
+    from tfmusic.console import console
+    from tfmusic.errors import one_line
+
+    named = [{"track_id": track_id, "reason": one_line(reason)} for track_id, reason in skipped]
+    console.tell(skipped=named)
+    for one in named:
+        console.warn(f"skipped {one['track_id']}: {one['reason']}")
+    if named:
+        raise DataError(f"{len(named):,} of {n_tracks:,} tracks cannot be read and have no {lacks}; the others have")

@@ -45,14 +45,16 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.serving.embed import embed_tracks
 
     with console.progress("embed", len(tracks), "tracks") as progress:
-        embed_tracks(embedder, tracks, args.out, progress.advance)
+        skipped = embed_tracks(embedder, tracks, args.out, progress.advance)
     feature = embedder.feature
     every_s = feature["hop_length"] / feature["sample_rate_hz"]
-    console.tell(tracks=len(tracks), out=args.out, source=feature["source"])
+    n_written = len(tracks) - len(skipped)
+    console.tell(tracks=n_written, out=args.out, source=feature["source"])
     console.say(
-        f"{len(tracks):,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
+        f"{n_written:,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
         f" {feature['source']}: {args.out}"
     )
+    arguments.tell_skipped(skipped, len(tracks), lacks="embedding")
 
 
 def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":

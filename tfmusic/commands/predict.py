@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.errors import DataError, UsageError, one_line
+from tfmusic.errors import DataError, UsageError
 from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
@@ -53,23 +53,8 @@ def run(args: argparse.Namespace) -> None:
         _write(predictions, args.out)
         console.tell(out=args.out)
         console.say(f"{n_answered:,} answers: {args.out}")
-    _tell_skipped(predictions)
-
-
-def _tell_skipped(predictions: "Predictions") -> None:
-    """Lists the tracks without an answer; the command has not done all that it was asked for."""
-    from tfmusic.console import console
-
-    skipped = [
-        {"track_id": predictions.track_ids[row], "reason": one_line(reason)}
-        for row, reason in sorted(predictions.skipped.items())
-    ]
-    console.tell(skipped=skipped)
-    for one in skipped:
-        console.warn(f"skipped {one['track_id']}: {one['reason']}")
-    if skipped:
-        n_tracks = len(predictions.track_ids)
-        raise DataError(f"{len(skipped):,} of {n_tracks:,} tracks cannot be read and have no answer; the others have")
+    skipped = [(predictions.track_ids[row], reason) for row, reason in sorted(predictions.skipped.items())]
+    arguments.tell_skipped(skipped, len(tracks), lacks="answer")
 
 
 def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:

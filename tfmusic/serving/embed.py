@@ -26,7 +26,8 @@ from tfmusic.models.musicnn import FRAMES
 from tfmusic.pretrained.sources import trained_on
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir
-from tfmusic.serving.predict import PREDICT_BATCH, load_run
+from tfmusic.serving.predict import PREDICT_BATCH, feature_fn, load_run
+from tfmusic.serving.reading import TrackReader
 
 # By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
 _FEATURES = {
@@ -72,7 +73,7 @@ def run_embedder(run: RunDir) -> Embedder:
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
     model = for_prediction(keras.Model(loaded.model.inputs[0], heads[-1].input))
-    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+    encoder, read = Encoder(Scale.from_dict(contract.scale), contract.dtype), feature_fn(contract)
     feature = embedding_feature(
         f"{contract.task} {_digest(model)}",
         n_dims=int(model.output.shape[-1]),
@@ -82,7 +83,7 @@ def run_embedder(run: RunDir) -> Embedder:
     return Embedder(
         feature,
         trained_on(run),
-        lambda track: encoder.encode(read_feature(track.feature_path, track.track_id, contract.feature)),
+        lambda track: encoder.encode(read(track)),
         model.predict_on_batch,
         contract.frames,
         contract.hop_frames,
@@ -121,44 +122,50 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
     return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
 
 
-def embed_tracks(embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]) -> None:
-    """Writes the embeddings of all windows of all tracks; `on_track` is called after every track that was read.
+def embed_tracks(
+    embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]
+) -> list[tuple[str, str]]:
+    """Writes the embeddings of all windows of all tracks; `on_track` is called after every track.
+
+    Returns names of tracks that could not be read, with reasons; the others are written.
 
     Raises:
-        DataError: a track cannot be read.
+        DataError: no track can be read.
     """
-    tracks, n_frames = tuple(tracks), {}
+    reader, n_frames = TrackReader(tuple(tracks), on_track), {}
 
     def stored() -> Iterator[StoredTrack]:
-        for row, track in enumerate(tracks):
-            cells = embedder.cells_fn(track)
+        for row, cells in reader.read(embedder.cells_fn):
             n_frames[row] = len(cells)
-            yield StoredTrack(row, track.track_id, (), cells)
-            on_track()
+            yield StoredTrack(row, reader.tracks[row].track_id, (), cells)
+        reader.check_any(len(n_frames))
 
     frames, hop = embedder.frames, embedder.hop_frames
     batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
     with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
         for row, segments in _by_track(batches, embedder.embed_fn):
-            starts = segment_starts(n_frames.pop(row), frames=frames, hop_frames=hop)
-            writer.add(tracks[row].track_id, segments, starts / embedder.frames_per_s)
+            starts = segment_starts(n_frames[row], frames=frames, hop_frames=hop)
+            writer.add(reader.tracks[row].track_id, segments, starts / embedder.frames_per_s)
         writer.finish()
+    return [(reader.tracks[row].track_id, reason) for row, reason in sorted(reader.skipped.items())]
 
 
 def _by_track(
     batches: Iterator[EvaluationBatch], embed_fn: Callable[[np.ndarray], Any]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields row and embeddings [n_segments, n_dims] of one track after the other; memory holds one, and a batch."""
-    row = 0
+    row: int | None = None
     parts: list[np.ndarray] = []
     for batch in batches:
         embeddings = np.asarray(embed_fn(batch.codes), np.float32)
         for owner in dict.fromkeys(batch.track[batch.track >= 0].tolist()):
-            if owner != row:
+            if row is not None and owner != row:
                 yield row, np.concatenate(parts)
-                row, parts = owner, []
+                parts = []
+            row = owner
             parts.append(embeddings[batch.track == owner])
-    yield row, np.concatenate(parts)
+    if row is not None:
+        yield row, np.concatenate(parts)
 
 
 def _musicnn_cells(track: Track) -> np.ndarray:

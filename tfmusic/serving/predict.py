@@ -14,7 +14,7 @@ from tfmusic.console import console
 from tfmusic.contract import Contract
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
-from tfmusic.errors import DataError, RunError, UsageError
+from tfmusic.errors import RunError, UsageError
 from tfmusic.features import embeddings
 from tfmusic.features.audio import is_audio
 from tfmusic.features.extracted import find_feature
@@ -29,6 +29,7 @@ from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.collect import collect_logits
+from tfmusic.serving.reading import TrackReader
 
 PREDICT_BATCH = 64
 
@@ -124,7 +125,7 @@ def predict_tracks(
         UsageError: `task` is missing or none of the model's.
         DataError: no track can be read.
     """
-    reader = _Reader(tuple(tracks), on_track)
+    reader = TrackReader(tuple(tracks), on_track)
     check_inputs(load_contract(model_path), [track.feature_path for track in reader.tracks])
     if is_run(model_path):
         loaded = load_run(RunDir(model_path), task)
@@ -134,9 +135,7 @@ def predict_tracks(
         choose_task(contract, task)
         limits = Calibration.load(model_path / "calibration.json").limits
         found = _from_export(model_path, contract, reader)
-    if not found:
-        others = f" (and {len(reader.skipped) - 1} more)" if len(reader.skipped) > 1 else ""
-        raise DataError(f"{reader.skipped[0]}{others}")
+    reader.check_any(len(found))
     ids = tuple(track.track_id for track in reader.tracks)
     scores = np.full((len(ids), len(contract.labels)), np.nan)
     for row, one in found.items():
@@ -144,26 +143,9 @@ def predict_tracks(
     return Predictions(contract, ids, scores, limits, reader.skipped)
 
 
-@dataclass
-class _Reader:
-    """Reads tracks one after the other, and keeps why some cannot be read."""
-
-    tracks: tuple[Track, ...]
-    on_track: Callable[[], None]
-    skipped: dict[int, str] = field(default_factory=dict)
-
-    def features(self, contract: Contract) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields row and feature [n_bins, n_frames] of the tracks that can be read."""
-        for row, track in enumerate(self.tracks):
-            try:
-                values = read_feature(track.feature_path, track.track_id, contract.feature)
-            except DataError as error:
-                self.skipped[row] = str(error)
-            except OSError as error:
-                self.skipped[row] = f"{track.feature_path}: {error.strerror or error}"
-            else:
-                yield row, values
-            self.on_track()
+def feature_fn(contract: Contract) -> Callable[[Track], np.ndarray]:
+    """Returns what reads the feature [n_bins, n_frames] of a track, as a contract says."""
+    return lambda track: read_feature(track.feature_path, track.track_id, contract.feature)
 
 
 def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
@@ -204,13 +186,13 @@ def load_contract(model_path: Path) -> Contract:
     raise RunError(f"{model_path}: must be a run folder with a trained model, or a SavedModel that `export` wrote")
 
 
-def _from_run(loaded: LoadedRun, reader: _Reader) -> dict[int, np.ndarray]:
+def _from_run(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
     """Returns the scores [n_labels] of the tracks that can be read, by row."""
     contract = loaded.contract
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
 
     def stored() -> Iterator[StoredTrack]:
-        for row, values in reader.features(contract):
+        for row, values in reader.read(feature_fn(contract)):
             yield StoredTrack(row, reader.tracks[row].track_id, (), encoder.encode(values))
 
     metadata = None
@@ -238,7 +220,7 @@ def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
         console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
 
 
-def _from_export(path: Path, contract: Contract, reader: _Reader) -> dict[int, np.ndarray]:
+def _from_export(path: Path, contract: Contract, reader: TrackReader) -> dict[int, np.ndarray]:
     """Returns the scores [n_labels] of the tracks that can be read, by row."""
     from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
 
@@ -247,5 +229,5 @@ def _from_export(path: Path, contract: Contract, reader: _Reader) -> dict[int, n
         _warn_without_metadata(reader.tracks)
     return {
         row: answer(values, tokens_of(reader.tracks[row].metadata))["track_scores"]
-        for row, values in reader.features(contract)
+        for row, values in reader.read(feature_fn(contract))
     }

@@ -6,7 +6,7 @@ from typing import Any
 from tfmusic.addons import PREFIX, check_addons
 from tfmusic.config import Config
 from tfmusic.contract import Contract
-from tfmusic.errors import ConfigError, RecordsError
+from tfmusic.errors import ConfigError, RecordsError, did_you_mean
 from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
@@ -116,7 +116,8 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     folds = choose_folds(manifest, config.training.fold)
     contract = model_contract(config, manifest, folds)
     if config.model.name not in BUILDERS:
-        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}")
+        hint = did_you_mean(config.model.name, BUILDERS)
+        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}.{hint}")
     if is_embedding(contract) and config.model.name != "mlp":
         raise ConfigError(
             f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
