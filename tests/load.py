@@ -28,7 +28,7 @@ BARE = """
 import json, sys, time
 import numpy as np
 from tfmusic.features.npy import read_cells
-from tfmusic.serving.predict import load_contract
+from tfmusic.serving.loading import load_contract
 from tfmusic.serving.track_model import load_answer_fn
 from pathlib import Path
 export = Path(sys.argv[1])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.conftest import fit_small
@@ -71,6 +72,32 @@ def test_litert_answers_as_the_run(trained, tmp_path):
     np.testing.assert_allclose(sigmoid(run_litert(out / "model.tflite", CODES)), answers_of(trained), atol=1e-5)
     np.testing.assert_allclose(sigmoid(run_litert(out / "model.tflite", CODES[:2])), answers_of(trained)[:2], atol=1e-5)
     assert (out / "contract.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize(("form", "package"), [("onnx", "onnxruntime"), ("litert", "ai_edge_litert")])
+def test_tracks_are_answered_by_the_runtime_of_the_format(trained, music, tmp_path, capsys, form, package):
+    """predict and explain take the folder as they take the run, with the same scores."""
+    pytest.importorskip(package)
+    pytest.importorskip("tf2onnx")
+    out, test = tmp_path / form, music / "q2" / "test"
+    assert main(["export", str(trained), "--format", form, "--out", str(out)]) == 0
+    card = json.loads((out / "model_card.json").read_text(encoding="utf-8"))
+    assert card["answer"]["aggregator"] == "mean"
+    assert "# q2: model card" in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for model, name in ((trained, "run.csv"), (out, "export.csv")):
+        assert main(["predict", str(model), str(test), "--out", str(tmp_path / name)]) == 0
+    ours, theirs = (pd.read_csv(tmp_path / name) for name in ("run.csv", "export.csv"))
+    assert list(ours.columns) == list(theirs.columns)
+    np.testing.assert_allclose(theirs.iloc[:, 2:].to_numpy(float), ours.iloc[:, 2:].to_numpy(float), atol=1e-5)
+    track = next((test / "test_data" / "mel_spectrogram").glob("*.npy"))
+    assert main(["explain", str(out), str(track), "--out", str(tmp_path / "track.json")]) == 0
+    (out / "model_card.json").unlink()
+    (out / "checksums.json").unlink()
+    capsys.readouterr()
+    assert main(["predict", str(out), str(test)]) == 2
+    assert "must say how windows become an answer, in model_card.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tfmusic.errors import RecordsError, RunError, TfmusicError
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 from tfmusic.rundir import RunDir
-from tfmusic.serving.predict import load_contract, load_run
+from tfmusic.serving.loading import load_contract, load_run
 from tfmusic.serving.verify import verify
 
 MEL = np.random.default_rng(0).random((1, 128, 200), np.float32)

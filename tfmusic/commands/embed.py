@@ -66,7 +66,8 @@ def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
         run_dir = open_run(Path(args.source))
         start_tensorflow()
         from tfmusic.serving.embed import run_embedder
-        from tfmusic.serving.predict import check_inputs, load_contract
+        from tfmusic.serving.loading import load_contract
+        from tfmusic.serving.predict import check_inputs
 
         check_inputs(load_contract(run_dir.path), paths)
         return run_embedder(run_dir)

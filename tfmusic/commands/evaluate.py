@@ -198,7 +198,8 @@ def _evaluate(
     from tfmusic.console import console
     from tfmusic.inputs.tracks import score_splits
     from tfmusic.reports.evaluation import Evaluation
-    from tfmusic.serving.predict import PREDICT_BATCH, load_run
+    from tfmusic.serving.loading import load_run
+    from tfmusic.serving.predict import PREDICT_BATCH
 
     loaded, stored = load_run(folder, task), manifest.contract.parts()[task]
     different = loaded.contract.difference(stored.contract)

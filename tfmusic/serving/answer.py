@@ -16,7 +16,8 @@ from tfmusic.rundir import RunDir, is_run
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.timeline import Timeline, parts, timeline
-from tfmusic.serving.predict import PREDICT_BATCH, LoadedRun, card_of, choose_task, load_contract, load_run
+from tfmusic.serving.loading import LoadedRun, card_of, load_answering, load_contract
+from tfmusic.serving.predict import PREDICT_BATCH
 
 N_LINES = 10  # labels whose scores over time are told
 N_NAMED = 3  # labels that a part names
@@ -121,20 +122,25 @@ def load_answerer(path: Path, task: str | None = None) -> Answerer:
         RunError: the folder is neither, or damaged.
         UsageError: the model answers several tasks and `task` is none of them.
     """
-    if is_run(path):
-        loaded = load_run(RunDir(path), task)
-        card = card_of(RunDir(path), loaded)
-        return Answerer(loaded.contract, card, loaded.calibration.limits, _of_run(loaded))
+    loaded = load_answering(path, task)
+    if loaded is not None:
+        card = card_of(RunDir(path), loaded) if is_run(path) else _card(path, loaded.contract)
+        return Answerer(loaded.contract, card, loaded.calibration.limits, _of_windows(loaded))
+    from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; the others may answer without it
+
     contract = load_contract(path)
-    choose_task(contract, task)
-    from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
-
-    file = path / CARD_JSON
-    card = RunDir(path).read_json(file) if file.is_file() else {"task": contract.task, "labels": list(contract.labels)}
-    return Answerer(contract, card, Calibration.load(path / "calibration.json").limits, load_answer_fn(path))
+    limits = Calibration.load(path / "calibration.json").limits
+    return Answerer(contract, _card(path, contract), limits, load_answer_fn(path))
 
 
-def _of_run(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
+def _card(export: Path, contract: Contract) -> dict[str, Any]:
+    file = export / CARD_JSON
+    return (
+        RunDir(export).read_json(file) if file.is_file() else {"task": contract.task, "labels": list(contract.labels)}
+    )
+
+
+def _of_windows(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
     contract, calibration = loaded.contract, loaded.calibration
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
 

@@ -26,7 +26,8 @@ from tfmusic.models.musicnn import FRAMES
 from tfmusic.pretrained.sources import trained_on
 from tfmusic.records.reader import StoredTrack
 from tfmusic.rundir import RunDir
-from tfmusic.serving.predict import PREDICT_BATCH, feature_fn, load_run
+from tfmusic.serving.loading import load_run
+from tfmusic.serving.predict import PREDICT_BATCH, feature_fn
 from tfmusic.serving.reading import TrackReader
 
 # By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.

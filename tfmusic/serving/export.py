@@ -6,12 +6,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfmusic.errors import RunError
-from tfmusic.folders import write_text
 from tfmusic.models.folded import fold
-from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
-from tfmusic.rundir import RunDir, write_json
-from tfmusic.serving.exported import export_folder
-from tfmusic.serving.predict import LoadedRun, card_of, load_run
+from tfmusic.rundir import RunDir
+from tfmusic.serving.exported import export_folder, write_card
+from tfmusic.serving.loading import LoadedRun, card_of, load_run
 from tfmusic.serving.track_model import TrackModel, signatures
 
 
@@ -33,9 +31,7 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         report = run.report_folder(loaded.contract.task) / "report.json"
         if report.is_file():
             shutil.copy(report, folder / "report.json")
-        card = card_of(run, loaded)
-        write_json(card, folder / CARD_JSON)
-        write_text(folder / CARD_MARKDOWN, card_markdown(card))
+        write_card(folder, card_of(run, loaded))
 
 
 def _save(module: TrackModel, folder: Path, loaded: LoadedRun) -> None:

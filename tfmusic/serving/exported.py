@@ -4,13 +4,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfmusic.checksums import write_checksums
-from tfmusic.folders import locked, put_in_place
+from tfmusic.folders import locked, put_in_place, write_text
+from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
+from tfmusic.rundir import write_json
 
 if TYPE_CHECKING:
-    from tfmusic.serving.predict import LoadedRun
+    from tfmusic.serving.loading import LoadedRun
 
 SAVED_MODEL = "saved_model.pb"
 FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
@@ -18,7 +20,12 @@ FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
 
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an exported model."""
-    return any((folder / name).is_file() for name in (SAVED_MODEL, *FILES.values()))
+    return (folder / SAVED_MODEL).is_file() or is_of_segments(folder)
+
+
+def is_of_segments(folder: Path) -> bool:
+    """Whether the exported model takes windows of codes, so that others make them and join the answers."""
+    return any((folder / name).is_file() for name in FILES.values())
 
 
 @contextmanager
@@ -43,3 +50,9 @@ def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
             put_in_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Writes the model card, for programs and for readers."""
+    write_json(card, folder / CARD_JSON)
+    write_text(folder / CARD_MARKDOWN, card_markdown(card))

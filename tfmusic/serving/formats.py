@@ -14,9 +14,10 @@ import numpy as np
 
 from tfmusic.errors import RunError, UsageError
 from tfmusic.models.ops import IS_KERAS_3
+from tfmusic.reports.card import CARD_JSON
 from tfmusic.rundir import RunDir
-from tfmusic.serving.exported import FILES, export_folder
-from tfmusic.serving.predict import load_run
+from tfmusic.serving.exported import FILES, export_folder, write_card
+from tfmusic.serving.loading import card_of, load_run
 
 _PACKAGES = {"onnx": "tf2onnx", "litert": "ai_edge_litert"}
 
@@ -46,6 +47,7 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     with export_folder(out, loaded) as folder:
         _make_ready(loaded.model)
         _WRITERS[form](loaded.model, folder / FILES[form])
+        write_card(folder, card_of(run, loaded))
         if form == "onnx":
             _put_contract_inside(folder)
 
@@ -87,11 +89,13 @@ def _write_litert(model: keras.Model, path: Path) -> None:
 
 
 def _put_contract_inside(folder: Path) -> None:
-    """Adds contract, calibration and labels to the metadata of an ONNX file, which may travel alone."""
+    """Adds contract, calibration and card to the metadata of an ONNX file, which may travel alone."""
     import onnx
 
     model = onnx.load(folder / FILES["onnx"])
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in ("contract.json", "calibration.json")}
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8") for name in ("contract.json", "calibration.json", CARD_JSON)
+    }
     onnx.helper.set_model_props(model, texts)
     model.graph.output[0].name, old = "logits", model.graph.output[0].name
     for node in model.graph.node:

@@ -5,92 +5,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from tfmusic.checksums import check_files
-from tfmusic.configfile import load_config
 from tfmusic.console import console
 from tfmusic.contract import Contract
 from tfmusic.datasets.tokens import tokens_of
 from tfmusic.datasets.track import Track
-from tfmusic.errors import RunError, UsageError
+from tfmusic.errors import UsageError
 from tfmusic.features import embeddings
 from tfmusic.features.audio import is_audio
 from tfmusic.features.extracted import find_feature
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.features.source import read_feature
 from tfmusic.inputs.pipeline import for_evaluation
-from tfmusic.models import for_prediction
-from tfmusic.models.saved import load_saved
 from tfmusic.records.reader import StoredTrack
-from tfmusic.reports.card import model_card
-from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.collect import collect_logits
+from tfmusic.serving.loading import LoadedRun, load_answering, load_contract
 from tfmusic.serving.reading import TrackReader
 
 PREDICT_BATCH = 64
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """The best model of a run with all that turns its logits into answers."""
-
-    model: keras.Model
-    contract: Contract
-    calibration: Calibration
-    aggregator: str
-    top_k: int
-
-
-def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
-    """Returns the best model of a run folder; of a model for several tasks, what answers one of them.
-
-    Raises:
-        UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
-        RunError: a file is missing or damaged, or the model would run code of its own.
-    """
-    run.check()
-    contract, path = Contract.load(run.contract), run.checkpoint("best")
-    task = choose_task(contract, task)
-    if not path.is_file():
-        raise RunError(f"{path}: no such file: the run has not finished an epoch")
-    if not run.calibration.is_file():
-        raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
-    model = load_saved(path)
-    if contract.heads:
-        model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
-    for_prediction(model)
-    evaluation = load_config(run.config).evaluation
-    calibration = Calibration.load(run.calibration, task if contract.heads else None)
-    part = contract.parts()[task].contract
-    return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
-
-
-def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
-    """Returns the model card of a run that has been loaded."""
-    return model_card(
-        run,
-        loaded.contract,
-        aggregator=loaded.aggregator,
-        top_k=loaded.top_k,
-        limits=loaded.calibration.limits,
-        n_parameters=loaded.model.count_params(),
-    )
-
-
-def choose_task(contract: Contract, task: str | None) -> str:
-    """Returns the task that a model is asked for; raises UsageError where that is not clear."""
-    tasks = list(contract.parts())
-    if task is None and len(tasks) == 1:
-        return tasks[0]
-    if task not in tasks:
-        raise UsageError(
-            f"--task must be one of {', '.join(tasks)}, which the model answers. Received: {task or 'none'}"
-        )
-    return task
 
 
 @dataclass(frozen=True)
@@ -127,14 +62,13 @@ def predict_tracks(
     """
     reader = TrackReader(tuple(tracks), on_track)
     check_inputs(load_contract(model_path), [track.feature_path for track in reader.tracks])
-    if is_run(model_path):
-        loaded = load_run(RunDir(model_path), task)
-        contract, limits, found = loaded.contract, loaded.calibration.limits, _from_run(loaded, reader)
+    loaded = load_answering(model_path, task)
+    if loaded is not None:
+        contract, limits, found = loaded.contract, loaded.calibration.limits, _from_windows(loaded, reader)
     else:
         contract = load_contract(model_path)
-        choose_task(contract, task)
         limits = Calibration.load(model_path / "calibration.json").limits
-        found = _from_export(model_path, contract, reader)
+        found = _from_saved_model(model_path, contract, reader)
     reader.check_any(len(found))
     ids = tuple(track.track_id for track in reader.tracks)
     scores = np.full((len(ids), len(contract.labels)), np.nan)
@@ -178,15 +112,7 @@ def _describe(feature: Mapping[str, Any]) -> str:
     return f"{feature['name']} ({parameters})" if parameters else str(feature["name"])
 
 
-def load_contract(model_path: Path) -> Contract:
-    """Returns the contract of a run or an export; raises RunError where the folder is neither, or damaged."""
-    if (model_path / "saved_model.pb").is_file() or is_run(model_path):
-        check_files(model_path, only=["contract.json"] if is_run(model_path) else None)
-        return Contract.load(model_path / "contract.json")
-    raise RunError(f"{model_path}: must be a run folder with a trained model, or a SavedModel that `export` wrote")
-
-
-def _from_run(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
+def _from_windows(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
     """Returns the scores [n_labels] of the tracks that can be read, by row."""
     contract = loaded.contract
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
@@ -220,7 +146,7 @@ def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
         console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
 
 
-def _from_export(path: Path, contract: Contract, reader: TrackReader) -> dict[int, np.ndarray]:
+def _from_saved_model(path: Path, contract: Contract, reader: TrackReader) -> dict[int, np.ndarray]:
     """Returns the scores [n_labels] of the tracks that can be read, by row."""
     from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; a run may answer without it
 

@@ -1,0 +1,111 @@
+"""What answers, from its folder: the model of a run, or an exported model of segments, and all that belongs to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfmusic.checksums import check_files
+from tfmusic.configfile import load_config
+from tfmusic.contract import Contract
+from tfmusic.errors import RunError, UsageError
+from tfmusic.models import for_prediction
+from tfmusic.models.saved import load_saved
+from tfmusic.reports.card import CARD_JSON, model_card
+from tfmusic.rundir import RunDir, is_run, reading, to_finish
+from tfmusic.scoring.calibrate import Calibration
+from tfmusic.serving.exported import is_export, is_of_segments
+from tfmusic.serving.segment_model import SegmentModel
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The best model of a run, or an exported model of segments, with all that turns its logits into answers."""
+
+    model: Any  # with predict_on_batch: codes, or [codes, metadata], to logits
+    contract: Contract
+    calibration: Calibration
+    aggregator: str
+    top_k: int
+
+
+def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
+    """Returns the best model of a run folder; of a model for several tasks, what answers one of them.
+
+    Raises:
+        UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
+        RunError: a file is missing or damaged, or the model would run code of its own.
+    """
+    run.check()
+    contract, path = Contract.load(run.contract), run.checkpoint("best")
+    task = choose_task(contract, task)
+    if not path.is_file():
+        raise RunError(f"{path}: no such file: the run has not finished an epoch")
+    if not run.calibration.is_file():
+        raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
+    model = load_saved(path)
+    if contract.heads:
+        model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
+    for_prediction(model)
+    evaluation = load_config(run.config).evaluation
+    calibration = Calibration.load(run.calibration, task if contract.heads else None)
+    part = contract.parts()[task].contract
+    return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
+    """Returns the model card of a run that has been loaded."""
+    return model_card(
+        run,
+        loaded.contract,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+        limits=loaded.calibration.limits,
+        n_parameters=loaded.model.count_params(),
+    )
+
+
+def choose_task(contract: Contract, task: str | None) -> str:
+    """Returns the task that a model is asked for; raises UsageError where that is not clear."""
+    tasks = list(contract.parts())
+    if task is None and len(tasks) == 1:
+        return tasks[0]
+    if task not in tasks:
+        raise UsageError(
+            f"--task must be one of {', '.join(tasks)}, which the model answers. Received: {task or 'none'}"
+        )
+    return task
+
+
+def load_answering(path: Path, task: str | None = None) -> LoadedRun | None:
+    """Returns what a run folder or an export of segments answers with; None for a SavedModel, which answers itself.
+
+    Raises:
+        UsageError: as `load_run`; or the package that runs the export is not installed.
+        RunError: the folder is none of these, or damaged.
+    """
+    if is_run(path):
+        return load_run(RunDir(path), task)
+    contract = load_contract(path)
+    choose_task(contract, task)
+    return _load_segments(path, contract) if is_of_segments(path) else None
+
+
+def _load_segments(folder: Path, contract: Contract) -> LoadedRun:
+    card = folder / CARD_JSON
+    if not card.is_file():
+        raise RunError(f"{folder}: must say how windows become an answer, in {CARD_JSON}. Export the run again")
+    with reading(card):
+        answer = RunDir(folder).read_json(card)["answer"]
+        aggregator, top_k = str(answer["aggregator"]), int(answer.get("top_k", 1))
+    calibration = Calibration.load(folder / "calibration.json")
+    return LoadedRun(SegmentModel(folder), contract, calibration, aggregator, top_k)
+
+
+def load_contract(model_path: Path) -> Contract:
+    """Returns the contract of a run or an export; raises RunError where the folder is neither, or damaged."""
+    if is_export(model_path) or is_run(model_path):
+        check_files(model_path, only=["contract.json"] if is_run(model_path) else None)
+        return Contract.load(model_path / "contract.json")
+    raise RunError(f"{model_path}: must be a run folder with a trained model, or what tfmusic export wrote")
