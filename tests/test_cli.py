@@ -104,8 +104,11 @@ def test_overrides_may_stand_anywhere(capsys):
         (["fit", "q11"], "no config named 'q11'. Did you mean 'q1'?"),
         (
             ["fit", "q1", "--epochs", "3"],
-            "unrecognized arguments: --epochs 3 (a key of the config is written without --",
+            "unrecognized arguments: --epochs 3. A key of the config is written without --",
         ),
+        (["fit", "q1", "--resme"], "unrecognized arguments: --resme. Did you mean '--resume'?"),
+        (["predict", "a", "b", "--ouput=x"], "unrecognized arguments: --ouput=x. Did you mean '--out'?"),
+        (["FIT", "q1"], "no command 'FIT'. Did you mean 'fit'?"),
         (["predict"], "the following arguments are required: model, inputs"),
     ],
 )
@@ -118,6 +121,18 @@ def test_a_slip_is_answered_with_what_was_meant(arguments, message, capsys):
         document = json.loads(capsys.readouterr().out)
         assert document["exit_code"] == 2
         assert document["error"].startswith(message)
+
+
+def test_an_error_that_nobody_reads():
+    """The JSON document of an error may meet a closed pipe as well: exit code 2, no trace."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tfmusic", "--json", "fitt"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 2
+    assert "no command 'fitt'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_output_that_nobody_reads():

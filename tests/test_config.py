@@ -109,7 +109,7 @@ def test_find_config_prefers_the_working_folder(tmp_path, monkeypatch):
     assert find_config("q2") == Path("configs/q2.yaml")
     with pytest.raises(
         ConfigError,
-        match=r"no config named 'q9'. Did you mean 'q3'\? Found: demo, .*, gtzan, jamendo_mood, q1, q1-best, .*q3-best",
+        match=r"no config named 'q9'. Found: demo, .*, gtzan, jamendo_mood, q1, q1-best, .*q3-best",
     ):
         find_config("q9")
     with pytest.raises(ConfigError, match="no such config file"):

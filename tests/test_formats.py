@@ -1,6 +1,7 @@
 """ONNX and LiteRT of the segment model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -93,11 +94,71 @@ def test_tracks_are_answered_by_the_runtime_of_the_format(trained, music, tmp_pa
     np.testing.assert_allclose(theirs.iloc[:, 2:].to_numpy(float), ours.iloc[:, 2:].to_numpy(float), atol=1e-5)
     track = next((test / "test_data" / "mel_spectrogram").glob("*.npy"))
     assert main(["explain", str(out), str(track), "--out", str(tmp_path / "track.json")]) == 0
-    (out / "model_card.json").unlink()
-    (out / "checksums.json").unlink()
-    capsys.readouterr()
-    assert main(["predict", str(out), str(test)]) == 2
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """Both exports of one run, without checksums, which would find every change first."""
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("ai_edge_litert")
+    folder = tmp_path_factory.mktemp("exported")
+    for form in ("onnx", "litert"):
+        assert main(["export", str(trained), "--format", form, "--out", str(folder / form)]) == 0
+        (folder / form / "checksums.json").unlink()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+@pytest.mark.parametrize("change", ["frames", "dtype", "labels", "metadata"])
+def test_a_contract_of_another_model_is_refused(exported, music, tmp_path, capsys, form, change):
+    """One line says what the contract wants and what the model is."""
+    shutil.copytree(exported / form, tmp_path / form)
+    path = tmp_path / form / "contract.json"
+    contract = json.loads(path.read_text(encoding="utf-8"))
+    contract |= {
+        "frames": {"frames": contract["frames"] - 1},
+        "dtype": {"dtype": "float32"},
+        "labels": {"labels": contract["labels"][:-1]},
+        "metadata": {"metadata": ["genres=jazz"]},
+    }[change]
+    path.write_text(json.dumps(contract), encoding="utf-8")
+    assert main(["predict", str(tmp_path / form), str(music / "q2" / "test")]) == 2
+    assert "must take and give what the contract beside it says" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize(
+    "answer",
+    [None, {"aggregator": "foo"}, {"aggregator": ["mean"]}, {"aggregator": "top_k_mean"}, {"top_k": 3}]
+    + [{"aggregator": "top_k_mean", "top_k": k} for k in (0, True, 2.5, float("inf"), "3")],
+)
+def test_a_card_that_does_not_say_how_to_answer_is_refused(exported, music, tmp_path, capsys, answer):
+    """By predict and by verify, with one line; so is a folder without a card."""
+    shutil.copytree(exported / "onnx", tmp_path / "onnx")
+    path = tmp_path / "onnx" / "model_card.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"answer": answer}), encoding="utf-8")
+    for command in (["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")], ["verify", str(tmp_path)]):
+        assert main(command) == 2
+        assert "answer must name an aggregator, mean, " in "".join(capsys.readouterr())
+    path.unlink()
+    assert main(["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")]) == 2
     assert "must say how windows become an answer, in model_card.json" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize(("form", "name"), [("onnx", "model.onnx"), ("litert", "model.tflite")])
+def test_a_cut_model_is_refused(exported, music, tmp_path, capfd, form, name):
+    """One line names the file; standard output stays one JSON document."""
+    shutil.copytree(exported / form, tmp_path / form)
+    path = tmp_path / form / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    capfd.readouterr()
+    assert main(["--json", "predict", str(tmp_path / form), str(music / "q2" / "test")]) == 2
+    assert name in json.loads(capfd.readouterr().out)["error"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from tfmusic import __version__
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         args = _parse(arguments)
     except UsageError as error:
-        console.begin(quiet=False, as_json="--json" in arguments)
+        console.begin(quiet=False, as_json="--json" in takewhile(lambda word: word != "--", arguments))
         return _fail(str(error))
     if args.command is None:
         _parser(()).print_help()
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         return code or 0
     except TfmusicError as error:
         return _fail(str(error))
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _say_no_more()
         return 0
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -100,10 +101,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(arguments)
     is_override = [hasattr(args, "overrides") and "=" in word and not word.startswith("-") for word in rest]
     if not all(is_override):
-        hint = (
-            " (a key of the config is written without --, as training.epochs=3)" if hasattr(args, "overrides") else ""
-        )
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        hint = _option_hint(parser, args.command, rest)
+        if not hint and hasattr(args, "overrides"):
+            hint = " A key of the config is written without --, as training.epochs=3"
+        parser.error(f"unrecognized arguments: {' '.join(rest)}.{hint}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
@@ -117,11 +118,21 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     called = _called(arguments)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
         if name == called:
             _module(name).add_arguments(command)
         _add_output(command, argparse.SUPPRESS)  # else it would undo what stands before the command
     return parser
+
+
+def _option_hint(parser: argparse.ArgumentParser, command: str, rest: Sequence[str]) -> str:
+    """Returns the end of a message that names the option nearest to a word that is none."""
+    commands = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    known = [name for action in commands[command]._actions for name in action.option_strings if name.startswith("--")]
+    wrong = next((word.partition("=")[0] for word in rest if word.startswith("--")), None)
+    return did_you_mean(wrong, known, likeness=0.75) if wrong else ""
 
 
 def _called(arguments: Sequence[str]) -> str | None:
@@ -143,5 +154,13 @@ def _fail(line: str) -> int:
 
     line = one_line(line)
     print(f"tfmusic: {line}", file=sys.stderr)  # noqa: T201
-    console.finish(2, line)
+    try:
+        console.finish(2, line)
+    except BrokenPipeError:
+        _say_no_more()
     return 2
+
+
+def _say_no_more() -> None:
+    """Ends the output, of which its reader, such as `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -209,7 +209,7 @@ def _without_loader(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _loader_message(name: str) -> str:
     known = ", ".join(LOADER_SECTIONS)
-    return f"data.loader must be one of {known}. Received: {name!r}.{did_you_mean(name, LOADER_SECTIONS)}"
+    return f"data.loader must be one of {known}. Received: {name!r}.{did_you_mean(name, LOADER_SECTIONS, likeness=0.5)}"
 
 
 def _received(first: Mapping[str, Any]) -> str:
@@ -233,7 +233,8 @@ def _nearest(key_path: str) -> str:
         return f" It is for data.loader={' or '.join(owners)}"
     leaf = key_path.rsplit(".", 1)[-1]  # the same last word in another section
     same_leaf = [key for key in sorted(_leaf_keys()) if key.rsplit(".", 1)[-1] == leaf]
-    return did_you_mean(key_path, _all_keys()) or (f" Did you mean {same_leaf[0]!r}?" if same_leaf else "")
+    near = did_you_mean(key_path, _all_keys(), likeness=0.5)
+    return near or (f" Did you mean {same_leaf[0]!r}?" if same_leaf else "")
 
 
 def _all_keys() -> dict[str, None]:

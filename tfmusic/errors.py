@@ -45,9 +45,9 @@ def one_line(text: str) -> str:
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """Returns the end of a message that names the known word nearest to one that is not; empty where none is near."""
     import difflib  # only where something is wrong: `tfmusic --help` imports this file
 
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=likeness)
     return f" Did you mean {near[0]!r}?" if near else ""

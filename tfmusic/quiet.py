@@ -16,6 +16,7 @@ _TENSORFLOW = re.compile(
 # libsndfile does not let it be told to be silent. Its notes name no file, and tags cause them as much as damage does;
 # what cannot be decoded is an error of ours, with the file's name.
 _MPG123 = re.compile(r"^(Note|Warning|warning|error): |^\[[^]]*src/libmpg123/|^\s*$")
+_XNNPACK = re.compile(r"^INFO: Created TensorFlow Lite")
 _turned = threading.Lock()
 
 
@@ -34,6 +35,13 @@ def start_tensorflow() -> None:
 def without_decoder_notes() -> Iterator[None]:
     """Decodes sound meanwhile, without the notes of mpg123."""
     with _without(_MPG123):
+        yield
+
+
+@contextmanager
+def without_runtime_notes() -> Iterator[None]:
+    """Loads a LiteRT model meanwhile, without the line that says how it will be run."""
+    with _without(_XNNPACK):
         yield
 
 

@@ -122,13 +122,13 @@ def load_answerer(path: Path, task: str | None = None) -> Answerer:
         RunError: the folder is neither, or damaged.
         UsageError: the model answers several tasks and `task` is none of them.
     """
-    loaded = load_answering(path, task)
+    contract = load_contract(path)
+    loaded = load_answering(path, contract, task)
     if loaded is not None:
         card = card_of(RunDir(path), loaded) if is_run(path) else _card(path, loaded.contract)
         return Answerer(loaded.contract, card, loaded.calibration.limits, _of_windows(loaded))
     from tfmusic.serving.track_model import load_answer_fn  # TensorFlow alone; the others may answer without it
 
-    contract = load_contract(path)
     limits = Calibration.load(path / "calibration.json").limits
     return Answerer(contract, _card(path, contract), limits, load_answer_fn(path))
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,10 @@ def embed_tracks(
 
     frames, hop = embedder.frames, embedder.hop_frames
     batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
+    found = _by_track(batches, embedder.embed_fn)
+    first = next(found)  # where nothing can be read, nothing is written
     with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
-        for row, segments in _by_track(batches, embedder.embed_fn):
+        for row, segments in chain([first], found):
             starts = segment_starts(n_frames[row], frames=frames, hop_frames=hop)
             writer.add(reader.tracks[row].track_id, segments, starts / embedder.frames_per_s)
         writer.finish()

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmusic.checksums import write_checksums
+from tfmusic.errors import RunError
 from tfmusic.folders import locked, put_in_place, write_text
 from tfmusic.reports.card import CARD_JSON, CARD_MARKDOWN, card_markdown
-from tfmusic.rundir import write_json
+from tfmusic.rundir import RunDir, write_json
+from tfmusic.scoring.aggregate import AGGREGATORS
 
 if TYPE_CHECKING:
     from tfmusic.serving.loading import LoadedRun
@@ -26,6 +28,27 @@ def is_export(folder: Path) -> bool:
 def is_of_segments(folder: Path) -> bool:
     """Whether the exported model takes windows of codes, so that others make them and join the answers."""
     return any((folder / name).is_file() for name in FILES.values())
+
+
+def read_answer(folder: Path) -> tuple[str, int]:
+    """Returns how the windows of a track become its answer: the aggregator and its k; from the card of an export.
+
+    Raises:
+        RunError: there is no card, or it names none.
+    """
+    card = folder / CARD_JSON
+    if not card.is_file():
+        raise RunError(f"{folder}: must say how windows become an answer, in {CARD_JSON}. Export the run again")
+    answer = RunDir(folder).read_json(card).get("answer")
+    named = answer if isinstance(answer, dict) else {}
+    aggregator = named.get("aggregator")
+    top_k = named.get("top_k") if aggregator == "top_k_mean" else 1
+    if not isinstance(aggregator, str) or aggregator not in AGGREGATORS or type(top_k) is not int or top_k < 1:
+        raise RunError(
+            f"{card}: answer must name an aggregator, {', '.join(AGGREGATORS)}, and for top_k_mean a top_k of 1 or"
+            f" more. Received: {answer!r}"
+        )
+    return aggregator, top_k
 
 
 @contextmanager

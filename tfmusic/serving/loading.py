@@ -12,10 +12,10 @@ from tfmusic.contract import Contract
 from tfmusic.errors import RunError, UsageError
 from tfmusic.models import for_prediction
 from tfmusic.models.saved import load_saved
-from tfmusic.reports.card import CARD_JSON, model_card
-from tfmusic.rundir import RunDir, is_run, reading, to_finish
+from tfmusic.reports.card import model_card
+from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.exported import is_export, is_of_segments
+from tfmusic.serving.exported import is_export, is_of_segments, read_answer
 from tfmusic.serving.segment_model import SegmentModel
 
 
@@ -78,29 +78,23 @@ def choose_task(contract: Contract, task: str | None) -> str:
     return task
 
 
-def load_answering(path: Path, task: str | None = None) -> LoadedRun | None:
+def load_answering(path: Path, contract: Contract, task: str | None = None) -> LoadedRun | None:
     """Returns what a run folder or an export of segments answers with; None for a SavedModel, which answers itself.
+
+    `contract` is that of the folder, as `load_contract` returns it.
 
     Raises:
         UsageError: as `load_run`; or the package that runs the export is not installed.
-        RunError: the folder is none of these, or damaged.
+        RunError: the folder is damaged, or does not say how windows become an answer.
     """
     if is_run(path):
         return load_run(RunDir(path), task)
-    contract = load_contract(path)
     choose_task(contract, task)
-    return _load_segments(path, contract) if is_of_segments(path) else None
-
-
-def _load_segments(folder: Path, contract: Contract) -> LoadedRun:
-    card = folder / CARD_JSON
-    if not card.is_file():
-        raise RunError(f"{folder}: must say how windows become an answer, in {CARD_JSON}. Export the run again")
-    with reading(card):
-        answer = RunDir(folder).read_json(card)["answer"]
-        aggregator, top_k = str(answer["aggregator"]), int(answer.get("top_k", 1))
-    calibration = Calibration.load(folder / "calibration.json")
-    return LoadedRun(SegmentModel(folder), contract, calibration, aggregator, top_k)
+    if not is_of_segments(path):
+        return None
+    aggregator, top_k = read_answer(path)
+    calibration = Calibration.load(path / "calibration.json")
+    return LoadedRun(SegmentModel(path, contract), contract, calibration, aggregator, top_k)
 
 
 def load_contract(model_path: Path) -> Contract:

@@ -61,12 +61,12 @@ def predict_tracks(
         DataError: no track can be read.
     """
     reader = TrackReader(tuple(tracks), on_track)
-    check_inputs(load_contract(model_path), [track.feature_path for track in reader.tracks])
-    loaded = load_answering(model_path, task)
+    contract = load_contract(model_path)
+    check_inputs(contract, [track.feature_path for track in reader.tracks])
+    loaded = load_answering(model_path, contract, task)
     if loaded is not None:
         contract, limits, found = loaded.contract, loaded.calibration.limits, _from_windows(loaded, reader)
     else:
-        contract = load_contract(model_path)
         limits = Calibration.load(model_path / "calibration.json").limits
         found = _from_saved_model(model_path, contract, reader)
     reader.check_any(len(found))

@@ -16,7 +16,7 @@ from tfmusic.records.verify import count_files, faults_of
 from tfmusic.reports.card import CARD_JSON
 from tfmusic.rundir import FOR_TRAINING, RunDir, is_run, to_finish
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.exported import FILES, SAVED_MODEL, is_export
+from tfmusic.serving.exported import FILES, SAVED_MODEL, is_export, is_of_segments, read_answer
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _of_models(folders: list[Path], kind: str) -> Verified:
         except RunError as error:
             faults.append(str(error))
         if not (folder / CHECKSUMS_NAME).is_file():
-            notes.append(f"{folder}: has no {CHECKSUMS_NAME}, as of an older tfmusic: its files were only read")
+            notes.append(f"{folder}: has no {CHECKSUMS_NAME}, as of an older tfmusic: models in it were not looked at")
         faults += _faults_of_export(folder) if is_export(folder) else _faults_of_run(RunDir(folder))
     return Verified(kind, n_files, tuple(dict.fromkeys(faults)), tuple(notes))
 
@@ -87,10 +87,18 @@ def _faults_of_export(folder: Path) -> Iterator[str]:
     contract = folder / "contract.json"
     yield from _failures(
         lambda: _tasks(contract, folder / "calibration.json"),
-        lambda: RunDir(folder).read_json(folder / CARD_JSON) if (folder / CARD_JSON).is_file() else None,
+        lambda: _card(folder),
         lambda: _same_labels(Contract.load(contract).labels, folder / "labels.txt"),
         lambda: _present(folder / "variables" / "variables.index") if (folder / SAVED_MODEL).is_file() else None,
     )
+
+
+def _card(folder: Path) -> None:
+    """Reads the card, where there is one; an export of segments cannot answer without."""
+    if is_of_segments(folder):
+        read_answer(folder)
+    elif (folder / CARD_JSON).is_file():
+        RunDir(folder).read_json(folder / CARD_JSON)
 
 
 def _failures(*checks: Callable[[], object]) -> Iterator[str]:
