@@ -140,7 +140,10 @@ def test_a_card_that_does_not_say_how_to_answer_is_refused(exported, music, tmp_
     shutil.copytree(exported / "onnx", tmp_path / "onnx")
     path = tmp_path / "onnx" / "model_card.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"answer": answer}), encoding="utf-8")
-    for command in (["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")], ["verify", str(tmp_path)]):
+    for command in (
+        ["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")],
+        ["verify", str(tmp_path / "onnx")],
+    ):
         assert main(command) == 2
         assert "answer must name an aggregator, mean, " in "".join(capsys.readouterr())
     path.unlink()
