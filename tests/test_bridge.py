@@ -15,6 +15,7 @@ from tfmusic.features.bridge import bridge, bridge_matrix
 from tfmusic.features.scale import Encoder, Scale
 from tfmusic.models.bridged import Bridge, bridged_input, set_bridge
 from tfmusic.models.musicnn import FEATURE
+from tfmusic.models.pcen import Pcen, pcen_input, smoothing
 from tfmusic.pretrained import store
 from tfmusic.rundir import RunDir
 from tfmusic.training.resting import cut_trunk
@@ -25,6 +26,25 @@ ASKED = (
     "input.frames=94", "input.hop_frames=94", "training.freeze_epochs=2", "training.epochs=2",
     "training.cache_frozen=true",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("uint8", 0.05)])
+def test_pcen_in_the_graph_is_that_of_librosa(dtype, tolerance, tmp_path):
+    """Codes become PCEN of their power, begun with the first frame as its past; saved and loaded."""
+    librosa = pytest.importorskip("librosa")
+    mel = np.random.default_rng(0).gamma(0.4, 2.0, (128, 157)).astype(np.float32)
+    measured = Scale.measure("db", [mel])
+    codes = Encoder(measured, dtype).encode(mel)
+    made = Pcen(smoothing(157, 31.25), ("db", measured.low, measured.high))
+    inputs, image = pcen_input((157, 128), dtype=dtype, pcen=made)
+    model = keras.Model(inputs, image)
+    set_bridge(model, made.matrix)
+    model.save(tmp_path / "m.keras")
+    model = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=True)
+    power = 10.0 ** (measured.apply(mel.astype(np.float64)) / 10.0) * 2**31  # what lies 90 dB down is cut off
+    share = made.matrix[1, 1]
+    want = librosa.pcen(power, sr=16000, hop_length=512, zi=(1 - share) * power[:, :1]).T
+    np.testing.assert_allclose(np.asarray(model(codes[None]))[0, :, :, 0], want, atol=tolerance)
 
 
 @pytest.fixture
@@ -55,7 +75,7 @@ def test_bridge_in_the_graph_is_the_bridge_in_numpy(scale, dtype, tolerance, tmp
     made = Bridge(bridge_matrix(128, 1024, 96, 512, 16000), 2, 10000.0, (scale, measured.low, measured.high))
     inputs, image = bridged_input((94, 128), dtype=dtype, bridge=made)
     model = keras.Model(inputs, image)
-    set_bridge(model, made)
+    set_bridge(model, made.matrix)
     model.save(tmp_path / "m.keras")
     model = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=True)
     got = model.predict_on_batch(codes[None])[0, ..., 0]

@@ -54,14 +54,14 @@ class RecordSection(Section):
 class InputSection(Section):
     """What the model sees: windows of `frames` frames, every `hop_frames` when a track is scored.
 
-    `bridge: musicnn` turns them into the spectrogram that musicnn was trained on, inside the model; `normalize` then
-    does not apply.
+    `bridge: musicnn` turns them into the spectrogram that musicnn was trained on, `bridge: pcen` into per-channel
+    energy normalisation, inside the model; `normalize` then does not apply.
     """
 
     frames: Count = 157
     hop_frames: Count = 78
     normalize: Literal["per_bin", "global", "none"] = "per_bin"
-    bridge: Literal["none", "musicnn"] = "none"
+    bridge: Literal["none", "musicnn", "pcen"] = "none"
     shuffle_segments: Count = 4096
 
 

@@ -15,6 +15,7 @@ from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, music
 from tfmusic.models.blocks import normalised_input
 from tfmusic.models.bridged import Bridge, bridged_input, set_bridge
 from tfmusic.models.heads import Outputs, add_metadata
+from tfmusic.models.pcen import Pcen, pcen_input
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "cnn1d": cnn1d.build,
@@ -49,7 +50,7 @@ def build_model(
     dtype: str = "uint8",
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
-    bridge: Bridge | None = None,
+    bridge: Bridge | Pcen | None = None,
     width: int | None = None,
     hidden: int | None = None,
     pooling: str | None = None,
@@ -72,7 +73,7 @@ def build_model(
         dtype: storage type of the codes.
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.
-        bridge: to another spectrogram, which the network then sees instead of normalised codes.
+        bridge: to another spectrogram or PCEN, which the network then sees instead of normalised codes.
         width: channels of the first block; None takes the paper's.
         hidden: units of the dense layer before the last; None takes the paper's. For those of `WITH_HIDDEN` alone.
         pooling: `average`, `max` or `attention` over what the trunk leaves of time and bins; None takes the paper's.
@@ -87,6 +88,8 @@ def build_model(
     """
     if bridge is None:
         inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
+    elif isinstance(bridge, Pcen):
+        inputs, values = pcen_input((frames, n_bins), dtype=dtype, pcen=bridge)
     else:
         inputs, values = bridged_input((frames, n_bins), dtype=dtype, bridge=bridge)
     options = {"width": width, "pooling": pooling, "hidden": hidden}
@@ -99,7 +102,7 @@ def build_model(
         inputs, logits = add_metadata(inputs, logits, n_tokens, width=token_width)
     model = keras.Model(inputs, logits, name=name)
     if bridge is not None:
-        set_bridge(model, bridge)
+        set_bridge(model, bridge.matrix)
     return model
 
 

@@ -40,7 +40,7 @@ def bridged_input(shape: tuple[int, int], *, dtype: str, bridge: Bridge) -> tupl
     The image is [batch, steps (frames - 1) + 1, target_bins, 1]. `set_bridge` gives the finished model its map.
     """
     inputs = keras.Input(shape, dtype=dtype, name="codes")
-    power = _power(inputs, dtype, bridge.scale)
+    power = power_of(inputs, dtype, bridge.scale)
     mapped = layers.Dense(
         len(bridge.matrix), use_bias=False, trainable=False, kernel_initializer="zeros", dtype="float32", name=FIXED
     )(power)
@@ -53,12 +53,12 @@ def bridged_input(shape: tuple[int, int], *, dtype: str, bridge: Bridge) -> tupl
     return inputs, layers.Reshape((*values.shape[1:], 1), name="image")(values)
 
 
-def set_bridge(model: keras.Model, bridge: Bridge) -> None:
-    """Gives the map to a model that `bridged_input` begins."""
-    model.get_layer(FIXED).set_weights([np.asarray(bridge.matrix, np.float32).T])
+def set_bridge(model: keras.Model, matrix: np.ndarray) -> None:
+    """Gives its map to a model that begins with one."""
+    model.get_layer(FIXED).set_weights([np.asarray(matrix, np.float32).T])
 
 
-def _power(codes: Any, dtype: str, scale: tuple[str, float, float]) -> Any:
+def power_of(codes: Any, dtype: str, scale: tuple[str, float, float]) -> Any:
     """Returns linear power of codes, float32."""
     name, low, high = scale
     per_code, offset = ((high - low) / 255.0, low) if dtype == "uint8" else (1.0, 0.0)
