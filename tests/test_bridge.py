@@ -61,6 +61,7 @@ def stored(checkpoint, tmp_path, monkeypatch):  # noqa: F811
     [
         ("db", "uint8", 0.03),  # half a code step is .18 dB
         ("db", "float32", 2e-3),
+        ("identity", "float32", 1e-4),
         ("log10_1p10", "float32", 1e-4),
         ("log10_1p10000", "float32", 1e-4),
         ("log10_1p10000", "uint8", 0.03),

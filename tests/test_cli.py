@@ -108,6 +108,7 @@ def test_overrides_may_stand_anywhere(capsys):
         ),
         (["fit", "q1", "--resme"], "unrecognized arguments: --resme. Did you mean '--resume'?"),
         (["predict", "a", "b", "--ouput=x"], "unrecognized arguments: --ouput=x. Did you mean '--out'?"),
+        (["--js", "fit", "q1"], "unrecognized arguments: --js. Did you mean '--json'?"),
         (["FIT", "q1"], "no command 'FIT'. Did you mean 'fit'?"),
         (["predict"], "the following arguments are required: model, inputs"),
     ],

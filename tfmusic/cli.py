@@ -112,7 +112,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser; only the subcommand that is called is imported, so that help answers at once."""
-    parser = _Parser(prog="tfmusic", description="Music classification from whole tracks, spectrogram to answer.")
+    about = "Music classification from whole tracks, spectrogram to answer."
+    parser = _Parser(prog="tfmusic", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"tfmusic {__version__}")
     _add_output(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

@@ -61,6 +61,8 @@ def set_bridge(model: keras.Model, matrix: np.ndarray) -> None:
 def power_of(codes: Any, dtype: str, scale: tuple[str, float, float]) -> Any:
     """Returns linear power of codes, float32."""
     name, low, high = scale
+    if name == "identity":
+        return layers.Rescaling(1.0, dtype="float32", name="bridge_power")(codes)
     per_code, offset = ((high - low) / 255.0, low) if dtype == "uint8" else (1.0, 0.0)
     to_log = math.log(10.0) / (10.0 if name == "db" else 1.0)
     logs = layers.Rescaling(per_code * to_log, offset=offset * to_log, dtype="float32", name="bridge_codes")(codes)
