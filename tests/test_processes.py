@@ -1,5 +1,6 @@
 """Several processes that train one model, here two on loopback."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,12 +17,15 @@ import pytest
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
+from tfmusic.console import console
 from tfmusic.errors import RunError, UsageError
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.records.manifest import Manifest
 from tfmusic.rundir import RunDir
+from tfmusic.training import guard
+from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.guard import _check
 from tfmusic.training.processes import LOST, Processes, _says_lost, find_processes
 
@@ -189,6 +194,21 @@ def test_what_ended_a_process(code, said):
     """Another process is blamed where it is to blame alone; memory that is short is this machine's."""
     with pytest.raises(RunError, match=said):
         _check(code, Processes(1, 2, "h:1"))
+
+
+def test_a_dropped_interrupt_ends_the_next_step(monkeypatch):
+    """Python drops what is raised in a destructor, as JAX's callbacks of the garbage collector: the step asks again."""
+    monkeypatch.setattr(guard, "_asked_to_end", threading.Event())
+    watch = StepWatch(console.progress("fit", 2, "steps"), 0, lambda *_: [], shown=False)
+    watch.on_train_batch_end(0, {"loss": 1.0})
+    before = signal.signal(signal.SIGTERM, guard._interrupt_once)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt):
+        watch.on_train_batch_end(1, {"loss": 1.0})
 
 
 @pytest.mark.parametrize(

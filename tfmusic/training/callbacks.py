@@ -12,6 +12,7 @@ import numpy as np
 
 from tfmusic.console import Progress
 from tfmusic.errors import RunError
+from tfmusic.training.guard import check_interrupt
 
 N_NAMED = 8  # tracks of a batch
 N_PICTURES = 4  # of a batch
@@ -30,6 +31,7 @@ class StepWatch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks the loss so far of the epoch; one NaN makes it NaN."""
+        check_interrupt()
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise RunError(

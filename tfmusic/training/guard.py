@@ -13,6 +13,8 @@ from typing import Any
 from tfmusic.errors import RunError
 from tfmusic.training.processes import LOST, Processes
 
+_asked_to_end = threading.Event()
+
 
 def go_on_in_a_child(processes: Processes) -> None:
     """Returns in a child process only; here it waits, and ends as the child does.
@@ -45,7 +47,18 @@ def _end_with_parent(alive: int) -> None:
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ends the child as Ctrl-C does; a scheduler may send the signal to it as well as to what passes it on."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _asked_to_end.set()
     raise KeyboardInterrupt
+
+
+def check_interrupt() -> None:
+    """Ends what should have ended: Python drops an exception that is raised in a destructor or while it frees memory.
+
+    Raises:
+        KeyboardInterrupt: this process has been told to end.
+    """
+    if _asked_to_end.is_set():
+        raise KeyboardInterrupt
 
 
 def _wait(child: int) -> int:
