@@ -108,14 +108,11 @@ def exported(trained, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
-@pytest.mark.parametrize("form", ["onnx", "litert"])
-@pytest.mark.parametrize("change", ["frames", "dtype", "labels", "metadata"])
-def test_a_contract_of_another_model_is_refused(exported, music, tmp_path, capsys, form, change):
-    """One line says what the contract wants and what the model is."""
-    shutil.copytree(exported / form, tmp_path / form)
-    path = tmp_path / form / "contract.json"
+CHANGES = ("frames", "dtype", "labels", "metadata")
+
+
+def change_contract(path, change):
+    """Changes what a contract says the model takes or gives."""
     contract = json.loads(path.read_text(encoding="utf-8"))
     contract |= {
         "frames": {"frames": contract["frames"] - 1},
@@ -124,7 +121,28 @@ def test_a_contract_of_another_model_is_refused(exported, music, tmp_path, capsy
         "metadata": {"metadata": ["genres=jazz"]},
     }[change]
     path.write_text(json.dumps(contract), encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_contract_of_another_model_is_refused(exported, music, tmp_path, capsys, form, change):
+    """One line says what the contract wants and what the model is."""
+    shutil.copytree(exported / form, tmp_path / form)
+    change_contract(tmp_path / form / "contract.json", change)
     assert main(["predict", str(tmp_path / form), str(music / "q2" / "test")]) == 2
+    assert "must take and give what the contract beside it says" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_contract_of_another_run_is_refused(trained, music, tmp_path, capsys, change):
+    """Of a run folder too, where no checksum found it first."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "checksums.json").unlink()
+    change_contract(tmp_path / "run" / "contract.json", change)
+    assert main(["predict", str(tmp_path / "run"), str(music / "q2" / "test")]) == 2
     assert "must take and give what the contract beside it says" in capsys.readouterr().err
 
 

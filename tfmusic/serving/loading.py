@@ -16,7 +16,7 @@ from tfmusic.reports.card import model_card
 from tfmusic.rundir import RunDir, is_run, to_finish
 from tfmusic.scoring.calibrate import Calibration
 from tfmusic.serving.exported import is_export, is_of_segments, read_answer
-from tfmusic.serving.segment_model import SegmentModel
+from tfmusic.serving.segment_model import SegmentModel, check_fits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
 
     Raises:
         UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
-        RunError: a file is missing or damaged, or the model would run code of its own.
+        RunError: a file is missing or damaged, the contract is not that of the model, or the model would run code of
+            its own.
     """
     run.check()
     contract, path = Contract.load(run.contract), run.checkpoint("best")
@@ -51,7 +52,12 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
     evaluation = load_config(run.config).evaluation
     calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
+    check_fits(path, part, *([_spec(one) for one in some] for some in (model.inputs, model.outputs)))
     return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def _spec(tensor: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.shape[1:]), getattr(tensor.dtype, "name", tensor.dtype)  # Keras 2 has TensorFlow's types
 
 
 def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:

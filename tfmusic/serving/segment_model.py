@@ -1,7 +1,7 @@
 """An exported model of segments, ONNX or LiteRT, run by the runtime of its format."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class SegmentModel:
                 self._loaded = load(runtime, str(self._path))
             except Exception as error:  # each runtime has errors of its own
                 raise RunError(f"{self._path}: must be a model of {form}: {one_line(str(error))}") from error
-        self._check(contract)
+        check_fits(self._path, contract, self._loaded.inputs, self._loaded.outputs)
 
     def predict_on_batch(self, inputs: Any) -> np.ndarray:
         """Returns the logits of a batch; raises RunError where the runtime fails."""
@@ -56,15 +56,17 @@ class SegmentModel:
         except Exception as error:
             raise RunError(f"{self._path}: the model cannot be run: {one_line(str(error))}") from error
 
-    def _check(self, contract: Contract) -> None:
-        metadata = [((len(contract.metadata),), "float32")] if contract.metadata else []
-        wanted = ([((contract.frames, contract.n_bins), contract.dtype), *metadata], [(len(contract.labels),)])
-        found = (self._loaded.inputs, [shape for shape, _ in self._loaded.outputs])
-        if wanted != found:
-            raise RunError(
-                f"{self._path}: must take and give what the contract beside it says, {wanted}. Received: {found};"
-                " export the run again"
-            )
+
+def check_fits(path: Path, contract: Contract, inputs: Sequence[_Shape], outputs: Sequence[_Shape]) -> None:
+    """Raises RunError where a model does not take what its contract says, or does not give it."""
+    metadata = [((len(contract.metadata),), "float32")] if contract.metadata else []
+    wanted = ([((contract.frames, contract.n_bins), contract.dtype), *metadata], [(len(contract.labels),)])
+    found = (list(inputs), [shape for shape, _ in outputs])
+    if wanted != found:
+        raise RunError(
+            f"{path}: must take and give what the contract beside it says, {wanted}. Received: {found}; bring"
+            " back files that belong together, or make the folder anew"
+        )
 
 
 def _load_onnx(runtime: Any, path: str) -> _Loaded:
