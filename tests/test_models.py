@@ -106,7 +106,6 @@ def test_docstring_states_the_facts(name):
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in {*DEEP, "resnet34", "mlp"}])
 def test_receptive_field_is_what_a_position_reacts_to(name):
     """The frames that move the middle position of the last feature map span the stated field, or all of them."""
-    keras.utils.set_random_seed(0)
     field = receptive_field(small(name, frames=1400))
     frames = 200 if field is None else 1400  # over more steps a recurrent layer's gradient falls below float32
     model = build_model(name, frames=frames, n_bins=16, n_outputs=2, width=4, dtype="float32", pooling="average")
