@@ -119,6 +119,7 @@ def change_contract(path, change):
         "dtype": {"dtype": "float32"},
         "labels": {"labels": contract["labels"][:-1]},
         "metadata": {"metadata": ["genres=jazz"]},
+        "heads": {"kind": "tasks", "heads": [{"task": "q2", "kind": "multi", "labels": contract["labels"]}]},
     }[change]
     path.write_text(json.dumps(contract), encoding="utf-8")
 
@@ -136,14 +137,16 @@ def test_a_contract_of_another_model_is_refused(exported, music, tmp_path, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, "heads"])
 def test_a_contract_of_another_run_is_refused(trained, music, tmp_path, capsys, change):
     """Of a run folder too, where no checksum found it first."""
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "checksums.json").unlink()
     change_contract(tmp_path / "run" / "contract.json", change)
     assert main(["predict", str(tmp_path / "run"), str(music / "q2" / "test")]) == 2
-    assert "must take and give what the contract beside it says" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "contract beside it says" in said
+    assert ("a head for q2" in said) == (change == "heads")
 
 
 @pytest.mark.slow

@@ -47,13 +47,23 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
         raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
     model = load_saved(path)
     if contract.heads:
-        model = keras.Model(model.input, model.get_layer(f"logits_{task}").output)
+        model = keras.Model(model.input, _head(model, task, path))
     for_prediction(model)
     evaluation = load_config(run.config).evaluation
     calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
     check_fits(path, part, *([_spec(one) for one in some] for some in (model.inputs, model.outputs)))
     return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def _head(model: keras.Model, task: str, path: Path) -> Any:
+    try:
+        return model.get_layer(f"logits_{task}").output
+    except ValueError as error:
+        raise RunError(
+            f"{path}: must have a head for {task}, as the contract beside it says; bring back files that belong"
+            " together"
+        ) from error
 
 
 def _spec(tensor: Any) -> tuple[tuple[int, ...], str]:
