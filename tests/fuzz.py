@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 
 from tests import golden
-from tfmusic.checksums import check_files, digest_of
 from tfmusic.cli import one_line
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import check_files, digest_of
 from tfmusic.errors import TfmusicError
+from tfmusic.records.format import SegmentHeader, decode, encode_prefix
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.schema import SegmentHeader, decode, encode_prefix
 
 SILENCE_S = 5
 MOST_MEMORY = 6 << 30  # 6 GiB
@@ -217,12 +217,12 @@ def shard_reader(folder, *, with_checksums):
 def server():
     """Returns what hands the body of a form to the server; an answer of 500 or more is a find."""
     from tests.test_explain import listener
-    from tfmusic.serving.app import Limits, make_app
+    from tfmusic.server.app import Limits, make_app
 
-    answerer = listener()
-    feature = {**answerer.contract.feature, "n_fft": 1024}
-    answerer = replace(answerer, contract=replace(answerer.contract, feature=feature))
-    app = make_app(answerer, Limits(1, 8, 30.0, 1.0), hosts=["x"])
+    predictor = listener()
+    feature = {**predictor.contract.feature, "n_fft": 1024}
+    predictor = replace(predictor, contract=replace(predictor.contract, feature=feature))
+    app = make_app(predictor, Limits(1, 8, 30.0, 1.0), hosts=["x"])
 
     async def ask(body, content_type):
         started, sent = [], [{"type": "http.request", "body": body, "more_body": False}]
@@ -267,7 +267,7 @@ def forms():
 
 def targets(folder):
     """Returns all targets by name; they use a folder for their files."""
-    from tfmusic.configfile import find_config, load_config
+    from tfmusic.config.loading import find_config, load_config
     from tfmusic.datasets import airush_metadata, table
     from tfmusic.features.extracted import find_feature
     from tfmusic.features.npy import read_mel

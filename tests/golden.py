@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmusic.converter.build import build_records
-from tfmusic.converter.plan import BuildOptions
-from tfmusic.datasets.track import Dataset, Track
+from tfmusic.core.track import Dataset, Track
+from tfmusic.records.build.build import build_records
+from tfmusic.records.build.plan import BuildOptions
 
 GOLDEN = Path(__file__).parents[1] / "records" / "golden" / "format-1"
 N_BINS, N_FRAMES = 4, (1, 5, 6, 7, 12, 13, 30, 2)

@@ -93,10 +93,10 @@ def export_result(out):
     def answer():
         import numpy as np
 
-        from tfmusic.serving.track_model import load_answer_fn
+        from tfmusic.export.savedmodel import load_predict_fn
 
         mel = np.random.default_rng(0).random((128, 300), np.float32)
-        found = load_answer_fn(out)(mel)
+        found = load_predict_fn(out)(mel)
         sys.stdout.write(hashlib.sha256(b"".join(found[name].tobytes() for name in sorted(found))).hexdigest())
 
     code, text = forked(answer)
@@ -122,7 +122,7 @@ def no_manifest_before_the_rest(out, expected):
 
 
 def verified(out, expected):
-    from tfmusic.serving.verify import verify
+    from tfmusic.export.verify import verify
 
     assert not out.exists() or not verify(out).faults, f"{out}: {verify(out).faults}"
 

@@ -28,13 +28,13 @@ BARE = """
 import json, sys, time
 import numpy as np
 from tfmusic.features.npy import read_cells
-from tfmusic.serving.loading import load_contract
-from tfmusic.serving.track_model import load_answer_fn
+from tfmusic.inference.predictor import load_contract
+from tfmusic.export.savedmodel import load_predict_fn
 from pathlib import Path
 export = Path(sys.argv[1])
 labels = load_contract(export).labels
 mels = [read_cells(Path(name), load_contract(export).n_bins) for name in sys.argv[2:]]
-answer = load_answer_fn(export)
+answer = load_predict_fn(export)
 scores = [dict(zip(labels, answer(mel)["track_scores"].tolist())) for mel in mels]
 print(json.dumps(scores), flush=True)
 for line in sys.stdin:

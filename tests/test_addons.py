@@ -12,16 +12,15 @@ import tensorflow as tf
 
 from tests import stacks
 from tests.conftest import fit_small
-from tfmusic import addons
 from tfmusic.cli import main
-from tfmusic.config import TrainingSection
+from tfmusic.config.sections import TrainingSection
+from tfmusic.core import addons
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError
 from tfmusic.inputs import augment
-from tfmusic.models.saved import load_saved
-from tfmusic.rundir import RunDir
+from tfmusic.models.surgery import load_saved
 from tfmusic.scoring.metrics import micro_f1, per_label
-from tfmusic.training.optimizer import make_optimizer
-from tfmusic.training.optimizer_state import averages, build, current_rate, state_variables
+from tfmusic.training.optimizer import averages, build, current_rate, make_optimizer, state_variables
 
 ROOT = Path(__file__).parents[1]
 IS_THERE = importlib.util.find_spec("tensorflow_addons") is not None

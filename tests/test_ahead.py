@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.test_pipeline import PLAIN, SPLITS
-from tfmusic.inputs.ahead import Epochs
 from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingStream, cell_statistics, for_training
+from tfmusic.inputs.pipeline import Epochs, TrainingStream, cell_statistics, for_training
 from tfmusic.records.manifest import Manifest
 
 OPTIONS = replace(PLAIN, policy=SpecAugment(5, 8, 1, 8, 1.0, 1), mixup_alpha=0.4, frames=100)

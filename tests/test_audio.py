@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from tests.sounds import chords, write
+from tfmusic.core.runtime import without_decoder_notes
 from tfmusic.datasets import files
 from tfmusic.errors import DataError
 from tfmusic.features import audio
-from tfmusic.quiet import without_decoder_notes
 
 
 def read(path, rate_hz=16000):

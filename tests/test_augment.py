@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfmusic.inputs import augment
-from tfmusic.inputs.augment import POLICIES, SpecAugment
-from tfmusic.inputs.distort import Distortion, random_crop
+from tfmusic.inputs.augment import POLICIES, Distortion, SpecAugment, random_crop
 
 FILL = np.full(8, 200, np.uint8)
 

@@ -9,13 +9,13 @@ import tensorflow as tf
 from tests import miniatures
 from tests.test_loaders import config_of
 from tfmusic.cli import main
-from tfmusic.config import Config
-from tfmusic.converter.choice import stored_starts
-from tfmusic.dataconfig import BalanceSection
+from tfmusic.config.data import BalanceSection
+from tfmusic.config.sections import Config
 from tfmusic.inputs import pipeline
 from tfmusic.inputs.augment import POLICIES
 from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.pipeline import TrainingInput, for_training
+from tfmusic.records.build.shard import stored_starts
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks, read_shard
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from tfmusic.cli import main
-from tfmusic.contract import Contract
-from tfmusic.reports.card import card_markdown
+from tfmusic.core.contract import Contract
+from tfmusic.export.card import card_markdown
 
 
 def export(run, out):

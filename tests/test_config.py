@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tfmusic.config import Config
-from tfmusic.configfile import config_from_text, find_config, load_config, to_yaml
+from tfmusic.config.loading import config_from_text, find_config, load_config, to_yaml
+from tfmusic.config.sections import Config
 from tfmusic.errors import ConfigError
 
 MINIMAL = "task: q2\ndata: {question: q2}\n"

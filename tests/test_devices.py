@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import fit_small
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import ConfigError
-from tfmusic.rundir import RunDir
-from tfmusic.training.devices import Devices
+from tfmusic.training.distribution import Devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +26,7 @@ if keras.backend.backend() == "tensorflow":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.conftest import fit_small
-from tfmusic.training.devices import Devices
+from tfmusic.training.distribution import Devices
 
 assert len(Devices.find("all").names) == 2
 records, out, *switches = sys.argv[1:]
@@ -70,7 +70,7 @@ def test_two_devices_give_the_curve_of_one(records, tmp_path, backend):
 
 
 def test_devices_that_are_not_there(records, tmp_path, capsys):
-    """More devices than the machine has are refused with their names, and so is a cached trunk on several."""
+    """More devices than the machine has are refused with their names, and so is a cached backbone on several."""
     with pytest.raises(ConfigError, match=r"at most the devices of this machine \(.*\). Received: 99"):
         Devices.find(99)
     assert fit_small("q2", records, tmp_path / "run", "training.devices=99") == 2

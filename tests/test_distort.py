@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmusic.contract import Contract
-from tfmusic.inputs.distort import Distortion, distort, random_crop
+from tfmusic.core.contract import Contract
+from tfmusic.inputs.augment import Distortion, distort, random_crop
 
 CONTRACT = Contract("q2", "multi", ("a",), {"n_bins": 16}, {"name": "db", "low": -60.0, "high": 30.0}, "uint8", 40, 20)
 CODES_A_DB = 255 / 90

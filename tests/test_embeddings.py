@@ -1,4 +1,4 @@
-"""Embeddings: the file, the bridge between spectrograms, and an MLP on what musicnn or a run has made."""
+"""Embeddings: the file, the frontend between spectrograms, and an MLP on what musicnn or a run has made."""
 
 import io
 import json
@@ -11,16 +11,16 @@ import pytest
 from tests.conftest import fit_small
 from tests.test_pretrained import as_wheel, checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import cut
 from tfmusic.errors import DataError
-from tfmusic.features.bridge import bridge, bridge_matrix
 from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, embedding_feature, read_embedding, read_index
-from tfmusic.features.mel import mel_filterbank
+from tfmusic.features.filterbanks import filterbank_map, map_filterbank
 from tfmusic.features.npy import read_mel
-from tfmusic.features.scale import Encoder, Scale
-from tfmusic.features.segments import cut
+from tfmusic.features.spectrograms import mel_filterbank
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
 
 FEATURE = embedding_feature("somebody", n_dims=5, sample_rate_hz=16000, hop_length=48000)
 AIRUSH = {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
@@ -154,7 +154,7 @@ def test_a_member_is_never_unpickled(tmp_path):
         read_embedding(tmp_path / "e.npz", "evil", 5)
 
 
-# --- The bridge -------------------------------------------------------------------------------------------------
+# --- The frontend -------------------------------------------------------------------------------------------------
 
 
 def test_filterbank_has_librosas_numbers():
@@ -183,25 +183,25 @@ def mel_of(audio, feature):
 
 
 @pytest.mark.parametrize("kind", ["noise", "tones"])
-def test_bridge_comes_near_the_wanted_spectrogram(kind):
-    """Of steady sound the bridged spectrogram has the energy of the one made from audio, band by band."""
+def test_frontend_comes_near_the_wanted_spectrogram(kind):
+    """Of steady sound the mapped spectrogram has the energy of the one made from audio, band by band."""
     rng, t = np.random.default_rng(0), np.arange(8 * 16000) / 16000
     audio = rng.normal(size=t.size)
     if kind == "tones":
         audio = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(300, 7000, 40))
-    wanted, bridged = mel_of(audio, MUSICNN), bridge(mel_of(audio, AIRUSH), AIRUSH, MUSICNN)
-    assert abs(wanted.shape[1] - bridged.shape[1]) <= 1
+    wanted, mapped = mel_of(audio, MUSICNN), map_filterbank(mel_of(audio, AIRUSH), AIRUSH, MUSICNN)
+    assert abs(wanted.shape[1] - mapped.shape[1]) <= 1
     middle = slice(10, -10)
-    energy = [power[:, middle].mean(1) for power in (wanted, bridged)]
+    energy = [power[:, middle].mean(1) for power in (wanted, mapped)]
     np.testing.assert_allclose(energy[1].sum(), energy[0].sum(), rtol=0.05)
     sounding = energy[0] > 1e-3 * energy[0].max()  # elsewhere is what leaks through either window
     level_db = 10 * np.log10(np.stack(energy)[:, sounding])
     assert np.median(np.abs(level_db[0] - level_db[1])) < 1.0
 
 
-def test_bridge_matrix_is_near_and_never_negative():
+def test_frontend_matrix_is_near_and_never_negative():
     """Non-negative, and within .18 of the wanted filters, as the docstring says."""
-    matrix = bridge_matrix(128, 1024, 96, 512, 16000)
+    matrix = filterbank_map(128, 1024, 96, 512, 16000)
     assert matrix.shape == (96, 128)
     assert (matrix >= 0).all()
     at_hand, wanted = (mel_filterbank(n, sample_rate_hz=16000, n_fft=1024) for n in (128, 96))
@@ -209,18 +209,18 @@ def test_bridge_matrix_is_near_and_never_negative():
     assert 0.17 < error < 0.185
 
 
-def test_bridge_interpolates_frames():
+def test_frontend_interpolates_frames():
     """Frames at hand stay, those between lie in the middle; the same feature is left alone; others are refused."""
     mel = np.random.default_rng(0).uniform(size=(128, 5)).astype(np.float32)
-    at_hand = bridge_matrix(128, 1024, 96, 512, 16000) @ mel
-    between = bridge(mel, AIRUSH, MUSICNN)
+    at_hand = filterbank_map(128, 1024, 96, 512, 16000) @ mel
+    between = map_filterbank(mel, AIRUSH, MUSICNN)
     np.testing.assert_allclose(between[:, ::2], at_hand, rtol=1e-6)
     np.testing.assert_allclose(between[:, 1::2], (at_hand[:, :-1] + at_hand[:, 1:]) / 2, rtol=1e-5)
-    assert bridge(mel, AIRUSH, AIRUSH) is mel
-    assert bridge(mel[:, :1], AIRUSH, MUSICNN).shape == (96, 1)
+    assert map_filterbank(mel, AIRUSH, AIRUSH) is mel
+    assert map_filterbank(mel[:, :1], AIRUSH, MUSICNN).shape == (96, 1)
     for changed in ({"sample_rate_hz": 22050}, {"hop_length": 400}):
         with pytest.raises(DataError, match="feature must have sample_rate_hz=16000 and a hop_length that is a mult"):
-            bridge(mel, AIRUSH | changed, MUSICNN)
+            map_filterbank(mel, AIRUSH | changed, MUSICNN)
 
 
 # --- The command ------------------------------------------------------------------------------------------------
@@ -348,14 +348,14 @@ def test_tracks_that_trained_the_embeddings_are_known(trained, music, tmp_path, 
     build = ["build-records", "q1", "--data", str(music), "--embeddings", str(tmp_path / "e.npz")]
     assert main([*build, "--out", str(records)]) == 0
     used = json.loads(RunDir(trained).records.read_text())["training_tracks"]
-    assert Manifest.read(records).trunk_tracks == set(used)
+    assert Manifest.read(records).backbone_tracks == set(used)
     mlp = ("model.name=mlp", "model.width=8", "training.epochs=1", "training.fold=1")
     assert fit_small("q1", records, tmp_path / "run", *mlp) == 0
     seen = len(set(used) & set(Manifest.read(records).track_ids(["fold1"])))
     assert seen
     assert f"{seen} of the validation tracks have trained these embeddings" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert f"{seen} of these have trained the trunk or the embeddings" in capsys.readouterr().out
+    assert f"{seen} of these have trained the backbone or the embeddings" in capsys.readouterr().out
 
 
 def test_embed_refuses_a_track_twice_and_other_spectrograms(music, checkpoint, tmp_path, capsys):  # noqa: F811
@@ -395,7 +395,7 @@ def test_a_track_that_cannot_be_read_does_not_cost_the_others(checkpoint, tmp_pa
 
 
 @pytest.mark.slow
-def test_own_96_bin_mels_need_no_bridge(checkpoint, tmp_path):  # noqa: F811
+def test_own_96_bin_mels_need_no_frontend(checkpoint, tmp_path):  # noqa: F811
     """A spectrogram as the authors made it goes to the network unchanged."""
     mel = np.random.default_rng(0).gamma(0.3, 1.0, (1, 96, 500)).astype(np.float32)
     np.save(tmp_path / "t.npy", mel)

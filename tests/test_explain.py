@@ -7,11 +7,11 @@ import pytest
 
 from tests.test_report import check_stands_alone
 from tfmusic.cli import main
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.inference.explain import explain, n_passes
+from tfmusic.inference.predictor import Predictor
 from tfmusic.scoring.aggregate import to_scores
 from tfmusic.scoring.metrics import NO_LIMITS
-from tfmusic.serving.answer import Answerer
-from tfmusic.serving.explain import explain, n_passes
 
 
 def listener(frames=16, hop=8, *, kind="single"):
@@ -30,15 +30,15 @@ def listener(frames=16, hop=8, *, kind="single"):
         return {"track_scores": segments.mean(0), "segment_scores": segments, "segment_starts": starts}
 
     card = {"task": "t", "kind": kind, "labels": list(contract.labels), "answer": {"aggregator": "mean"}}
-    return Answerer(contract, card, NO_LIMITS, scores)
+    return Predictor(contract, card, NO_LIMITS, scores)
 
 
 def test_occlusion_finds_the_band_and_the_moment():
     """A loud chord in the highest quarter, in the second half alone, is what the label rests on."""
     mel = np.ones((64, 100), np.float32)
     mel[48:, 60:70] = 30.0
-    answerer, passes = listener(), []
-    found = explain(answerer, mel, "a", (), lambda: passes.append(1))
+    predictor, passes = listener(), []
+    found = explain(predictor, mel, "a", (), lambda: passes.append(1))
     importance = found.importance
     assert importance.labels == (1,)
     assert set(np.flatnonzero(importance.bands[0] > 0.05)) == {6, 7}
@@ -46,7 +46,7 @@ def test_occlusion_finds_the_band_and_the_moment():
     is_loud = (middle > 60) & (middle < 70)
     assert importance.slices[0, is_loud].min() > 0.1
     np.testing.assert_allclose(importance.slices[0, ~is_loud], 0.0, atol=1e-6)
-    assert len(passes) == n_passes(100, answerer.contract) == 1 + 8 + 16
+    assert len(passes) == n_passes(100, predictor.contract) == 1 + 8 + 16
 
 
 def test_parts_name_what_changes():

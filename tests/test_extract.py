@@ -14,13 +14,13 @@ from tests import miniatures
 from tests.sounds import chords, music, write
 from tests.test_audio import untagged_mp3
 from tfmusic.cli import main
-from tfmusic.contract import Contract
-from tfmusic.converter import look
-from tfmusic.datasets.track import Track
+from tfmusic.core.contract import Contract
+from tfmusic.core.track import Track
 from tfmusic.errors import DataError, UsageError
-from tfmusic.features.sound import compute
+from tfmusic.features.read import compute
+from tfmusic.inference.predict import check_inputs
+from tfmusic.records.build import survey
 from tfmusic.records.manifest import Manifest
-from tfmusic.serving.predict import check_inputs
 
 NAMES = [f"{label}/{n}" for label in ("calm", "loud") for n in range(3)]
 CONFIG = """
@@ -198,8 +198,8 @@ def test_both_ways_give_the_same_records(config, sounds, tmp_path, feature):
 @pytest.mark.slow
 def test_workers_do_not_change_the_records(config, sounds, tmp_path):
     """Lengths, scale and shards come from any number of processes to the same bytes, copies included."""
-    assert build(config, sounds, tmp_path / "one", "perturb.copies=1") == 0
-    assert build(config, sounds, tmp_path / "three", "perturb.copies=1", "--workers", "3") == 0
+    assert build(config, sounds, tmp_path / "one", "offline_augment.copies=1") == 0
+    assert build(config, sounds, tmp_path / "three", "offline_augment.copies=1", "--workers", "3") == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
 
 
@@ -228,15 +228,15 @@ def test_lengths_are_counted_once(sounds, tmp_path, monkeypatch):
     """A build that goes on takes the lengths of unchanged files from its notes; a line that was cut off is no harm."""
     tracks = [Track(str(n), path) for n, path in enumerate(sorted(sounds.rglob("*.*")))]
     options = {"workers": 1, "stop": True, "notes": tmp_path / "notes"}
-    first = look.count_all_samples(tracks, FEATURE, **options)
+    first = survey.count_all_samples(tracks, FEATURE, **options)
     counted = []
-    monkeypatch.setattr(look, "count_samples", lambda path, feature: counted.append(path) or 7)
-    assert look.count_all_samples(tracks, FEATURE, **options) == first
+    monkeypatch.setattr(survey, "count_samples", lambda path, feature: counted.append(path) or 7)
+    assert survey.count_all_samples(tracks, FEATURE, **options) == first
     assert counted == []
     os.utime(tracks[2].feature_path, ns=(7, 7))
     lines = (tmp_path / "notes").read_text().splitlines(keepends=True)
     (tmp_path / "notes").write_text("".join(lines)[:-5])
-    look.count_all_samples(tracks, FEATURE, **options)
+    survey.count_all_samples(tracks, FEATURE, **options)
     assert len(counted) == 2
 
 
@@ -270,7 +270,7 @@ def test_sound_for_a_model_of_embeddings(tmp_path):
     with pytest.raises(UsageError, match=r"x.mp3: the model takes embeddings of MSD_musicnn.* Received: sound"):
         check_inputs(contract, [tmp_path / "x.mp3"])
     with pytest.raises(DataError, match="a sound file cannot stand for embedding of MSD_musicnn"):
-        look.count_samples(tmp_path / "x.mp3", feature)
+        survey.count_samples(tmp_path / "x.mp3", feature)
 
 
 def test_official_lists_go_along(tmp_path):
@@ -281,7 +281,7 @@ def test_official_lists_go_along(tmp_path):
     splits = []
     for name in ("gtzan", "mels"):
         out = tmp_path / f"r-{name}"
-        assert build("gtzan", tmp_path / name, out, "perturb.copies=0", *small) == 0
+        assert build("gtzan", tmp_path / name, out, "offline_augment.copies=0", *small) == 0
         splits.append({split: Manifest.read(out).track_ids([split]) for split in Manifest.read(out).splits})
     assert splits[0] == splits[1]
     assert set(splits[0]) == {"train", "validation", "test"}

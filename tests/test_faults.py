@@ -21,10 +21,10 @@ from tests.conftest import fit_small
 from tests.disks import fill, small_disk
 from tests.kill import SMALL, hashes, run_result
 from tfmusic.cli import main
-from tfmusic.folders import locked
+from tfmusic.core.files import locked
+from tfmusic.core.rundir import RunDir
+from tfmusic.export.verify import verify
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
-from tfmusic.serving.verify import verify
 from tfmusic.training.callbacks import StepWatch
 
 
@@ -227,7 +227,7 @@ def test_input_without_rights(records, trained, tmp_path_factory, capsys, what, 
 
 def test_tracks_that_vanish_during_a_build(music, tmp_path, capsys, monkeypatch):
     """A file that was there for the plan and is gone when it is read stops the build and is named."""
-    from tfmusic.converter import build
+    from tfmusic.records.build import build
 
     shutil.copytree(music / "q2", tmp_path / "music" / "q2")
     path = next((tmp_path / "music/q2/train/train_data/mel_spectrogram").glob("*.npy"))

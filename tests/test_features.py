@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import cut, segment_starts, tile_to
 from tfmusic.errors import DataError
 from tfmusic.features.npy import check_power, count_mel_frames, read_mel
-from tfmusic.features.scale import Encoder, Scale
-from tfmusic.features.segments import cut, segment_starts, tile_to
 
 
 def save(path, array, **options):

@@ -1,4 +1,4 @@
-"""Starting from a trunk that was trained before: stages, rates, resume, and what is said about it."""
+"""Starting from a backbone that was trained before: stages, rates, resume, and what is said about it."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ import tensorflow as tf
 from tests.conftest import fit_small
 from tests.test_pretrained import checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
-from tfmusic.config import Config, TrainingSection
-from tfmusic.configfile import load_config
+from tfmusic.config.loading import load_config
+from tfmusic.config.sections import Config, TrainingSection
+from tfmusic.core.rundir import RunDir
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
 from tfmusic.training.fit import TrainingProgress, _has_ended
 from tfmusic.training.job import Job
 from tfmusic.training.optimizer import make_optimizer
@@ -63,7 +63,7 @@ def test_slow_layers_take_smaller_steps(name, weight_decay):
     model.set_weights([np.ones(weight.shape) for weight in model.weights])
     section = TrainingSection(
         optimizer=name, learning_rate=0.01, schedule="constant", weight_decay=weight_decay, momentum=0.0,
-        trunk_rate_factor=0.25,
+        backbone_rate_factor=0.25,
     )  # fmt: skip
     optimizer = make_optimizer(section, model, 10, 0, slow.trainable_variables)
     gradients = [tf.ones(weight.shape) for weight in model.weights]
@@ -75,7 +75,7 @@ def test_slow_layers_take_smaller_steps(name, weight_decay):
 
 @pytest.mark.slow
 def test_the_rate_factor_holds_inside_fit(trained, records):
-    """In the compiled training step, too, the trunk moves less than it would at the full rate."""
+    """In the compiled training step, too, the backbone moves less than it would at the full rate."""
     moved = {}
     for factor in (1.0, 0.01):
         config = Config.model_validate(
@@ -85,7 +85,7 @@ def test_the_rate_factor_holds_inside_fit(trained, records):
                 "input": {"frames": 64, "hop_frames": 32},
                 "model": {"name": "cnn1d", "width": 4, "init_from": str(trained)},
                 "training": {
-                    "batch_size": 8, "trunk_rate_factor": factor, "optimizer": "sgd", "momentum": 0.0,
+                    "batch_size": 8, "backbone_rate_factor": factor, "optimizer": "sgd", "momentum": 0.0,
                     "weight_decay": 0.0, "schedule": "constant",
                 },
             }
@@ -100,15 +100,15 @@ def test_the_rate_factor_holds_inside_fit(trained, records):
 
 
 @pytest.mark.slow
-def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, capsys):
-    """q2 to q1: while frozen the trunk stays bit for bit, statistics included; the head learns; then all learn."""
+def test_backbone_of_another_run_frozen_then_free(trained, q1_records, tmp_path, capsys):
+    """q2 to q1: while frozen the backbone stays bit for bit, statistics included; the head learns; then all learn."""
     source = weights_of(trained, "best")
     transfer = (f"model.init_from={trained}", "training.freeze_epochs=1", "training.fold=1")
     assert fit_small("q1", q1_records, tmp_path / "frozen", *transfer, "training.epochs=1") == 0
     out = capsys.readouterr().out
-    assert f"trunk from {trained}: 5 layers loaded, 1 not" in out
+    assert f"backbone from {trained}: 5 layers loaded, 1 not" in out
     assert "not loaded, a new head: logits" in out
-    assert "of the validation tracks have trained that trunk" in out
+    assert "of the validation tracks have trained that backbone" in out
     frozen = weights_of(tmp_path / "frozen")
     assert all(same(frozen[name], source[name]) for name in source if name != "logits")
     assert frozen["logits"][0].shape == (100, 4)
@@ -119,7 +119,7 @@ def test_trunk_of_another_run_frozen_then_free(trained, q1_records, tmp_path, ca
     assert len(known["loaded"]) == 5
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "freed")]) == 0
-    assert "have trained the trunk or the embeddings that the model began with" in capsys.readouterr().out
+    assert "have trained the backbone or the embeddings that the model began with" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.freeze_epochs=2"], "training.freeze_epochs is for a pretrained trunk: set model.weights"),
+        (["training.freeze_epochs=2"], "training.freeze_epochs is for a pretrained backbone: set model.weights"),
         (["model.weights=imagenet", "model.init_from=runs/q2/x"], "weights and init_from must not both be given"),
         (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
         (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
@@ -169,7 +169,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
     ],
 )
 def test_errors_before_anything_is_written(records, tmp_path, monkeypatch, capsys, overrides, message):
-    """A trunk that is not to be had stops the command with one line."""
+    """A backbone that is not to be had stops the command with one line."""
     monkeypatch.chdir(ROOT)
     assert fit_small("q2", records, tmp_path / "run", *overrides) == 2
     error = capsys.readouterr().err
@@ -177,11 +177,13 @@ def test_errors_before_anything_is_written(records, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsys):
+def test_a_backbone_of_another_network_or_feature(trained, records, tmp_path, capsys):
     """No layer in common, or trained on another spectrogram: refused."""
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={trained}", "model.name=resnet18") == 2
     error = capsys.readouterr().err
-    assert "must hold the trunk of model.name=resnet18, model.width=4. Received: no layer of that name there" in error
+    assert (
+        "must hold the backbone of model.name=resnet18, model.width=4. Received: no layer of that name there" in error
+    )
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     contract = json.loads((other / "contract.json").read_text())
@@ -189,7 +191,7 @@ def test_a_trunk_of_another_network_or_feature(trained, records, tmp_path, capsy
     (other / "contract.json").write_text(json.dumps(contract))
     (other / "checksums.json").unlink()
     assert fit_small("q2", records, tmp_path / "run", f"model.init_from={other}") == 2
-    assert "a trunk must have learned on the feature it is to see" in capsys.readouterr().err
+    assert "a backbone must have learned on the feature it is to see" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -200,27 +202,27 @@ def test_a_keras_file_is_a_source_too(trained, records, tmp_path, capsys):
     transfer = ("training.epochs=1", "training.fold=1")
     assert fit_small("q2", records, tmp_path / "run", f"model.weights={path}", *transfer) == 0
     out = capsys.readouterr().out
-    assert f"trunk from {path}: 5 layers loaded, 1 not" in out
-    assert "of the validation tracks have trained that trunk" in out
+    assert f"backbone from {path}: 5 layers loaded, 1 not" in out
+    assert "of the validation tracks have trained that backbone" in out
     shutil.copy(path, tmp_path / "copy.keras")
     assert fit_small("q2", records, tmp_path / "other", f"model.weights={tmp_path / 'copy.keras'}", *transfer) == 0
     assert "which tracks have trained it is not known" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_trunk_of_other_values_is_refused_by_dry_run_too(trained, music, tmp_path, capsys):
-    """Another scale, or another normalisation, than the trunk has learned on."""
+def test_a_backbone_of_other_values_is_refused_by_dry_run_too(trained, music, tmp_path, capsys):
+    """Another scale, or another normalisation, than the backbone has learned on."""
     records = tmp_path / "records"
     scale = "record.scale=log10_1p10"
     assert main(["build-records", "q1", "--data", str(music), "--out", str(records), scale]) == 0
     for flags in ((), ("--dry-run",)):
         assert fit_small("q1", records, tmp_path / "run", scale, f"model.init_from={trained}", flags=flags) == 2
         error = capsys.readouterr().err
-        assert "a trunk must have learned on the scale it is to see, log10_1p10. Received: db" in error
+        assert "a backbone must have learned on the scale it is to see, log10_1p10. Received: db" in error
 
 
-def test_early_stopping_waits_for_the_trunk_to_be_free():
-    """Epochs with a frozen trunk do not count against patience."""
+def test_early_stopping_waits_for_the_backbone_to_be_free():
+    """Epochs with a frozen backbone do not count against patience."""
     training = {"epochs": 12, "freeze_epochs": 6, "early_stopping_epochs": 2}
     fields = {"task": "q2", "data": {"question": "q2"}, "model": {"weights": "imagenet"}, "training": training}
     config = Config.model_validate(fields)

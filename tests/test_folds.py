@@ -10,13 +10,13 @@ import pytest
 
 from tests.conftest import SMALL_MODEL, fit_small
 from tfmusic.cli import main
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
+from tfmusic.evaluation.out_of_fold import calibrate_apart, score_held_out
 from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
-from tfmusic.scoring.blend import blend_weights
-from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
+from tfmusic.scoring.aggregate import blend_weights
 
 THREE = "data.folds=3"  # every fold costs a training
 
@@ -65,11 +65,11 @@ def test_a_member_with_a_shorter_window_covers_the_longer_one():
     np.testing.assert_allclose(build_ensemble(models, [0.5, 0.5]).predict_on_batch(x), want, atol=1e-5)
 
 
-def test_members_share_a_trunk_that_is_the_same(tmp_path):
-    """Two heads on one trunk: it is there once, also for two windows; another trunk stays its own."""
+def test_members_share_a_backbone_that_is_the_same(tmp_path):
+    """Two heads on one backbone: it is there once, also for two windows; another backbone stays its own."""
     one, two, other = members((40, 40, 64), 3)
-    trunk = [layer.name for layer in one.layers[: [layer.name for layer in one.layers].index("pool")]]
-    for name in trunk:
+    backbone = [layer.name for layer in one.layers[: [layer.name for layer in one.layers].index("pool")]]
+    for name in backbone:
         two.get_layer(name).set_weights(one.get_layer(name).get_weights())
     x = codes(64)
     want = [(m.predict_on_batch(x[:, :40]) + m.predict_on_batch(x[:, 24:])) / 2 for m in (one, two)]
@@ -81,8 +81,8 @@ def test_members_share_a_trunk_that_is_the_same(tmp_path):
         got = model.predict_on_batch(x)
         np.testing.assert_allclose(got, np.tensordot([0.2, 0.3, 0.5], want, 1), rtol=1e-5, atol=1e-5)
     alone = sum(model.count_params() for model in (one, two, other))
-    assert whole.count_params() == alone - sum(one.get_layer(name).count_params() for name in trunk)
-    conv = next(two.get_layer(name) for name in trunk if two.get_layer(name).weights)
+    assert whole.count_params() == alone - sum(one.get_layer(name).count_params() for name in backbone)
+    conv = next(two.get_layer(name) for name in backbone if two.get_layer(name).weights)
     conv.set_weights([value + 1e-6 for value in conv.get_weights()])
     assert build_ensemble([one, two, other], [0.2, 0.3, 0.5]).count_params() == alone
 
@@ -150,7 +150,7 @@ def test_the_run_is_the_mean_of_its_folds(crossed):
 def test_thresholds_of_a_fold_never_saw_its_tracks(crossed, dealt):
     """The calibration that judges a fold stays the same whatever the labels of that fold are."""
     held_out = score_held_out(RunDir(crossed), Manifest.read(dealt))
-    from tfmusic.config import EvaluationSection
+    from tfmusic.config.sections import EvaluationSection
 
     folds = held_out.part("q2")
     before = calibrate_apart(folds, "multi", EvaluationSection())
@@ -176,9 +176,9 @@ def test_a_cross_validated_run_is_used_like_any_other(crossed, music, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, tmp_path, monkeypatch):
     """Interrupted in the last fold and resumed: the same weights of the mean as undisturbed."""
-    from tfmusic.training import recipe
+    from tfmusic.training import experiment
 
-    out, fit = tmp_path / "run", recipe.fit
+    out, fit = tmp_path / "run", experiment.fit
 
     def interrupted(config, manifest, run, **options):
         if run.path.name == "fold2":
@@ -186,10 +186,10 @@ def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, 
         return fit(config, manifest, run, **options)
 
     options = ("training.epochs=1", "training.select=last")
-    monkeypatch.setattr(recipe, "fit", interrupted)
+    monkeypatch.setattr(experiment, "fit", interrupted)
     assert fit_small("q2", dealt, out, THREE, *options, flags=("--folds", "3")) == 130
     assert not RunDir(out).calibration.is_file()
-    monkeypatch.setattr(recipe, "fit", fit)
+    monkeypatch.setattr(experiment, "fit", fit)
     assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(dealt)]) == 0
     mine, theirs = (
         keras.saving.load_model(RunDir(path).checkpoint("best"), compile=False).get_weights() for path in (out, crossed)
@@ -270,7 +270,7 @@ def test_report_compares_runs(crossed, trained, capsys):
 @pytest.mark.slow
 def test_a_config_with_partners_trains_all_and_joins_them(dealt, music, tmp_path, capsys):
     """Own model and partner's under one folder, fold by fold; interrupted and resumed, the whole is finished."""
-    from tfmusic.configfile import find_config, load_config, to_yaml
+    from tfmusic.config.loading import find_config, load_config, to_yaml
 
     small = [*SMALL_MODEL, THREE, "training.batch_size=8", "training.epochs=1", "training.fold=all"]
     (tmp_path / "other.yaml").write_text(to_yaml(load_config(find_config("q2"), [*small, "model.name=cnn1d"])))
@@ -372,7 +372,7 @@ def test_damaged_checkpoints_and_old_reports_give_one_line(crossed, tmp_path, ca
 
 def test_partners_need_names_of_their_own(dealt, tmp_path, capsys):
     """A partner called own or like another would be lost."""
-    from tfmusic.configfile import find_config, load_config, to_yaml
+    from tfmusic.config.loading import find_config, load_config, to_yaml
 
     text = to_yaml(load_config(find_config("q2"), ["training.fold=0"]))
     for name in ("own.yaml", "a/p.yaml", "b/p.yaml"):

@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.export import formats
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.ops import IS_KERAS_3
-from tfmusic.serving import formats
 
 CODES = np.random.default_rng(0).integers(0, 256, (5, 64, 128), np.uint8)
 

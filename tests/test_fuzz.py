@@ -13,15 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import check, manifest_reader, spoil_bytes, spoil_value, targets
-from tfmusic.checksums import check_files, digest_of
 from tfmusic.cli import main, one_line
-from tfmusic.configfile import config_from_text
-from tfmusic.contract import Contract
+from tfmusic.config.loading import config_from_text
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import CHECKSUMS_VERSION, check_files, digest_of, parse_json, read_json_file
 from tfmusic.datasets.files import below, read_table
 from tfmusic.errors import ConfigError, DataError, RecordsError, RunError
-from tfmusic.jsonfile import parse_json, read_json_file
+from tfmusic.records.format import SegmentHeader, decode, encode_prefix
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.schema import SegmentHeader, decode, encode_prefix
 from tfmusic.scoring.calibrate import Calibration
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +127,7 @@ def test_calibrations_are_finite(tmp_path, value, key):
 def test_checksums_list_sizes(tmp_path, size):
     """A list of checksums whose own checksum is right and whose sizes are none."""
     (tmp_path / "a").write_bytes(b"abc")
-    body = {"version": 1, "files": {"a": {"bytes": size, "sha256": "0"}}}
+    body = {"version": CHECKSUMS_VERSION, "files": {"a": {"bytes": size, "sha256": "0"}}}
     (tmp_path / "checksums.json").write_text(json.dumps(body | {"sha256": digest_of(body)}))
     with pytest.raises(RunError, match=str(tmp_path)):
         check_files(tmp_path)
@@ -145,7 +144,7 @@ def test_checksums_are_a_mapping(tmp_path, text):
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x/../../a", "a\0b"])
 def test_checksums_stay_inside(tmp_path, name):
     """A list of checksums names no file outside its folder."""
-    body = {"version": 1, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    body = {"version": CHECKSUMS_VERSION, "files": {name: {"bytes": 1, "sha256": "0"}}}
     (tmp_path / "checksums.json").write_text(json.dumps(body | {"sha256": digest_of(body)}))
     with pytest.raises(RunError, match="files of its folder alone"):
         check_files(tmp_path)
@@ -195,7 +194,7 @@ def test_names_too_long_for_a_disk(tmp_path, name):
 
 
 def test_messages_are_one_line(tmp_path, capsys):
-    """However long what a file of strangers has put into it."""
+    """However long what an untrusted file has put into it."""
     (tmp_path / "tracks.csv").write_text("a," * 100_000 + "\n")
     with pytest.raises(DataError, match="must be a table"):
         read_table(tmp_path / "tracks.csv", ("path",))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests import golden
-from tfmusic.features.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder, Scale
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 

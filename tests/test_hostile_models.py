@@ -1,4 +1,4 @@
-"""Models and answers of strangers: code in them does not run, paths in them lead nowhere, formulas stay text."""
+"""Untrusted models and answers: code in them does not run, paths in them lead nowhere, formulas stay text."""
 
 import io
 import json
@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 
 from tests.kill import SMALL
-from tfmusic.checksums import CHECKSUMS_NAME, write_checksums
 from tfmusic.cli import main
+from tfmusic.core.files import CHECKSUMS_NAME, text_cell, write_checksums
 from tfmusic.errors import RunError
-from tfmusic.folders import text_cell
-from tfmusic.models.saved import load_saved
-from tfmusic.reports.predictions import predictions_table
+from tfmusic.inference.predict import predictions_table
+from tfmusic.models.surgery import load_saved
 
 
 @pytest.fixture(scope="module")

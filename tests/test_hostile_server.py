@@ -24,9 +24,8 @@ from tests.load import describe, measure
 from tests.test_explain import listener
 from tests.test_serve import ask, form, in_thread, loud, post, wait_for
 from tfmusic.cli import main
-from tfmusic.serving.app import Limits, make_app
-from tfmusic.serving.connections import server_config
-from tfmusic.serving.guard import Guard
+from tfmusic.server.app import Limits, make_app
+from tfmusic.server.guard import Guard, server_config
 
 GOOD = [("a.npy", loud(0, 16))]
 

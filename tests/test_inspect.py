@@ -9,10 +9,9 @@ import pytest
 
 from tests import miniatures
 from tfmusic.cli import main
-from tfmusic.datasets.track import Dataset, Track
-from tfmusic.reports.fonts import choose_fonts, picture_names
-from tfmusic.reports.inspection import Fault, Inspection, Item, inspect_data, length_quantiles
-from tfmusic.reports.inspection_text import format_inspection
+from tfmusic.core.track import Dataset, Track
+from tfmusic.reports.inspection import Fault, Inspection, Item, format_inspection, inspect_data, length_quantiles
+from tfmusic.reports.pictures import choose_fonts, picture_names
 
 FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
 
@@ -211,10 +210,9 @@ def test_signs_that_no_font_has():
 
 def test_korean_is_shown_or_numbered(tmp_path, capsys, monkeypatch):
     """With a font, as it is; without one, the numbers stand in the table as well, and a line says so."""
-    from tfmusic.reports import fonts
 
     miniatures.write_folder(tmp_path / "data", ".npy", splits=())
-    monkeypatch.setattr(fonts, "_candidates", list)
+    monkeypatch.setattr("tfmusic.reports.pictures._candidates", list)
     assert look(tmp_path / "data", out=tmp_path / "look") == 0
     printed = capsys.readouterr()
     assert "no font of this system has all signs of the labels" in printed.err

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tfmusic.cli import main
-from tfmusic.rundir import RunDir
+from tfmusic.core.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
 

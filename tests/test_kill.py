@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kill import COMMANDS, hashes
-from tfmusic.folders import put_in_place
+from tfmusic.core.files import put_in_place
 
 ROOT = Path(__file__).parents[1]
 TRIALS = {"build-records": 6, "build-records on a store": 6, "extract": 6, "export": 2, "fit": 2, "ensemble": 2}

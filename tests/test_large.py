@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfmusic.records.format import order_key
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate
-from tfmusic.records.shards import order_key
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 40

@@ -12,12 +12,12 @@ import pytest
 
 from tests import miniatures
 from tfmusic.cli import main
-from tfmusic.configfile import config_from_text
-from tfmusic.dataconfig import LOADER_SECTIONS
+from tfmusic.config.data import LOADER_SECTIONS
+from tfmusic.config.loading import config_from_text
+from tfmusic.core.track import Track, check_track_id
 from tfmusic.datasets import LOADERS, fma, folder, gtzan, jamendo, synthetic, table
 from tfmusic.datasets.files import SUFFIXES, FeatureFiles, below, plain_ids, read_table
 from tfmusic.datasets.splits import OFFICIAL, choose_splits, leaking
-from tfmusic.datasets.track import Track, check_track_id
 from tfmusic.errors import ConfigError, DataError
 from tfmusic.features import audio
 from tfmusic.records.manifest import Manifest

@@ -10,15 +10,15 @@ import pytest
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.config import MetadataSection
-from tfmusic.contract import Contract
+from tfmusic.config.sections import MetadataSection
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
 from tfmusic.datasets import airush
-from tfmusic.datasets.tokens import FIELDS, tokens_of
+from tfmusic.datasets.metadata import FIELDS, tokens_of
 from tfmusic.inputs.metadata import Metadata, known_tokens, metadata_table
 from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
 
 FOLDS = ("fold0", "fold1", "fold2", "fold3", "fold4")
 ASKED = ("metadata.fields=[country,gender,album_year]", "metadata.min_count=2", "training.epochs=1")

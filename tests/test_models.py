@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
-from tfmusic.models.folded import fold
 from tfmusic.models.ops import IS_KERAS_3
+from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
 MEAN, VARIANCE = np.linspace(50, 150, 64), np.linspace(100, 900, 64)
 DEEP = {"resnet50", "resnet101"}  # slow to build and compile, so left out where their parts are covered elsewhere
@@ -112,11 +112,11 @@ def test_receptive_field_is_what_a_position_reacts_to(name):
     for layer in model.layers:  # residual blocks begin as the identity, which sees less
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.gamma.assign(np.ones(layer.gamma.shape))
-    trunk = keras.Model(model.get_layer("image").output, model.get_layer("positions").input)
+    backbone = keras.Model(model.get_layer("image").output, model.get_layer("positions").input)
     x = tf.constant(np.random.default_rng(0).normal(size=(1, frames, 16, 1)).astype(np.float32))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        features = trunk(x, training=False)
+        features = backbone(x, training=False)
         middle = tf.reduce_sum(features[:, features.shape[1] // 2])
     moved = np.flatnonzero(np.abs(tape.gradient(middle, x).numpy()).sum((0, 2, 3)))
     span = moved[-1] - moved[0] + 1
@@ -175,7 +175,7 @@ def test_save_and_load_keep_the_output(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in DEEP])
 @pytest.mark.parametrize("pooling", ["average", "max", "attention"])
-def test_every_pooling_with_every_trunk(name, pooling):
+def test_every_pooling_with_every_backbone(name, pooling):
     """Each builder takes each pooling; attention has its own layers."""
     model = small(name, pooling=pooling)
     assert np.asarray(model(some_codes())).shape == (4, 3)
@@ -193,7 +193,7 @@ def test_examples_do_not_see_each_other(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_heads_of_several_tasks_share_a_trunk(name):
+def test_heads_of_several_tasks_share_a_backbone(name):
     """Logits of the tasks stand side by side, in their order; each task has a last layer of its own."""
     model = small(name, n_outputs={"q1": 4, "q2": 7})
     logits = np.asarray(model(some_codes()))
@@ -238,7 +238,7 @@ def test_export_keeps_the_output(name, tmp_path):
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, contract))
     mel = (10 ** np.random.default_rng(0).uniform(-6, 3, (64, 95))).astype(np.float32)
-    mine, theirs = module(tf.constant(mel)), load_answer_fn(tmp_path / "export")(mel)
+    mine, theirs = module(tf.constant(mel)), load_predict_fn(tmp_path / "export")(mel)
     np.testing.assert_allclose(theirs["segment_scores"], mine["segment_scores"].numpy(), atol=1e-6)
     assert theirs["segment_scores"].shape == (4, 3)
 
@@ -322,7 +322,7 @@ def test_folding_normalisations_changes_no_logit(name):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
-    folded, codes = fold(model), some_codes()
+    folded, codes = fuse_batch_norm(model), some_codes()
     before, after = (np.asarray(some(codes, training=False)) for some in (model, folded))
     assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
     left = {one: sum("BatchNorm" in type(layer).__name__ for layer in one.layers) for one in (model, folded)}
@@ -335,7 +335,7 @@ def test_folding_normalisations_changes_no_logit(name):
 def test_keras_2_gets_its_model_back():
     """It cannot clone a model layer by layer as the folding needs."""
     model = small("cnn2d")
-    assert fold(model) is model
+    assert fuse_batch_norm(model) is model
 
 
 @needs_keras_3
@@ -346,10 +346,10 @@ def test_folding_leaves_half_precision_alone_and_reaches_members_of_an_ensemble(
         half = small("cnn2d")
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in fold(half).layers) == 5
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in fuse_batch_norm(half).layers) == 5
     member, codes = small("cnn2d"), keras.Input((100, 64), dtype="uint8")
     whole = keras.Model(codes, member(codes) * 2.0)
-    nested = [layer for layer in fold(whole).layers if isinstance(layer, keras.Model)]
+    nested = [layer for layer in fuse_batch_norm(whole).layers if isinstance(layer, keras.Model)]
     assert not [layer for layer in nested[0].layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before, after = (np.asarray(some(some_codes(), training=False)) for some in (whole, fold(whole)))
+    before, after = (np.asarray(some(some_codes(), training=False)) for some in (whole, fuse_batch_norm(whole)))
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Several tasks on one trunk: joined labels, missing labels, one score for each task."""
+"""Several tasks on one backbone: joined labels, missing labels, one score for each task."""
 
 import json
 import shutil
@@ -10,18 +10,18 @@ import pytest
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.config import Config
-from tfmusic.contract import Contract, Head
+from tfmusic.config.sections import Config
+from tfmusic.core.contract import Contract, Head
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.track import Track
 from tfmusic.datasets import airush
 from tfmusic.datasets.multitask import join
 from tfmusic.datasets.splits import deal_folds
-from tfmusic.datasets.track import Track
 from tfmusic.errors import DataError
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def test_wheel_ships_the_configs(tmp_path):
     assert {"tfmusic/reports/templates/report.html", "tfmusic/serving/page/page.js"} <= files
     assert files <= names
     assert not [name for name in names if name.startswith(("tests", "records"))]
-    code = "from tfmusic.configfile import find_config; print(find_config('q2'))"
+    code = "from tfmusic.config.loading import find_config; print(find_config('q2'))"
     environment = {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

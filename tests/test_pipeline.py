@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmusic.features.segments import cut
+from tfmusic.core.windows import cut
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.balance import count_labels
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_evaluation, for_training

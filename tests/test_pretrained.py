@@ -62,7 +62,7 @@ def weights_file(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet50"])
 def test_imagenet_weights_give_the_same_features(name, weights_file):
-    """On a grey picture of the spread they were trained on, our trunk gives what Keras Applications' gives."""
+    """On a grey picture of the spread they were trained on, our backbone gives what Keras Applications' gives."""
     path, theirs = weights_file(name)
     ours = build_model(name, frames=FRAMES, n_bins=BINS, n_outputs=4, dtype="float32")
     result = transplant(ours, imagenet_weights(name, path))
@@ -313,7 +313,7 @@ def _checkpoint_values(wheel, network, nodes):
 @pytest.mark.parametrize("name", ["resnet18", "crnn", "resnet_gru"])
 def test_archives_are_read_without_keras(name, tmp_path):
     """The weights by layer that the file holds are those of the model, recurrent and bidirectional layers included."""
-    from tfmusic.pretrained.archive import archive_weights
+    from tfmusic.pretrained.store import archive_weights
 
     model = build_model(name, frames=64, n_bins=32, n_outputs=3, width=4)
     model.save(tmp_path / "model.keras")

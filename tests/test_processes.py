@@ -18,16 +18,15 @@ import pytest
 from tests.conftest import fit_small
 from tfmusic.cli import main
 from tfmusic.console import console
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, UsageError
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
-from tfmusic.training import guard
+from tfmusic.training import distribution
 from tfmusic.training.callbacks import StepWatch
-from tfmusic.training.guard import _check
-from tfmusic.training.processes import LOST, Processes, _says_lost, find_processes
+from tfmusic.training.distribution import LOST, Processes, _check, _says_lost, find_processes
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -198,10 +197,10 @@ def test_what_ended_a_process(code, said):
 
 def test_a_dropped_interrupt_ends_the_next_step(monkeypatch):
     """Python drops what is raised in a destructor, as JAX's callbacks of the garbage collector: the step asks again."""
-    monkeypatch.setattr(guard, "_asked_to_end", threading.Event())
+    monkeypatch.setattr(distribution, "_asked_to_end", threading.Event())
     watch = StepWatch(console.progress("fit", 2, "steps"), 0, lambda *_: [], shown=False)
     watch.on_train_batch_end(0, {"loss": 1.0})
-    before = signal.signal(signal.SIGTERM, guard._interrupt_once)
+    before = signal.signal(signal.SIGTERM, distribution._interrupt_once)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

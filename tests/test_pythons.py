@@ -42,7 +42,7 @@ def builds(music, sound, out):
         "float16": [*spectrograms, "record.dtype=float16", "record.scale=log10_1p10000"],
         "mel": sounds,
         "cqt": [*sounds, "feature=fma-cqt"],
-        "perturbed": [*sounds, "perturb.copies=1"],
+        "perturbed": [*sounds, "offline_augment.copies=1"],
     }
     return {name: [*words, "--out", str(out / name), "--num-shards", "3"] for name, words in wanted.items()}
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmusic.core.windows import segment_starts
 from tfmusic.errors import RecordsError
-from tfmusic.features.segments import segment_starts
+from tfmusic.records.format import SegmentHeader, deal_ranges, decode, encode_prefix, n_shards, order_key
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import iterate, iterate_tracks, read_shard
-from tfmusic.records.schema import SegmentHeader, decode, encode_prefix
-from tfmusic.records.shards import deal_ranges, n_shards, order_key
 from tfmusic.records.writer import ShardWriter
 
 HEADERS = [
@@ -120,8 +119,8 @@ def test_tfds_reads_the_folder(records):
 
 def test_tracks_come_back_whole(records, music):
     """Every track of every split is put together again, frame for frame, exactly once."""
+    from tfmusic.core.scale import Encoder, Scale
     from tfmusic.features.npy import read_mel
-    from tfmusic.features.scale import Encoder, Scale
 
     manifest = Manifest.read(records)
     encoder, seen = Encoder(Scale.from_dict(manifest.contract.scale), "uint8"), []

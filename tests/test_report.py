@@ -76,7 +76,7 @@ def test_audit_finds_leaks(evaluated, capsys):
     """Validation tracks share nothing with training tracks; training tracks do, and it is said."""
     report = json.loads((evaluated / "evaluation" / "report.json").read_text(encoding="utf-8"))
     assert report["audit"] | {"ungrouped": 0} == {
-        "scored": report["tracks"], "trained_on": 0, "in_trunk": 0, "shared_group": 0, "ungrouped": 0,
+        "scored": report["tracks"], "trained_on": 0, "in_backbone": 0, "shared_group": 0, "ungrouped": 0,
     }  # fmt: skip
     out = evaluated.parent / "on-training"
     assert main(["evaluate", str(evaluated), "--split", "fold1", "--out", str(out)]) == 0

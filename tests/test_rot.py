@@ -10,13 +10,13 @@ import pytest
 from tests import golden
 from tests.kill import SMALL
 from tfmusic.cli import main
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RecordsError, RunError, TfmusicError
+from tfmusic.export.verify import verify
+from tfmusic.inference.predictor import load_contract, load_run
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
-from tfmusic.rundir import RunDir
-from tfmusic.serving.loading import load_contract, load_run
-from tfmusic.serving.verify import verify
 
 MEL = np.random.default_rng(0).random((1, 128, 200), np.float32)
 

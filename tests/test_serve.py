@@ -25,16 +25,16 @@ TOKEN = "a-token-of-many-signs"
 
 
 @contextmanager
-def running(answerer, *, max_mib=1, queue=4, time_limit_s=30.0, max_minutes=30.0, token=None):
+def running(predictor, *, max_mib=1, queue=4, time_limit_s=30.0, max_minutes=30.0, token=None):
     """Yields the port of a server in this process."""
     import uvicorn
 
-    from tfmusic.serving.app import Limits, make_app
+    from tfmusic.server.app import Limits, make_app
 
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = place.getsockname()[1]
         hosts = [] if token else [f"127.0.0.1:{port}", f"localhost:{port}"]
-        app = make_app(answerer, Limits(max_mib, queue, time_limit_s, max_minutes), hosts=hosts, token=token)
+        app = make_app(predictor, Limits(max_mib, queue, time_limit_s, max_minutes), hosts=hosts, token=token)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         with in_thread(server, place, port):
             yield port
@@ -196,14 +196,14 @@ def slow(event):
     """A model that answers when it is let."""
     from dataclasses import replace
 
-    answerer = listener()
+    predictor = listener()
 
     def scores(mel, tokens):
-        if mel.shape[1] > answerer.contract.frames:  # but the warm-up
+        if mel.shape[1] > predictor.contract.frames:  # but the warm-up
             assert event.wait(60)
-        return answerer.scores_fn(mel, tokens)
+        return predictor.scores_fn(mel, tokens)
 
-    return replace(answerer, scores_fn=scores)
+    return replace(predictor, scores_fn=scores)
 
 
 def post_until_taken(port):

@@ -14,14 +14,14 @@ import pytest
 import tensorflow as tf
 
 from tfmusic.cli import main
-from tfmusic.contract import Contract
-from tfmusic.features.scale import Encoder, Scale
-from tfmusic.features.segments import cut
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import cut
+from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import build_model
-from tfmusic.rundir import RunDir
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
-    answer = load_answer_fn(tmp_path)(mel)
+    answer = load_predict_fn(tmp_path)(mel)
     windows, _ = cut(Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel), frames=64, hop_frames=15)
     expected = Calibration().track_scores(
         np.asarray(model(windows, training=False)), kind="multi", aggregator="mean", top_k=3
@@ -108,7 +108,7 @@ def test_tracks_of_new_lengths_are_answered_by_one_graph(tmp_path):
     model, contract = small_model("single")
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
-    answer = load_answer_fn(tmp_path)
+    answer = load_predict_fn(tmp_path)
     for n_frames in (50, 51, 77):
         assert answer(np.ones((contract.n_bins, n_frames), np.float32))["track_scores"].shape == (3,)
     assert answer.module.__call__.experimental_get_tracing_count() == 0

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.sounds import chords
-from tfmusic.configfile import config_from_text
-from tfmusic.contract import C1_HZ
+from tfmusic.config.loading import config_from_text
+from tfmusic.core.contract import C1_HZ
+from tfmusic.core.feature import DEFAULTS, PRESETS
 from tfmusic.errors import ConfigError
-from tfmusic.features.frames import CentredWindows
-from tfmusic.features.sound import COMPUTE, compute, frames_of
-from tfmusic.soundconfig import DEFAULTS, PRESETS
+from tfmusic.features.read import COMPUTE, compute, frames_of
+from tfmusic.features.spectrograms import CentredWindows
 
 MINIMAL = "task: q2\ndata: {loader: airush, question: q2}\n"
 FEATURES = {name: {"name": name, **DEFAULTS[name]} for name in DEFAULTS}
@@ -191,8 +191,8 @@ def test_presets_fill_the_section():
             "feature: {name: raw}\nrecord: {scale: identity, dtype: float16}\naugment: {freq_shift_bins: 2}\n",
             "augment.time_stretch, freq_stretch, freq_shift_bins must be 0 for raw",
         ),
-        ("perturb: {stretch: []}\n", "perturb.stretch: .*at least 1 item"),
-        ("perturb: {stretch: [0.1]}\n", "perturb.stretch: .*greater than or equal to 0.5"),
+        ("offline_augment: {stretch: []}\n", "offline_augment.stretch: .*at least 1 item"),
+        ("offline_augment: {stretch: [0.1]}\n", "offline_augment.stretch: .*greater than or equal to 0.5"),
     ],
 )
 def test_what_cannot_work_is_refused(text, message):

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from tfmusic.core.track import Dataset, Track
 from tfmusic.datasets import airush
 from tfmusic.datasets.splits import deal_folds, group_tracks
-from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.conftest import fit_small
 from tests.disks import small_disk
-from tfmusic.checksums import digest_of
 from tfmusic.cli import main
-from tfmusic.converter.places import OnStore
+from tfmusic.core.files import digest_of
 from tfmusic.errors import RecordsError, UsageError
+from tfmusic.records.build.sinks import OnStore
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.store import Store, fetch
 

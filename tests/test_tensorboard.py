@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.reports.confusion import confusion_picture
+from tfmusic.reports.pictures import confusion_picture
 from tfmusic.training.callbacks import InputWatch
 
 

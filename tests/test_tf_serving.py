@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tests.test_serving import small_model
+from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.models import build_model
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.track_model import TrackModel, signatures
 
 LENGTHS = (7, 40, 41, 700)
 
@@ -63,7 +63,7 @@ def test_batch_reads_metadata_of_each_track():
     module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
     mels = some_mels((50, 60, 50))
     tokens = [["genres=jazz", "genres=pop"], ["genres=unheard of", ""], ["", ""]]
-    scores = module.answer_batch(tf.constant(padded(mels)), tf.constant([50, 60, 50]), tf.constant(tokens))
+    scores = module.predict_batch(tf.constant(padded(mels)), tf.constant([50, 60, 50]), tf.constant(tokens))
     alone = [
         module(tf.constant(mel), tf.constant([token for token in some if token], tf.string))["track_scores"]
         for mel, some in zip(mels, tokens, strict=True)

@@ -17,9 +17,9 @@ import tensorflow as tf
 from tests.conftest import fit_small
 from tests.kill import hashes
 from tfmusic.cli import main
-from tfmusic.config import TrainingSection
+from tfmusic.config.sections import TrainingSection
+from tfmusic.core.rundir import RunDir
 from tfmusic.records.manifest import Manifest
-from tfmusic.rundir import RunDir
 from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.checks import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule

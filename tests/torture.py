@@ -11,7 +11,7 @@ PROMISES = {  # in the words of README, by the file of the test
     "test_kill": "killed at any moment",
     "test_faults": "a full or read-only disk, missing rights, ...",
     "test_rot": "a flipped bit",
-    "test_fuzz": "files of strangers",
+    "test_fuzz": "untrusted files",
     "test_hostile_server": "serve",
     "test_long": "long trainings",
 }

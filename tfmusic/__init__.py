@@ -1,3 +1,3 @@
 """tfmusic: music classification from whole tracks, spectrogram to answer."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -40,7 +40,7 @@ class RunError(TfmusicError):
 
 
 def one_line(text: str) -> str:
-    """Returns a message as one line of bearable length, whatever a file of strangers has put into it."""
+    """Returns a message as one line of bearable length, whatever an untrusted file has put into it."""
     line = " ".join(text.splitlines())
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
 

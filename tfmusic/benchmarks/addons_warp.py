@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmusic.addons import sparse_image_warp
 from tfmusic.benchmarks.clock import Bench, repeating
+from tfmusic.core.addons import sparse_image_warp
 
 
 def warp(batch_size: int, frames: int, n_bins: int, warp_frames: int) -> Bench:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmusic.benchmarks.clock import Bench, Clock
-from tfmusic.features.segments import cut
+from tfmusic.core.windows import cut
 
 EXAMPLES_PER_FILE = 1000
 

@@ -11,7 +11,7 @@ import numpy as np
 from tfmusic.benchmarks.clock import Bench, CannotMeasureError, Clock, repeating
 from tfmusic.models import build_model
 from tfmusic.models.cost import multiply_adds
-from tfmusic.models.folded import fold
+from tfmusic.models.surgery import fuse_batch_norm
 
 _MIN_STEPS = 3
 _MATMUL_CPU, _MATMUL_GPU = 1536, 8192
@@ -59,7 +59,7 @@ def network(
 
     @cache  # made when inference is first asked for
     def exported() -> keras.Model:
-        folded = fold(model)
+        folded = fuse_batch_norm(model)
         if folded is not model:  # Keras 2 gives the model back, as it is compiled
             folded.compile(jit_compile=jit)
         return folded

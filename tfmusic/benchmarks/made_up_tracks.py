@@ -6,7 +6,7 @@ from itertools import cycle
 import numpy as np
 
 from tfmusic.benchmarks.clock import Clock, Part
-from tfmusic.features.segments import segment_starts
+from tfmusic.core.windows import segment_starts
 
 N_BINS, N_TRACKS = 128, 24
 SHORTEST, LONGEST = 600, 9000  # frames: 20 s to 5 minutes

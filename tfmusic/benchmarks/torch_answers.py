@@ -6,7 +6,7 @@ import torch
 from tfmusic.benchmarks.clock import Bench
 from tfmusic.benchmarks.made_up_tracks import N_BINS, answering
 from tfmusic.benchmarks.torch_networks import build
-from tfmusic.features.segments import segment_starts
+from tfmusic.core.windows import segment_starts
 
 _N_OUTPUTS, _LOW_DB, _HIGH_DB = 10, -45.0, 45.0
 

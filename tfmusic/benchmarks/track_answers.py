@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from tfmusic.benchmarks.clock import Bench
 from tfmusic.benchmarks.made_up_tracks import N_BINS, answering
-from tfmusic.contract import Contract
-from tfmusic.features.scale import Encoder, Scale
-from tfmusic.features.segments import cut
+from tfmusic.core.contract import Contract
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import cut
+from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import build_model, for_prediction
-from tfmusic.models.folded import fold
+from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.serving.track_model import TrackModel, load_answer_fn, signatures
 
 _LABELS = tuple(f"label {i}" for i in range(10))
 _FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS}
@@ -49,6 +49,6 @@ def ours(folder: str, network: str, width: int, frames: int, hop_frames: int) ->
 
 def _saved(model: keras.Model, contract: Contract, folder: Path) -> Any:
     """Returns the answers of the model after it was saved and loaded as an export is."""
-    module = TrackModel(fold(model), contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(fuse_batch_norm(model), contract, Calibration(), aggregator="mean", top_k=3)
     tf.saved_model.save(module, str(folder), signatures=signatures(module, contract))
-    return load_answer_fn(folder)
+    return load_predict_fn(folder)

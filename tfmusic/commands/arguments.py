@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tfmusic.errors import DataError
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
-    from tfmusic.datasets.track import Track
+    from tfmusic.config.sections import Config
+    from tfmusic.core.track import Track
 
 
 def add_config(parser: argparse.ArgumentParser, *, data: str | None = None) -> None:
@@ -27,14 +27,14 @@ def add_config(parser: argparse.ArgumentParser, *, data: str | None = None) -> N
 
 def read_config(args: argparse.Namespace) -> "Config":
     """Returns the config that the arguments name, with overrides applied."""
-    from tfmusic.configfile import find_config, load_config
+    from tfmusic.config.loading import find_config, load_config
 
     return load_config(find_config(args.config), args.overrides)
 
 
 def print_config(config: "Config") -> None:
     """Prints a config as YAML."""
-    from tfmusic.configfile import to_yaml
+    from tfmusic.config.loading import to_yaml
     from tfmusic.console import console
 
     console.tell(config=config.model_dump(mode="json"))
@@ -65,7 +65,7 @@ def find_records(place: Path | str) -> Path:
 
 def default_records(task: str) -> Path:
     """Returns the folder that `build-records` writes to unless told otherwise."""
-    from tfmusic.converter.build import RECORDS_VERSION
+    from tfmusic.records.build.build import RECORDS_VERSION
 
     return Path("records") / task / RECORDS_VERSION
 
@@ -76,8 +76,8 @@ def find_tracks(path: Path) -> "list[Track]":
     Raises:
         DataError: nothing there, or nothing of these.
     """
+    from tfmusic.core.track import Track, check_track_id, check_unique
     from tfmusic.datasets import airush
-    from tfmusic.datasets.track import Track, check_track_id, check_unique
     from tfmusic.features.embeddings import read_index
 
     if path.suffix == ".npz" and path.is_file():

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.converter.beam import RUNNERS, BeamRun
 from tfmusic.errors import UsageError
+from tfmusic.records.build.beam import RUNNERS, BeamRun
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
-    from tfmusic.contract import Contract
-    from tfmusic.converter.build import BuildSummary
-    from tfmusic.converter.plan import BuildOptions
-    from tfmusic.datasets.track import Dataset
+    from tfmusic.config.sections import Config
+    from tfmusic.core.contract import Contract
+    from tfmusic.core.track import Dataset
+    from tfmusic.records.build.build import BuildSummary
+    from tfmusic.records.build.plan import BuildOptions
     from tfmusic.records.store import Store
 
 
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(target: "Path | Store", *, overwrite: bool) -> None:
     """Checks that the records may be written, before anything is read."""
-    from tfmusic.converter.remote import check_store
-    from tfmusic.folders import check_target
+    from tfmusic.core.files import check_target
+    from tfmusic.records.build.remote import check_store
     from tfmusic.records.manifest import MANIFEST_NAME
 
     if isinstance(target, Path):
@@ -80,8 +80,8 @@ def _check(target: "Path | Store", *, overwrite: bool) -> None:
 
 
 def _build(dataset: "Dataset", target: "Path | Store", options: "BuildOptions", *, overwrite: bool) -> "BuildSummary":
-    from tfmusic.converter.build import build_records
-    from tfmusic.converter.remote import build_on_store
+    from tfmusic.records.build.build import build_records
+    from tfmusic.records.build.remote import build_on_store
 
     if isinstance(target, Path):
         return build_records(dataset, target, options, overwrite=overwrite)
@@ -99,16 +99,16 @@ def _beam(args: argparse.Namespace) -> BeamRun | None:
 
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
-    from tfmusic.converter.plan import BuildOptions
     from tfmusic.features.embeddings import NAME, read_index
+    from tfmusic.records.build.plan import BuildOptions
 
     feature, dtype, scale = config.feature.model_dump(), str(config.record.dtype), str(config.record.scale)
     segment_frames, hop_frames, scale_range = config.record.segment_frames, config.record.hop_frames, None
-    trunk_tracks: tuple[str, ...] = ()
+    backbone_tracks: tuple[str, ...] = ()
     if args.embeddings is not None:  # an example is the embedding of one segment, as it is
         index = read_index(args.embeddings)
         feature, dtype, scale, segment_frames, hop_frames = index.feature, "float32", "identity", 1, 1
-        trunk_tracks = index.trained_on
+        backbone_tracks = index.trained_on
     if contract is not None:
         if (args.embeddings is not None or contract.feature["name"] == NAME) and contract.feature != feature:
             raise UsageError(
@@ -133,8 +133,8 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         min_s=config.data.min_s,
         segments=config.record.segments,
         segments_per_track=config.record.segments_per_track,
-        perturb=config.perturb.model_dump() if config.perturb.copies else None,
-        trunk_tracks=trunk_tracks,
+        offline_augment=config.offline_augment.model_dump() if config.offline_augment.copies else None,
+        backbone_tracks=backbone_tracks,
         workers=args.workers,
     )
 
@@ -172,8 +172,8 @@ def _with_splits(dataset: "Dataset", config: "Config") -> "Dataset":
 
 def _given_contract(path: Path | None, config: "Config") -> "Contract | None":
     """Returns the contract of a run, an export or a records folder; of several tasks, that of the config's."""
-    from tfmusic.checksums import check_files
-    from tfmusic.contract import Contract
+    from tfmusic.core.contract import Contract
+    from tfmusic.core.files import check_files
     from tfmusic.records.manifest import Manifest
 
     if path is None:

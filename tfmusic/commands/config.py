@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the config, or that it is valid."""
-    from tfmusic.configfile import find_config
+    from tfmusic.config.loading import find_config
     from tfmusic.console import console
 
     config = arguments.read_config(args)

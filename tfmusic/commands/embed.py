@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import DataError, UsageError
-from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.serving.embed import Embedder
+    from tfmusic.inference.embed import Embedder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Embeds all tracks and says what was written."""
     from tfmusic.console import console
-    from tfmusic.datasets.track import check_track_id, check_unique
+    from tfmusic.core.track import check_track_id, check_unique
 
     if args.out.suffix != ".npz":
         raise UsageError(f"--out must end in .npz. Received: {args.out}")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         check_track_id(track.track_id, str(track.feature_path))
     check_unique([track.track_id for track in tracks], ", ".join(map(str, args.inputs)))
     embedder = _embedder(args, [track.feature_path for track in tracks])
-    from tfmusic.serving.embed import embed_tracks
+    from tfmusic.inference.embed import embed_tracks
 
     with console.progress("embed", len(tracks), "tracks") as progress:
         skipped = embed_tracks(embedder, tracks, args.out, progress.advance)
@@ -58,22 +58,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
-    from tfmusic.rundir import open_run
+    from tfmusic.core.rundir import open_run
 
     if args.source != "musicnn":
         if args.weights is not None:
             raise UsageError(f"--weights is for musicnn; a run has its own. Received: {args.source}")
         run_dir = open_run(Path(args.source))
         start_tensorflow()
-        from tfmusic.serving.embed import run_embedder
-        from tfmusic.serving.loading import load_contract
-        from tfmusic.serving.predict import check_inputs
+        from tfmusic.inference.embed import run_embedder
+        from tfmusic.inference.predict import check_inputs
+        from tfmusic.inference.predictor import load_contract
 
         check_inputs(load_contract(run_dir.path), paths)
         return run_embedder(run_dir)
     start_tensorflow()
+    from tfmusic.inference.embed import musicnn_embedder
     from tfmusic.pretrained.store import NETWORKS, stored_musicnn
-    from tfmusic.serving.embed import musicnn_embedder
 
     if args.network not in NETWORKS:
         raise UsageError(f"--network must be one of {', '.join(NETWORKS)}. Received: {args.network}")

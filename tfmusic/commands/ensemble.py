@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import UsageError
-from tfmusic.quiet import start_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> None:
     """Joins the runs and reports the whole on held-out tracks."""
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.folders import check_target, locked, put_in_place
+    from tfmusic.core.files import check_target, locked, put_in_place
+    from tfmusic.core.rundir import RunDir, open_run
     from tfmusic.records.manifest import Manifest
-    from tfmusic.rundir import RunDir, open_run
 
     runs = [open_run(path) for path in args.runs]
     if len({run.path.resolve() for run in runs}) < 2 or len({run.path.resolve() for run in runs}) < len(runs):
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     records = args.records or runs[0].read_json(runs[0].records)["folder"]
     manifest = Manifest.read(arguments.find_records(records))
     start_tensorflow()
-    from tfmusic.training.ensemble import join_runs
+    from tfmusic.training.experiment import join_runs
 
     partial = args.out.parent / f".{args.out.name}.partial"
     with locked(args.out):

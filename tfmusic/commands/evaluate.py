@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import RecordsError, UsageError
-from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
+    from tfmusic.config.sections import Config
+    from tfmusic.core.rundir import RunDir
+    from tfmusic.evaluation.evaluation import Evaluation
     from tfmusic.records.manifest import Manifest
-    from tfmusic.reports.evaluation import Evaluation
-    from tfmusic.rundir import RunDir
 
 
 _WITHOUT = "; metadata left out"
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
-    from tfmusic.configfile import load_config
+    from tfmusic.config.loading import load_config
+    from tfmusic.core.rundir import open_run
+    from tfmusic.evaluation.audit import audit
     from tfmusic.records.manifest import Manifest
-    from tfmusic.reports.audit import audit
-    from tfmusic.rundir import open_run
 
     folder = open_run(args.run_dir)
     used = folder.read_json(folder.records)
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
         )
     manifest.verify(splits)
     trained_on = set(manifest.track_ids(splits)) & set(used["training_tracks"])
-    in_trunk = set(manifest.track_ids(splits)) & set(used.get("trunk_tracks", ()))
+    in_backbone = set(manifest.track_ids(splits)) & set(used.get("backbone_tracks", ()))
     chosen = _chosen(folder) if same and set(splits) <= set(used["validation"]) else ""
-    note = _note(len(trained_on), len(in_trunk), chosen=chosen)
+    note = _note(len(trained_on), len(in_backbone), chosen=chosen)
     note += _WITHOUT if args.without_metadata else ""
     for task in tasks:
         evaluation = _evaluate(folder, manifest, splits, task, with_metadata=not args.without_metadata)
@@ -81,9 +81,9 @@ def report_folds(
     """Reports a cross-validation: every track by the model of the fold that holds it out, once."""
     start_tensorflow()
     from tfmusic.console import console
-    from tfmusic.reports.audit import audit
-    from tfmusic.reports.evaluation import Evaluation
-    from tfmusic.training.out_of_fold import calibrate_apart, score_held_out
+    from tfmusic.evaluation.audit import audit
+    from tfmusic.evaluation.evaluation import Evaluation
+    from tfmusic.evaluation.out_of_fold import calibrate_apart, score_held_out
 
     total = sum(len(manifest.track_ids(fold.read_json(fold.records)["validation"])) for fold in folder.folds())
     with console.progress("score", total, "tracks") as progress:
@@ -107,7 +107,9 @@ def report_folds(
         evaluation = Evaluation.join(parts)
         values = [part.headline for part in parts]
         found = audit([(run, list(fold.track_ids)) for run, fold in zip(folder.folds(), folds, strict=True)], manifest)
-        note = _fold_note(folder, found.trained_on, found.in_trunk, contract.kind) + ("" if with_metadata else _WITHOUT)
+        note = _fold_note(folder, found.trained_on, found.in_backbone, contract.kind) + (
+            "" if with_metadata else _WITHOUT
+        )
         splits = [f"fold{number}" for number in range(len(folds))]
         report = evaluation.report() | {"splits": splits, "folds": values, "tracks_trained_on": found.trained_on}
         report |= {"note": note, "audit": found.to_dict()}
@@ -116,10 +118,10 @@ def report_folds(
         )
 
 
-def _fold_note(folder: "RunDir", seen: int, in_trunk: int, kind: str) -> str:
+def _fold_note(folder: "RunDir", seen: int, in_backbone: int, kind: str) -> str:
     """Returns what a reader must know of out-of-fold scores before believing them."""
-    if seen or in_trunk:
-        return _note(seen, in_trunk, chosen="")
+    if seen or in_backbone:
+        return _note(seen, in_backbone, chosen="")
     note = "note: every track was scored by the model whose fold holds it out"
     note += ", at a threshold of the other folds" if kind == "multi" else ""
     members = [one for fold in folder.folds() for one in _members(fold)]
@@ -130,7 +132,7 @@ def _fold_note(folder: "RunDir", seen: int, in_trunk: int, kind: str) -> str:
 
 def _members(run: "RunDir") -> "list[RunDir]":
     """Returns the trainings that a run is made of: itself, or the members of an ensemble."""
-    from tfmusic.rundir import RunDir
+    from tfmusic.core.rundir import RunDir
 
     if not run.ensemble.is_file():
         return [run]
@@ -140,7 +142,7 @@ def _members(run: "RunDir") -> "list[RunDir]":
 
 def _config_of(run: "RunDir") -> "Config":
     """Returns the config that a run was trained with."""
-    from tfmusic.configfile import load_config
+    from tfmusic.config.loading import load_config
 
     return load_config(run.config)
 
@@ -157,7 +159,7 @@ def _report_folder(
 
 def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[str]:
     """Returns the tasks to score: the one asked for, or all that the model answers and the records have labels of."""
-    from tfmusic.contract import Contract
+    from tfmusic.core.contract import Contract
 
     answered, labelled = Contract.load(folder.contract).parts(), manifest.contract.parts()
     both = [task for task in answered if task in labelled]
@@ -172,11 +174,11 @@ def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[st
 def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: "RunDir", manifest: "Manifest") -> None:
     """Prints the report of a task and writes it, its page and the predictions."""
     from tfmusic.console import console
-    from tfmusic.folders import write_text
-    from tfmusic.reports.evaluation import format_report
+    from tfmusic.core.files import write_text
+    from tfmusic.core.rundir import write_json
+    from tfmusic.evaluation.evaluation import format_report
+    from tfmusic.inference.predict import predictions_table
     from tfmusic.reports.evaluation_page import evaluation_page
-    from tfmusic.reports.predictions import predictions_table
-    from tfmusic.rundir import write_json
 
     page = evaluation_page(evaluation, report, folder, manifest)  # first: a fault in it leaves no half report
     console.tell(report=report)
@@ -196,10 +198,9 @@ def _evaluate(
 ) -> "Evaluation":
     start_tensorflow()
     from tfmusic.console import console
+    from tfmusic.evaluation.evaluation import Evaluation
+    from tfmusic.inference.predictor import PREDICT_BATCH, load_run
     from tfmusic.inputs.tracks import score_splits
-    from tfmusic.reports.evaluation import Evaluation
-    from tfmusic.serving.loading import load_run
-    from tfmusic.serving.predict import PREDICT_BATCH
 
     loaded, stored = load_run(folder, task), manifest.contract.parts()[task]
     different = loaded.contract.difference(stored.contract)
@@ -228,7 +229,7 @@ def _evaluate(
 
 def _chosen(run: "RunDir") -> str:
     """Returns what a training has chosen on its validation tracks, or nothing."""
-    from tfmusic.contract import Contract
+    from tfmusic.core.contract import Contract
 
     members = [_config_of(one).training.select for one in _members(run)]
     chosen = ["best epoch"] if "best" in members else []
@@ -238,14 +239,14 @@ def _chosen(run: "RunDir") -> str:
     return " and ".join(chosen)
 
 
-def _note(trained_on: int, in_trunk: int, *, chosen: str) -> str:
+def _note(trained_on: int, in_backbone: int, *, chosen: str) -> str:
     """Returns what a reader must know before believing the number."""
     if trained_on:
         return f"note: the model was TRAINED on {trained_on} of these tracks: this is no estimate for new music"
-    if in_trunk:
+    if in_backbone:
         return (
-            f"note: tracks of the same names as {in_trunk} of these have trained the trunk or the embeddings that the"
-            " model began with: if they are the same, new music will score lower"
+            f"note: tracks of the same names as {in_backbone} of these have trained the backbone or the embeddings"
+            " that the model began with: if they are the same, new music will score lower"
         )
     if chosen:
         return f"note: chosen on these validation tracks: {chosen}; new music will score a little lower"

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import UsageError
-from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfmusic.serving.explain import Explanation
+    from tfmusic.inference.explain import Explanation
 
 _ENDINGS = (".html", ".png", ".json")
 
@@ -40,19 +40,19 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
 
     start_tensorflow()
-    from tfmusic.datasets.tokens import tokens_of
-    from tfmusic.features.source import read_feature
-    from tfmusic.serving.answer import load_answerer
-    from tfmusic.serving.explain import check_explainable, explain, n_passes
-    from tfmusic.serving.predict import check_inputs
+    from tfmusic.datasets.metadata import tokens_of
+    from tfmusic.features.read import read_feature
+    from tfmusic.inference.explain import check_explainable, explain, n_passes
+    from tfmusic.inference.predict import check_inputs
+    from tfmusic.inference.predictor import load_predictor
 
-    answerer = load_answerer(args.model, args.task)
-    check_explainable(answerer.contract)
-    track, feature = tracks[0], answerer.contract.feature
-    check_inputs(answerer.contract, [track.feature_path])
+    predictor = load_predictor(args.model, args.task)
+    check_explainable(predictor.contract)
+    track, feature = tracks[0], predictor.contract.feature
+    check_inputs(predictor.contract, [track.feature_path])
     mel = read_feature(track.feature_path, track.track_id, feature)
-    with console.progress("explain", n_passes(mel.shape[1], answerer.contract), "passes") as progress:
-        found = explain(answerer, mel, track.track_id, tokens_of(track.metadata), progress.advance)
+    with console.progress("explain", n_passes(mel.shape[1], predictor.contract), "passes") as progress:
+        found = explain(predictor, mel, track.track_id, tokens_of(track.metadata), progress.advance)
     _say(found)
     if args.out is not None:
         _write(found, mel, args.out)
@@ -72,11 +72,11 @@ def _say(found: "Explanation") -> None:
 
 def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
     from tfmusic.console import console
-    from tfmusic.features.scale import Encoder, Scale
-    from tfmusic.folders import write_bytes, write_text
+    from tfmusic.core.files import write_bytes, write_text
+    from tfmusic.core.scale import Encoder, Scale
     from tfmusic.reports.explanation import TrackPicture, explanation_page, explanation_png
 
-    contract, told = found.answerer.contract, found.to_dict()
+    contract, told = found.predictor.contract, found.to_dict()
     if out.suffix == ".json":
         write_text(out, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         return console.say(f"explanation: {out}")

@@ -4,11 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmusic.backend import run_on_tensorflow, take_tensorflow
-from tfmusic.quiet import start_tensorflow
+from tfmusic.core.runtime import run_on_tensorflow, start_tensorflow, take_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.rundir import RunDir
+    from tfmusic.core.rundir import RunDir
 
 _SEGMENTS = {"onnx": "model.onnx", "litert": "model.tflite"}  # as serving.exported has them
 _NAMES = {"saved_model": "SavedModel", "onnx": "ONNX, segment model", "litert": "LiteRT, segment model"}
@@ -31,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports the best model of the run, in a TensorFlow process of its own where another backend is at work."""
     from tfmusic.console import console
-    from tfmusic.folders import check_target
-    from tfmusic.rundir import open_run
+    from tfmusic.core.files import check_target
+    from tfmusic.core.rundir import open_run
 
     run_dir = open_run(args.run_dir)
     out = args.out or args.run_dir / ("export" if args.format == "saved_model" else f"export-{args.format}")
@@ -54,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(run_dir: "RunDir", out: Path, form: str, task: str | None) -> None:
     if form == "saved_model":
-        from tfmusic.serving.export import export_run
+        from tfmusic.export.savedmodel import export_run
 
         export_run(run_dir, out, task)
     else:
-        from tfmusic.serving.formats import export_segments
+        from tfmusic.export.formats import export_segments
 
         export_segments(run_dir, out, form, task)

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         return arguments.print_config(config)
     from tfmusic.console import console
-    from tfmusic.converter.extract import extract, find_jobs
+    from tfmusic.records.build.extract import extract, find_jobs
 
     feature = config.feature.model_dump()
     jobs = find_jobs(args.data, args.out, feature)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import RunError, UsageError
-from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
-    from tfmusic.rundir import RunDir
+    from tfmusic.config.sections import Config
+    from tfmusic.core.rundir import RunDir
     from tfmusic.training.fit import TrainingProgress
 
 
@@ -46,11 +46,10 @@ def run(args: argparse.Namespace) -> None:
         return arguments.print_config(config)
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.folders import check_target, locked
+    from tfmusic.core.files import check_target, locked
+    from tfmusic.core.rundir import RunDir, new_run_dir, unfinished_run_dir
     from tfmusic.records.manifest import Manifest
-    from tfmusic.rundir import RunDir, new_run_dir, unfinished_run_dir
-    from tfmusic.training.guard import go_on_in_a_child
-    from tfmusic.training.processes import check_backend, find_processes, join, watched
+    from tfmusic.training.distribution import check_backend, find_processes, go_on_in_a_child, join, watched
 
     processes = find_processes(args.coordinator, args.num_processes, args.process_id, os.environ)
     check_backend(processes, os.environ)
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     with watched():
         join(processes)
-    from tfmusic.training.recipe import Recipe
+    from tfmusic.training.experiment import Recipe
 
     recipe = Recipe(config, partners, manifest, folder)
     recipe.check(resume=args.resume)
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _scratch(folder: "RunDir", *, resume: bool) -> "RunDir":
     """Returns a folder for a process that is not the first; it goes in the end, as the first writes the same."""
-    from tfmusic.rundir import RunDir
+    from tfmusic.core.rundir import RunDir
 
     place = tempfile.mkdtemp(prefix="tfmusic-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
@@ -109,7 +108,7 @@ def _scratch(folder: "RunDir", *, resume: bool) -> "RunDir":
 
 def _partner(name: str, folder: "RunDir", *, resume: bool) -> "Config":
     """Returns the config of a partner; of a resumed training the one that it began with."""
-    from tfmusic.configfile import find_config, load_config
+    from tfmusic.config.loading import find_config, load_config
 
     begun = folder.path / Path(name).stem / "config.yaml"
     return load_config(begun if resume and begun.is_file() else find_config(name))
@@ -132,7 +131,7 @@ def _show(progress: "TrainingProgress", config: "Config", folder: "RunDir") -> N
 
 def _resumed_config(config: "Config", folder: "RunDir", overrides: list[str]) -> "Config":
     """Returns the config that the run began with; overrides must agree with it, but may change its epochs."""
-    from tfmusic.configfile import load_config
+    from tfmusic.config.loading import load_config
 
     begun, asked = load_config(folder.config), load_config(folder.config, overrides)
     but_epochs = {"training": {"epochs"}}

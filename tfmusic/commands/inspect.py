@@ -13,10 +13,10 @@ from tfmusic.commands import arguments
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
-    from tfmusic.datasets.track import Dataset
+    from tfmusic.config.sections import Config
+    from tfmusic.core.track import Dataset
     from tfmusic.reports.inspection import Inspection
-    from tfmusic.reports.inspection_pictures import Example
+    from tfmusic.reports.pictures import Example
 
 MARKER = "inspection.json"
 _EXAMPLE_S = 10.0
@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the tables, and writes the pictures where a folder is given."""
     from tfmusic.console import console
-    from tfmusic.folders import check_target
-    from tfmusic.reports.fonts import choose_fonts, picture_names
-    from tfmusic.reports.inspection_text import format_inspection
+    from tfmusic.core.files import check_target
+    from tfmusic.reports.inspection import format_inspection
+    from tfmusic.reports.pictures import choose_fonts, picture_names
 
     if args.out is not None:
         check_target(args.out, overwrite=args.overwrite, marker=MARKER, what="inspections")
@@ -65,10 +65,10 @@ def _write(
     args: argparse.Namespace, source: "_Source", found: "Inspection", names: Mapping[str, str], fonts: list[str]
 ) -> None:
     """Draws everything beside the folder and puts it in its place."""
-    from tfmusic.folders import put_in_place
+    from tfmusic.core.files import put_in_place
+    from tfmusic.core.rundir import write_json
     from tfmusic.reports.inspection import faulty_ids
-    from tfmusic.reports.inspection_pictures import Pictures
-    from tfmusic.rundir import write_json
+    from tfmusic.reports.pictures import Pictures
 
     partial = args.out.parent / f".{args.out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -122,7 +122,7 @@ class _Source(ABC):
         """Yields a stretch of every track, from its middle."""
 
     def _example(self, track_id: str, values: Any) -> "Example":
-        from tfmusic.reports.inspection_pictures import Example
+        from tfmusic.reports.pictures import Example
 
         rate = self.feature["sample_rate_hz"] / self.feature["hop_length"]
         frames = min(int(_EXAMPLE_S * rate), values.shape[1])
@@ -160,7 +160,7 @@ class _Data(_Source):
 
     def examples(self, track_ids: set[str]) -> "Iterator[Example]":
         """Yields a stretch of every track; reads the files again."""
-        from tfmusic.features.source import read_feature
+        from tfmusic.features.read import read_feature
 
         for track in self.dataset.tracks:
             if track.track_id in track_ids:
@@ -200,7 +200,7 @@ class _Records(_Source):
 
 
 def _config(args: argparse.Namespace) -> "Config":
-    from tfmusic.configfile import config_from_text
+    from tfmusic.config.loading import config_from_text
 
     if args.config is not None and "=" not in args.config:
         return arguments.read_config(args)

@@ -5,10 +5,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tfmusic.commands import arguments
-from tfmusic.quiet import start_tensorflow
+from tfmusic.core.runtime import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.config import Config
+    from tfmusic.config.sections import Config
 
 _MEASURE_BATCH, _MEASURE_S = 16, 2.0
 _SOME_OUTPUTS = 10  # of a task whose number of labels only its data can tell

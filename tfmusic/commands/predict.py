@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import DataError, UsageError
-from tfmusic.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from tfmusic.serving.predict import Predictions
+    from tfmusic.inference.predict import Predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
 
     start_tensorflow()
-    from tfmusic.serving.predict import predict_tracks
+    from tfmusic.inference.predict import predict_tracks
 
     _warn_of_other_question(args.model, args.inputs, args.task)
     with console.progress("predict", len(tracks), "tracks") as progress:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:
     from tfmusic.console import console
-    from tfmusic.contract import Contract
+    from tfmusic.core.contract import Contract
     from tfmusic.datasets import airush
 
     if not (model / "contract.json").is_file():
@@ -72,9 +72,9 @@ def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -
 
 
 def _write(predictions: "Predictions", path: Path) -> None:
-    from tfmusic.folders import write_text
-    from tfmusic.reports.predictions import predictions_table
-    from tfmusic.rundir import write_json
+    from tfmusic.core.files import write_text
+    from tfmusic.core.rundir import write_json
+    from tfmusic.inference.predict import predictions_table
 
     if path.suffix == ".json":
         return write_json(predictions.answers(), path)

@@ -20,9 +20,9 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.suffix != ".html":
         raise UsageError(f"--out must end in .html. Received: {args.out}")
     from tfmusic.console import console
-    from tfmusic.folders import write_text
-    from tfmusic.reports.comparison import HEADER, compare, markdown
-    from tfmusic.rundir import open_run
+    from tfmusic.core.files import write_text
+    from tfmusic.core.rundir import open_run
+    from tfmusic.evaluation.compare import HEADER, compare, markdown
 
     runs = [open_run(path) for path in args.runs]
     rows = compare(runs)

@@ -48,12 +48,12 @@ def run(args: argparse.Namespace) -> None:
         interval=[low, high],
         tracks=len(answers),
         without_answer=n_missing,
-        constant_answer_value=constant,
+        baseline_value=constant,
     )
     console.show(
         f"{args.task}: {headline_name(kind)} {value:.4f} (95 % interval {low:.3f} to {high:.3f})"
         f" on {len(answers):,} tracks"
-        f" (the best single answer for all tracks: {constant:.4f})"
+        f" (the majority baseline: {constant:.4f})"
     )
     console.say(f"predictions {args.predictions}, answers {args.answers}")
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from tfmusic.commands.arguments import positive
+from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import UsageError
-from tfmusic.quiet import start_tensorflow
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_TOKEN = 16
@@ -43,22 +43,22 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     import uvicorn
 
-    from tfmusic.serving.answer import load_answerer
-    from tfmusic.serving.app import Limits, make_app
-    from tfmusic.serving.connections import server_config
-    from tfmusic.serving.explain import check_explainable
+    from tfmusic.inference.explain import check_explainable
+    from tfmusic.inference.predictor import load_predictor
+    from tfmusic.server.app import Limits, make_app
+    from tfmusic.server.guard import server_config
 
-    answerer = load_answerer(args.model, args.task)
-    check_explainable(answerer.contract, "serve")
+    predictor = load_predictor(args.model, args.task)
+    check_explainable(predictor.contract, "serve")
     listener = _listen(args.host, args.port)
     port = listener.getsockname()[1]
     names = ("127.0.0.1", "localhost", "[::1]")
     hosts = [] if token else [f"{name}:{port}" for name in names] + (list(names) if port == 80 else [])
     app = make_app(
-        answerer, Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes), hosts=hosts, token=token
+        predictor, Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes), hosts=hosts, token=token
     )
     shown = f"[{args.host}]" if ":" in args.host else args.host
-    console.show(f"{answerer.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
+    console.show(f"{predictor.contract.task}: http://{shown}:{port}  (Ctrl-C ends it)")
     try:
         uvicorn.Server(server_config(app)).run(sockets=[listener])
     except KeyboardInterrupt:  # which is how a server ends

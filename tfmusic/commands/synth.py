@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the data."""
     from tfmusic.console import console
+    from tfmusic.core.files import check_target
     from tfmusic.datasets import synthetic
-    from tfmusic.folders import check_target
 
     if args.tracks < synthetic.MIN_TRACKS:
         raise UsageError(f"--tracks must be at least {synthetic.MIN_TRACKS}. Received: {args.tracks}")

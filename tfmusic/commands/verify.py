@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compares every file with its checksum and prints every fault; returns 2 where there is one."""
     from tfmusic.console import console
-    from tfmusic.serving.verify import verify
+    from tfmusic.export.verify import verify
 
     found = verify(args.folder)
     for fault in found.faults:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from tfmusic.core.track import Dataset
 from tfmusic.datasets import airush, fma, folder, gtzan, jamendo, table
-from tfmusic.datasets.track import Dataset
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "airush": airush.load,

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tfmusic.console import console
-from tfmusic.contract import Kind
+from tfmusic.core.contract import Kind
+from tfmusic.core.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets import airush_metadata as meta
-from tfmusic.datasets.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfmusic.core.files import read_json_file
 from tfmusic.errors import DataError
-from tfmusic.jsonfile import read_json_file
 
 VARIOUS_ARTISTS = frozenset({"Various Artists", "V.A.", "V.A", "VA", "베리어스 아티스트"})
 _DATE = re.compile(r"(\d{4})(?:-?(\d{2}))?(?:-?(\d{2}))?")

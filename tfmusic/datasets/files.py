@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tfmusic.datasets.track import is_plain_id
+from tfmusic.core.track import is_plain_id
 from tfmusic.errors import DataError
 
 SUFFIXES = (

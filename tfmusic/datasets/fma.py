@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tfmusic.console import console
+from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import FeatureFiles, check_labels, read_cells, read_table, split_name
-from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ No artists are known: tracks of one artist may stand in several splits. The load
 from pathlib import Path, PurePosixPath
 
 from tfmusic.console import console
+from tfmusic.core.track import Dataset, Track, check_unique
 from tfmusic.datasets.files import SPLIT_NAMES, FeatureFiles, check_labels, plain_ids, split_name
-from tfmusic.datasets.track import Dataset, Track, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tfmusic.console import console
+from tfmusic.core.track import Dataset, Track, check_unique
 from tfmusic.datasets.files import FeatureFiles
-from tfmusic.datasets.track import Dataset, Track, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ set itself offers are logarithmic already and must not stand in audio/.
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import FeatureFiles, below, check_labels, read_table
-from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

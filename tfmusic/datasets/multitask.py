@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tfmusic.contract import Head
+from tfmusic.core.contract import Head
+from tfmusic.core.track import Dataset, Track
 from tfmusic.datasets.airush_metadata import VARIOUS_ARTISTS
-from tfmusic.datasets.track import Dataset, Track
 from tfmusic.errors import DataError
 
 

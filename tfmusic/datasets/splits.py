@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfmusic.datasets.track import Track
+from tfmusic.core.track import Track
 from tfmusic.errors import DataError
 
 OFFICIAL = ("train", "validation", "test")

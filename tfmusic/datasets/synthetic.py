@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.folders import write_text
+from tfmusic.core.files import write_text
 
 STATIONS = ("외로울때", "파티할때", "집중할때", "휴식할때")
 GENRES = ("가요곡/엔카", "R&B", "레게", "J-ROCK")

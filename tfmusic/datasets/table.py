@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, split_name
-from tfmusic.datasets.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tfmusic.core.runtime import without_decoder_notes
 from tfmusic.errors import DataError
 from tfmusic.features.mpeg import CountedMpeg, count_uncounted
-from tfmusic.quiet import without_decoder_notes
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.contract import C1_HZ
-from tfmusic.features.frames import CentredWindows, collect
+from tfmusic.core.contract import C1_HZ
+from tfmusic.features.spectrograms import CentredWindows, collect
 
 _DIVISOR = 8  # of the sample rate, for low pitches
 _LOW_SHARE = 0.5  # of half the lower rate: the highest of these

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tfmusic.contract import EMBEDDING
+from tfmusic.core.contract import EMBEDDING
 from tfmusic.errors import DataError
 
 NAME = EMBEDDING

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfmusic.core.files import read_json_file, write_text
 from tfmusic.errors import DataError
-from tfmusic.folders import write_text
-from tfmusic.jsonfile import read_json_file
 
 NAME = "feature.json"
 FORMAT = "tfmusic features 1"

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from tfmusic.config.data import BalanceSection
 from tfmusic.console import format_table
-from tfmusic.dataconfig import BalanceSection
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, read_shard
 

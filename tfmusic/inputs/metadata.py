@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tfmusic.contract import Contract, rare_token
+from tfmusic.core.contract import Contract, rare_token
 from tfmusic.records.manifest import Manifest
 
 

@@ -1,6 +1,7 @@
 """The order of operations from records to batches: one function for training, one for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,15 +9,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmusic.contract import Contract
-from tfmusic.features.segments import cut
+from tfmusic.core.contract import Contract
+from tfmusic.core.windows import cut
 from tfmusic.inputs import augment
+from tfmusic.inputs.augment import Distortion, distort, random_crop
 from tfmusic.inputs.balance import Balance
-from tfmusic.inputs.distort import Distortion, distort, random_crop
 from tfmusic.inputs.metadata import Metadata
+from tfmusic.records.format import decode
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import StoredTrack
-from tfmusic.records.schema import decode
 
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
 _PARALLEL_CALLS = 2
@@ -326,3 +327,31 @@ def _deterministic() -> tf.data.Options:
     options.deterministic = True
     options.autotune.enabled = False
     return options
+
+
+class Epochs:
+    """The epochs of a stream; with `early` one may be begun before it is wanted, and then be read once."""
+
+    def __init__(self, stream: TrainingStream, *, early: bool) -> None:
+        self._stream, self._early = stream, early
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="epoch")
+        self._begun: dict[int, Future[tuple[Any, Any]]] = {}
+
+    def begin(self, epoch: int) -> None:
+        """Starts an epoch, counted from 0, on a thread of its own; one that was begun before is dropped."""
+        if self._early:
+            self._begun = {epoch: self._thread.submit(self._start, epoch)}
+
+    def read(self, epoch: int) -> tf.data.Dataset:
+        """Returns an epoch, as `TrainingStream.epoch`; raises what went wrong when it was begun."""
+        if epoch not in self._begun:
+            return self._stream.epoch(epoch)
+        first, others = self._begun.pop(epoch).result()
+        rest = tf.data.Dataset.range(self._stream.steps - 1).map(lambda _: others.get_next())
+        ds = tf.data.Dataset.from_tensors(first).concatenate(rest)
+        return ds.apply(tf.data.experimental.assert_cardinality(self._stream.steps))
+
+    def _start(self, epoch: int) -> tuple[Any, Any]:
+        """Returns the first batch and the iterator over the others, which are made from now on."""
+        batches = iter(self._stream.epoch(epoch))
+        return next(batches), batches

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
 from tfmusic.errors import RecordsError
 from tfmusic.inputs.metadata import metadata_table
 from tfmusic.inputs.pipeline import for_evaluation
+from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
-from tfmusic.records.shards import holds_copies
-from tfmusic.scoring.collect import collect_logits
+from tfmusic.scoring.aggregate import collect_logits
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmusic.models import bottleneck, cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
+from tfmusic.models import cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
 from tfmusic.models.blocks import normalised_input
-from tfmusic.models.bridged import Bridge, bridged_input, set_bridge
+from tfmusic.models.frontends import MusicnnFrontend, Pcen, musicnn_input, pcen_input, set_frontend
 from tfmusic.models.heads import Outputs, add_metadata
-from tfmusic.models.pcen import Pcen, pcen_input
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "cnn1d": cnn1d.build,
@@ -25,8 +24,8 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "vgg19": vgg.build_vgg19,
     "resnet18": resnet.build_resnet18,
     "resnet34": resnet.build_resnet34,
-    "resnet50": bottleneck.build_resnet50,
-    "resnet101": bottleneck.build_resnet101,
+    "resnet50": resnet.build_resnet50,
+    "resnet101": resnet.build_resnet101,
     "crnn": crnn.build,
     "resnet_gru": resnet_gru.build,
     "convgru1d": convgru1d.build,
@@ -50,7 +49,7 @@ def build_model(
     dtype: str = "uint8",
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
-    bridge: Bridge | Pcen | None = None,
+    frontend: MusicnnFrontend | Pcen | None = None,
     width: int | None = None,
     hidden: int | None = None,
     pooling: str | None = None,
@@ -73,10 +72,10 @@ def build_model(
         dtype: storage type of the codes.
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.
-        bridge: to another spectrogram or PCEN, which the network then sees instead of normalised codes.
+        frontend: to another spectrogram or PCEN, which the network then sees instead of normalised codes.
         width: channels of the first block; None takes the paper's.
         hidden: units of the dense layer before the last; None takes the paper's. For those of `WITH_HIDDEN` alone.
-        pooling: `average`, `max` or `attention` over what the trunk leaves of time and bins; None takes the paper's.
+        pooling: `average`, `max` or `attention` over what the backbone leaves of time and bins; None takes the paper's.
         dropout: share of features dropped before the last layer.
         stochastic_depth: share of training examples that the last residual block leaves as they are (Huang et al.
             2016, arXiv 1603.09382); earlier blocks less, in proportion. For the networks of `RESIDUAL` alone.
@@ -86,12 +85,12 @@ def build_model(
     Raises:
         KeyError: no builder of that name.
     """
-    if bridge is None:
+    if frontend is None:
         inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
-    elif isinstance(bridge, Pcen):
-        inputs, values = pcen_input((frames, n_bins), dtype=dtype, pcen=bridge)
+    elif isinstance(frontend, Pcen):
+        inputs, values = pcen_input((frames, n_bins), dtype=dtype, pcen=frontend)
     else:
-        inputs, values = bridged_input((frames, n_bins), dtype=dtype, bridge=bridge)
+        inputs, values = musicnn_input((frames, n_bins), dtype=dtype, frontend=frontend)
     options = {"width": width, "pooling": pooling, "hidden": hidden}
     chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     chosen |= {"stochastic_depth": stochastic_depth} if stochastic_depth else {}
@@ -101,8 +100,8 @@ def build_model(
     if n_tokens:
         inputs, logits = add_metadata(inputs, logits, n_tokens, width=token_width)
     model = keras.Model(inputs, logits, name=name)
-    if bridge is not None:
-        set_bridge(model, bridge.matrix)
+    if frontend is not None:
+        set_frontend(model, frontend.matrix)
     return model
 
 

@@ -1,6 +1,6 @@
 """Several trained models as one: the weighted mean of their logits.
 
-A trunk that several members have, such as musicnn's at rest, is there once and listens once.
+A backbone that several members have, such as musicnn's at rest, is there once and listens once.
 """
 
 import math
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmusic.models.cut import cut, is_same
+from tfmusic.models.surgery import cut, is_same
 
 
 def build_ensemble(
@@ -83,7 +83,7 @@ def _known(tokens: Any, metadata: Sequence[str], known: Sequence[str], *, name: 
 
 
 @dataclass(frozen=True)
-class _Trunk:
+class _Backbone:
     """What members have in common, if they do: its model and what it has said of the windows so far."""
 
     model: keras.Model
@@ -98,19 +98,19 @@ class _Trunk:
 
 @dataclass(frozen=True)
 class _Half:
-    """The part of a member that is its own: all of it, or what comes after a trunk that others have as well."""
+    """The part of a member that is its own: all of it, or what comes after a backbone that others have as well."""
 
     model: keras.Model
     frames: int
-    trunk: _Trunk | None = None
+    backbone: _Backbone | None = None
 
 
 def _halves(members: Sequence[keras.Model], tasks: Sequence[str]) -> list[_Half]:
-    """Returns every member, cut where another one has the very same trunk."""
+    """Returns every member, cut where another one has the very same backbone."""
     outputs = [[member.get_layer(f"logits_{task}").output for task in tasks] for member in members]
     cuts = [cut(member, wanted) for member, wanted in zip(members, outputs, strict=True)]
     twins = [[j for j, other in enumerate(cuts) if one and other and is_same(one[0], other[0])] for one in cuts]
-    trunks: dict[int, _Trunk] = {}
+    backbones: dict[int, _Backbone] = {}
     halves = []
     for i, (member, wanted, parts) in enumerate(zip(members, outputs, cuts, strict=True)):
         frames = int(member.inputs[0].shape[1])
@@ -119,10 +119,10 @@ def _halves(members: Sequence[keras.Model], tasks: Sequence[str]) -> list[_Half]
             halves.append(_Half(whole, frames))
             continue
         first = twins[i][0]
-        if first not in trunks:
-            trunks[first] = _Trunk(keras.Model(parts[0].inputs, parts[0].outputs[0], name=f"trunk{first}"))
+        if first not in backbones:
+            backbones[first] = _Backbone(keras.Model(parts[0].inputs, parts[0].outputs[0], name=f"backbone{first}"))
         head = keras.Model(parts[1].inputs, parts[1].outputs, name=f"member{i}")
-        halves.append(_Half(head, frames, trunks[first]))
+        halves.append(_Half(head, frames, backbones[first]))
     return halves
 
 
@@ -132,8 +132,8 @@ def _answer(half: _Half, codes: Any, tokens: Any, tasks: Sequence[str], *, name:
     seen = []
     for start in _starts(own, frames):
         heard = _window(codes, start, own, frames, name=f"{name}_from{start}")
-        if half.trunk is not None:
-            heard = half.trunk.hear(heard, start)
+        if half.backbone is not None:
+            heard = half.backbone.hear(heard, start)
         seen.append(half.model(heard if tokens is None else [heard, tokens]))
     by_window = [some if isinstance(some, list | tuple) else [some] for some in seen]
     means = zip(*by_window, strict=True)

@@ -39,7 +39,7 @@ def build_mlp(
     pooling: str = "max_mean",
     dropout: float = 0.5,
 ) -> Any:
-    """Returns the logits of a perceptron of one hidden layer on what musicnn's trunk has pooled.
+    """Returns the logits of a perceptron of one hidden layer on what musicnn's backbone has pooled.
 
     For other labels than the authors': the pooled vector is normalised by the music at hand instead of theirs, and
     nothing after it is theirs. Input [batch, frames, n_bins, 1]; at 187 x 96 and 4 outputs 1,248,945 trainable

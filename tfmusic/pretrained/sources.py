@@ -2,20 +2,20 @@
 
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
-from tfmusic.config import Config, ModelSection
-from tfmusic.configfile import load_config
-from tfmusic.contract import Contract
+from tfmusic.config.loading import load_config
+from tfmusic.config.sections import Config, ModelSection
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir, is_run, open_run
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
-from tfmusic.pretrained.archive import archive_weights
-from tfmusic.pretrained.store import stored_musicnn
-from tfmusic.pretrained.transplant import LayerWeights, layer_weights
-from tfmusic.rundir import RunDir, is_run, open_run
+from tfmusic.pretrained.store import archive_weights, stored_musicnn
+from tfmusic.pretrained.transplant import NEW_HEAD, LayerWeights, Transplant, layer_weights, transplant
 
 _MUSICNN = ("musicnn", "musicnn_mlp")
 
@@ -68,7 +68,7 @@ def check_source(config: Config, contract: Contract) -> None:
 
 
 def source_run(section: ModelSection) -> RunDir | None:
-    """Returns the run that a trunk comes from, also where its checkpoint is named as a file; None for other sources."""
+    """Returns the run that a backbone comes from, also if its checkpoint is named as a file; else None."""
     if section.init_from != "none":
         return open_run(Path(section.init_from))
     checkpoints = Path(section.weights).parent
@@ -77,13 +77,13 @@ def source_run(section: ModelSection) -> RunDir | None:
 
 
 def trained_on(run: RunDir) -> frozenset[str]:
-    """Returns the names of the tracks that have trained a run, those of the trunk that it began with included."""
+    """Returns the names of the tracks that have trained a run, those of the backbone that it began with included."""
     records = run.read_json(run.records)
-    return frozenset([*records.get("training_tracks", ()), *records.get("trunk_tracks", ())])
+    return frozenset([*records.get("training_tracks", ()), *records.get("backbone_tracks", ())])
 
 
 def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
-    """Refuses a run whose trunk would misread the records: it has learned another spectrogram or other values."""
+    """Refuses a run whose backbone would misread the records: it has learned another spectrogram or other values."""
     if run.ensemble.is_file():
         members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
         raise ConfigError(f"{run.path}: is an ensemble; start from one of its members: {', '.join(members)}")
@@ -93,18 +93,18 @@ def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
         "scale": (contract.scale["name"], theirs.scale["name"]),
         "dtype": (contract.dtype, theirs.dtype),
         "input.normalize": (config.input.normalize, source.normalize),
-        "input.bridge": (config.input.bridge, source.bridge),
+        "input.frontend": (config.input.frontend, source.frontend),
     }
     for name, (ours, found) in pairs.items():
         if ours != found:
             raise RunError(
-                f"{run.path}: a trunk must have learned on the {name} it is to see, {ours}. Received: {found}"
+                f"{run.path}: a backbone must have learned on the {name} it is to see, {ours}. Received: {found}"
             )
 
 
 def _check_musicnn_input(config: Config) -> None:
-    """Refuses a spectrogram that the published weights would misread; the bridge takes any that it can map."""
-    if config.input.bridge == "musicnn":
+    """Refuses a spectrogram that the published weights would misread; the frontend takes any that it can map."""
+    if config.input.frontend == "musicnn":
         return
     feature, wanted = config.feature, musicnn.FEATURE
     settings = {
@@ -117,7 +117,7 @@ def _check_musicnn_input(config: Config) -> None:
     if wrong:
         raise ConfigError(
             f"model.weights={config.model.weights}: the weights of musicnn want {', '.join(wrong)};"
-            " or set input.bridge=musicnn, which turns other spectrograms into these"
+            " or set input.frontend=musicnn, which turns other spectrograms into these"
         )
 
 
@@ -165,3 +165,45 @@ def _of_other_stack(path: Path) -> LayerWeights | None:
         return None if same else archive_weights(path)
     except Exception:  # damaged, or no archive at all: what Keras said of it counts
         return None
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where a backbone comes from.
+
+    Attributes:
+        layers: which layers hold its weights.
+        track_ids: the tracks that trained it, where they are known.
+    """
+
+    layers: Transplant
+    track_ids: frozenset[str]
+
+
+def load_pretrained(config: Config, model: keras.Model, run: RunDir, *, resume: bool) -> Pretrained:
+    """Returns the backbone that the config asks for, now in the model; a resumed run only reads again what it was.
+
+    Raises:
+        ConfigError, RunError: the weights are missing or not for this model.
+    """
+    if resume:
+        return _read(run)
+    source = source_run(config.model)
+    ids = trained_on(source) if source else frozenset()
+    layers = transplant(model, find_weights(config.model))
+    if not layers.loaded:
+        reasons = sorted(set(layers.skipped.values()) - {NEW_HEAD})
+        raise RunError(
+            f"{config.model.origin}: must hold the backbone of model.name={config.model.name},"
+            f" model.width={config.model.width}. Received: {', '.join(reasons)};"
+            " set name and width to those of the source"
+        )
+    return Pretrained(layers, ids)
+
+
+def _read(run: RunDir) -> Pretrained:
+    known = run.read_json(run.pretrained)
+    try:
+        return Pretrained(Transplant(tuple(known["loaded"]), dict(known["skipped"])), frozenset(known["track_ids"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.pretrained}: must say where the backbone came from. Received: {error!r}") from error

@@ -18,7 +18,7 @@ class Transplant:
     """What became of the layers of a model.
 
     Attributes:
-        loaded: names of the layers that now hold the source's weights: the trunk.
+        loaded: names of the layers that now hold the source's weights: the backbone.
         skipped: why the others keep the weights they began with, by name.
     """
 

@@ -11,11 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from tfmusic.checksums import digest_of, file_sha256
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import digest_of, file_sha256, read_json_file
 from tfmusic.errors import RecordsError
-from tfmusic.jsonfile import read_json_file
-from tfmusic.records.schema import FORMAT_VERSION
+from tfmusic.records.format import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
 TRACKS_NAME = "tracks.csv"
@@ -148,7 +147,7 @@ class Manifest:
         return Counter(label for row in self._rows(splits) for label in json.loads(row["labels"]))
 
     @property
-    def trunk_tracks(self) -> frozenset[str]:
+    def backbone_tracks(self) -> frozenset[str]:
         """Names of the tracks that trained what made the embeddings, where these records hold some and it is known."""
         return frozenset(self.settings.get("trunk_tracks", ()))
 

@@ -10,8 +10,8 @@ import google_crc32c
 import numpy as np
 
 from tfmusic.errors import RecordsError
+from tfmusic.records.format import SegmentHeader, decode
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.schema import SegmentHeader, decode
 from tfmusic.records.writer import frame_length, masked_crc
 
 _HEAD_BYTES, _TAIL_BYTES = 12, 4

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tfmusic.checksums import file_sha256
+from tfmusic.core.files import file_sha256
 from tfmusic.errors import RecordsError, UsageError
 from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest
 

@@ -18,7 +18,7 @@ from typing import Self
 import google_crc32c
 import numpy as np
 
-from tfmusic.records.schema import SegmentHeader, encode_prefix
+from tfmusic.records.format import SegmentHeader, encode_prefix
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4
 _MASK_DELTA = 0xA282EAD8

@@ -6,12 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tfmusic.configfile import load_config
-from tfmusic.reports.comparison import HEADER, compare, read_reports
+from tfmusic.config.loading import load_config
+from tfmusic.core.rundir import RunDir
+from tfmusic.evaluation.compare import HEADER, compare, read_reports
 from tfmusic.reports.evaluation_page import learning_charts
 from tfmusic.reports.page import render, short_name, without_paths
 from tfmusic.reports.svg import N_SERIES, interval_chart
-from tfmusic.rundir import RunDir
 
 _SHOWN_LABELS = 20
 

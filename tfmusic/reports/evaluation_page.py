@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tfmusic.features.segments import segment_starts
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.windows import segment_starts
+from tfmusic.evaluation.evaluation import Evaluation
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
-from tfmusic.reports.evaluation import Evaluation
 from tfmusic.reports.page import render, short_name, without_paths
 from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
-from tfmusic.rundir import RunDir
 from tfmusic.scoring import metrics
 from tfmusic.scoring.curves import reliability, threshold_curve, track_f1
 from tfmusic.scoring.timeline import timeline

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
 from tfmusic.reports.page import clock, render
 from tfmusic.reports.svg import STAND_IN, draw_spectrogram, style, to_svg
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
 
 N_SERIES = 5
 

@@ -10,7 +10,9 @@ Every aggregator takes logits [n_segments, n_labels] and returns scores [n_label
     top_k_mean  mean of the k highest segment scores of each label
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,3 +59,46 @@ AGGREGATORS: Mapping[str, Aggregator] = {
 def aggregate(logits: np.ndarray, *, kind: str, aggregator: str, top_k: int) -> np.ndarray:
     """Returns the scores [n_labels] of a track with logits [n_segments, n_labels]."""
     return AGGREGATORS[aggregator](np.asarray(logits, np.float64), kind, top_k)
+
+
+def blend_weights(logits: Sequence[np.ndarray], targets: np.ndarray, kind: str) -> list[float]:
+    """Returns the weights, 0 or more, of the sum of logits with the least log loss.
+
+    Their sum is free: it says how sure the whole may be. One shift of all logits is fitted along and left out, since
+    calibration sets it anew.
+
+    Args:
+        logits: [n_tracks, n_labels] of every member.
+        targets: bool [n_tracks, n_labels].
+        kind: `single` or `multi`.
+    """
+    from scipy.optimize import minimize
+
+    stacked = np.stack([np.asarray(some, np.float64) for some in logits])
+    n = len(stacked)
+
+    def loss(parameters: np.ndarray) -> float:
+        scores = to_scores(np.tensordot(parameters[:n], stacked, 1) + parameters[n], kind)
+        right = np.where(targets, scores, 1.0 - scores if kind == "multi" else 1.0)
+        return float(-np.log(np.maximum(right, 1e-12)).mean())
+
+    bounds = [(0.0, None)] * n + [(None, None) if kind == "multi" else (0.0, 0.0)]
+    found = minimize(loss, np.array([1.0 / n] * n + [0.0]), bounds=bounds, method="L-BFGS-B")
+    weights = [float(weight) for weight in found.x[:n]]
+    return weights if sum(weights) > 0 else [1.0 / n] * n
+
+
+def collect_logits(batches: Iterable[Any], predict_fn: Callable[[Any], Any]) -> dict[int, np.ndarray]:
+    """Returns logits [n_segments, n_labels] by row of the track; padding (row -1) is left out.
+
+    Args:
+        batches: objects with `inputs`, what the model takes, and `track` [batch].
+        predict_fn: inputs to logits [batch, n_labels].
+    """
+    parts: dict[int, list[np.ndarray]] = defaultdict(list)
+    for batch in batches:
+        logits = np.asarray(predict_fn(batch.inputs), np.float32)
+        for row, segment in zip(batch.track.tolist(), logits, strict=True):
+            if row >= 0:
+                parts[row].append(segment)
+    return {row: np.stack(segments) for row, segments in parts.items()}

@@ -14,9 +14,8 @@ from typing import Self
 
 import numpy as np
 
+from tfmusic.core.files import read_json_file, write_text
 from tfmusic.errors import RunError
-from tfmusic.folders import write_text
-from tfmusic.jsonfile import read_json_file
 from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
 from tfmusic.scoring.metrics import NO_LIMITS, Limits
 

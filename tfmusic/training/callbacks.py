@@ -12,7 +12,7 @@ import numpy as np
 
 from tfmusic.console import Progress
 from tfmusic.errors import RunError
-from tfmusic.training.guard import check_interrupt
+from tfmusic.training.distribution import check_interrupt
 
 N_NAMED = 8  # tracks of a batch
 N_PICTURES = 4  # of a batch
@@ -120,7 +120,7 @@ class MetricsLog:
             return
         import tensorflow as tf
 
-        from tfmusic.reports.confusion import confusion_picture
+        from tfmusic.reports.pictures import confusion_picture
 
         with self.writer.as_default(step=epoch):
             for task, (matrix, labels) in counts.items():

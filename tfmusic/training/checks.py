@@ -3,19 +3,19 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfmusic.addons import PREFIX, check_addons
-from tfmusic.config import Config
-from tfmusic.contract import Contract
+from tfmusic.config.sections import Config
+from tfmusic.core.addons import PREFIX, check_addons
+from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
 from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
 from tfmusic.pretrained.sources import check_source
+from tfmusic.records.format import copies_of
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.shards import copies_of
-from tfmusic.training.bridge import find_bridge
+from tfmusic.training.distribution import joined
+from tfmusic.training.frontend import find_frontend
 from tfmusic.training.optimizer import make_loss
-from tfmusic.training.processes import joined
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
     if not manifest.has_whole_tracks:
         stored_count = manifest.settings["segments_per_track"]
         wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
-    perturb = config.perturb.model_dump() if config.perturb.copies else None
+    perturb = config.offline_augment.model_dump() if config.offline_augment.copies else None
     if not is_embedding(stored):
-        wanted["perturb"] = (perturb, manifest.settings.get("perturb"))
+        wanted["offline_augment"] = (perturb, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
         wanted["data.splits"] = ("folds" if config.data.deals_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
@@ -107,7 +107,7 @@ def is_embedding(contract: Contract) -> bool:
 
 
 def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract, Folds]:
-    """Returns contract and folds of a training to come; one to be resumed has its trunk already.
+    """Returns contract and folds of a training to come; one to be resumed has its backbone already.
 
     Raises:
         ConfigError: no such model, or a loss or weights that are not for this kind of labels.
@@ -128,7 +128,7 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     _check_shards(manifest, folds)
     if not resume:
         check_source(config, contract)
-    find_bridge(config.input.bridge, contract)
+    find_frontend(config.input.frontend, contract)
     for key, names in (("stochastic_depth", RESIDUAL), ("hidden", WITH_HIDDEN)):
         value = getattr(config.model, key)
         if value not in (0.0, "default") and config.model.name not in names:
@@ -165,7 +165,7 @@ def _check_addons(config: Config) -> None:
     check_addons("augment.time_warp", config.augment.time_warp, "gather")
     if not optimizer.startswith(PREFIX):
         return
-    wanted = {"ema_momentum": 0.0} | ({"trunk_rate_factor": 1.0} if config.model.is_pretrained else {})
+    wanted = {"ema_momentum": 0.0} | ({"backbone_rate_factor": 1.0} if config.model.is_pretrained else {})
     for key, value in wanted.items():
         if (found := getattr(training, key)) != value:
             raise ConfigError(f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {found}")

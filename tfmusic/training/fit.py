@@ -10,21 +10,21 @@ from typing import Any
 
 import keras
 
-from tfmusic.config import Config
-from tfmusic.configfile import to_yaml
+from tfmusic.config.loading import to_yaml
+from tfmusic.config.sections import Config
 from tfmusic.console import console
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import write_text
+from tfmusic.core.rundir import RunDir, write_json
 from tfmusic.errors import RunError, TfmusicError
-from tfmusic.folders import write_text
+from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.shards import holds_copies
-from tfmusic.rundir import RunDir, write_json
 from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
+from tfmusic.training.distribution import joined
 from tfmusic.training.environment import environment
+from tfmusic.training.frozen import BackboneCache
 from tfmusic.training.job import Job
-from tfmusic.training.optimizer_state import current_rate, state_variables
-from tfmusic.training.processes import joined
-from tfmusic.training.resting import TrunkCache
+from tfmusic.training.optimizer import current_rate, state_variables
 from tfmusic.training.stages import stage_of, stages
 from tfmusic.training.state import averaged_weights, load_state, restore, save_state
 from tfmusic.training.validation import calibrate, validate
@@ -48,13 +48,13 @@ def fit(
     run: RunDir,
     *,
     resume: bool,
-    cache: TrunkCache | None = None,
+    cache: BackboneCache | None = None,
     whole: RunDir | None = None,
 ) -> TrainingProgress:
     """Trains a model into a run folder and returns how it went.
 
     An existing run folder is replaced, unless it is to be resumed, once all checks are passed. `cache` keeps what a
-    frozen trunk makes of the tracks for other trainings on the same records; `whole` is the run to resume where this
+    frozen backbone makes of the tracks for other trainings on the same records; `whole` is the run to resume where this
     one is a part of it.
 
     Raises:
@@ -97,7 +97,9 @@ def _resume(job: Job) -> TrainingProgress:
         raise RunError(
             f"{job.run.path}: must be resumed with the records it began with: {job.manifest.folder} has other metadata"
         )
-    restore(job.run.state, job.model.variables, values[: len(job.model.variables)])  # a trunk to be cached, above all
+    restore(
+        job.run.state, job.model.variables, values[: len(job.model.variables)]
+    )  # a backbone to be cached, above all
     job.start_stage(stage_of(job.config.training, progress.epoch - 1))
     restore(job.run.state, _variables(job), values)
     return progress
@@ -115,9 +117,9 @@ def _train(job: Job, progress: TrainingProgress) -> None:
             if progress.epoch in first_epochs:
                 job.start_stage(first_epochs[progress.epoch])
             numbers = _train_epoch(
-                job, progress, StepWatch(bar, progress.epoch, job.tracks_of, shown=job.resting is None), log
+                job, progress, StepWatch(bar, progress.epoch, job.tracks_of, shown=job.frozen is None), log
             )
-            if job.resting:
+            if job.frozen:
                 bar.advance(job.steps_per_epoch)
             clear()
             log.write(numbers)
@@ -195,7 +197,7 @@ def _save_model(model: keras.Model, run: RunDir, which: str) -> None:
 
 
 def _has_ended(progress: TrainingProgress, config: Config) -> bool:
-    """Returns whether all epochs are done, or none of the last few was the best since the trunk is free."""
+    """Returns whether all epochs are done, or none of the last few was the best since the backbone is free."""
     patience = config.training.early_stopping_epochs
     is_stuck = bool(patience) and progress.epoch - max(progress.best_epoch, config.training.freeze_epochs) >= patience
     return is_stuck or progress.epoch >= config.training.epochs
@@ -234,7 +236,7 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "validation": job.folds.validation,
         "tracks_sha256": job.manifest.tracks_sha256,
         "training_tracks": job.manifest.track_ids([name for name in job.folds.training if not holds_copies(name)]),
-        "trunk_tracks": sorted(job.trunk_tracks),
+        "backbone_tracks": sorted(job.backbone_tracks),
     }
     write_json(records, run.records)
     if job.pretrained is not None:

@@ -10,28 +10,27 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmusic.config import Config
-from tfmusic.contract import Contract
+from tfmusic.config.sections import Config
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
 from tfmusic.inputs import augment, pipeline
-from tfmusic.inputs.ahead import Epochs
+from tfmusic.inputs.augment import Distortion
 from tfmusic.inputs.balance import Balance, class_weights
-from tfmusic.inputs.distort import Distortion
 from tfmusic.inputs.metadata import Metadata
+from tfmusic.inputs.pipeline import Epochs
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model, for_prediction
-from tfmusic.models.bridged import FIXED
+from tfmusic.models.frontends import FIXED
+from tfmusic.pretrained.sources import Pretrained, load_pretrained
+from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.shards import holds_copies
-from tfmusic.rundir import RunDir
-from tfmusic.training.bridge import find_bridge
 from tfmusic.training.callbacks import InputWatch
 from tfmusic.training.checks import Folds, check, is_embedding, make_losses
-from tfmusic.training.devices import Devices
-from tfmusic.training.optimizer import make_optimizer
-from tfmusic.training.optimizer_state import build
-from tfmusic.training.resting import RestingTrunk, TrunkCache, cut_trunk
+from tfmusic.training.distribution import Devices
+from tfmusic.training.frontend import find_frontend
+from tfmusic.training.frozen import BackboneCache, FrozenBackbone, split_backbone
+from tfmusic.training.optimizer import build, make_optimizer
 from tfmusic.training.stages import Stage
-from tfmusic.training.trunk import Pretrained, load_pretrained
 
 TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others (the Deep-Music-Tagger's)
 
@@ -45,7 +44,7 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
         n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
         dtype=contract.dtype,
         **_normalisation(config.input.normalize, mean, variance),
-        bridge=find_bridge(config.input.bridge, contract),
+        frontend=find_frontend(config.input.frontend, contract),
         width=None if section.width == "default" else section.width,
         hidden=None if section.hidden == "default" else section.hidden,
         pooling=None if section.pooling == "default" else section.pooling,
@@ -75,7 +74,7 @@ def _precision(policy: str) -> Iterator[None]:
 
 @dataclass
 class Job:
-    """All that stays the same over the epochs of a training, and the trunk at rest, where its answers are cached.
+    """All that stays the same over the epochs of a training, and the frozen backbone, where its answers are cached.
 
     Where several devices train, `twin` is the model that validates, on one of them.
     """
@@ -91,10 +90,10 @@ class Job:
     input: pipeline.TrainingInput
     steps_per_epoch: int
     pretrained: Pretrained | None
-    cache: TrunkCache
+    cache: BackboneCache
     devices: Devices
     twin: keras.Model | None
-    resting: RestingTrunk | None = None
+    frozen: FrozenBackbone | None = None
 
     @classmethod
     def prepare(
@@ -104,7 +103,7 @@ class Job:
         run: RunDir,
         *,
         resume: bool = False,
-        cache: TrunkCache | None = None,
+        cache: BackboneCache | None = None,
     ) -> "Job":
         """Returns the job after all checks; shards are compared with their checksums.
 
@@ -129,21 +128,21 @@ class Job:
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
         steps = n_segments // options.batch_size
         if pretrained is not None and config.training.cache_frozen:
-            cut_trunk(model, pretrained.layers.loaded)  # says now what could not be done later
-        parts = (folds, contract, model, training_model, mean, options, steps, pretrained, cache or TrunkCache())
+            split_backbone(model, pretrained.layers.loaded)  # says now what could not be done later
+        parts = (folds, contract, model, training_model, mean, options, steps, pretrained, cache or BackboneCache())
         return cls(config, manifest, run, *parts, devices, twin)
 
     def start_stage(self, stage: Stage) -> None:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
-        options, trunk = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
+        options, backbone = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
         for layer in self.model.layers:
-            layer.trainable = layer.name != FIXED and not (stage.is_frozen and layer.name in trunk)
-        self.resting = self._rest() if stage.is_frozen and options.cache_frozen else None
-        steps_per_epoch = len(self.resting) // self.resting.batch_size if self.resting else self.steps_per_epoch
+            layer.trainable = layer.name != FIXED and not (stage.is_frozen and layer.name in backbone)
+        self.frozen = self._freeze() if stage.is_frozen and options.cache_frozen else None
+        steps_per_epoch = len(self.frozen) // self.frozen.batch_size if self.frozen else self.steps_per_epoch
         steps = stage.epochs * steps_per_epoch
         warmup_steps = min(math.ceil(options.warmup_epochs * steps_per_epoch), steps // 2)
-        in_trunk = [layer.trainable_variables for layer in self.model.layers if layer.name in trunk]
-        slow = [variable for some in in_trunk for variable in some]
+        in_backbone = [layer.trainable_variables for layer in self.model.layers if layer.name in backbone]
+        slow = [variable for some in in_backbone for variable in some]
         learner = self.learner
         jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
         with self.devices.scope():
@@ -153,15 +152,15 @@ class Job:
 
     @property
     def learner(self) -> keras.Model:
-        """What the epochs of the stage train: the model, or its head alone while the trunk's answers are cached."""
-        return self.resting.head if self.resting else self.training_model
+        """What the epochs of the stage train: the model, or its head alone while the backbone's answers are cached."""
+        return self.frozen.head if self.frozen else self.training_model
 
     def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback], inputs_seen: InputWatch) -> float:
         """Trains one epoch, counted from 0, and returns its loss; `inputs_seen` watches batches that are read."""
         with pipeline.naming_shards(self.manifest, self.folds.training):
-            if self.resting:
-                inputs, targets = self.resting.epoch(epoch)
-                arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.resting.batch_size}
+            if self.frozen:
+                inputs, targets = self.frozen.epoch(epoch)
+                arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.frozen.batch_size}
             else:
                 ds = self.epochs.read(epoch)
                 # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
@@ -171,7 +170,7 @@ class Job:
                 history = self.learner.fit(
                     **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
                 )
-        if not self.resting and epoch + 1 < self.config.training.epochs:
+        if not self.frozen and epoch + 1 < self.config.training.epochs:
             self.epochs.begin(epoch + 1)  # while this one is validated
         return float(history.history["loss"][0])
 
@@ -183,14 +182,14 @@ class Job:
         return Epochs(stream, early=keras.backend.backend() == "tensorflow" and not self.devices.are_several)
 
     def tracks_of(self, epoch: int, step: int) -> list[str]:
-        """Returns the names of the tracks in a step of an epoch, both counted from 0; none of a trunk at rest."""
-        if self.resting:
+        """Returns the names of the tracks in a step of an epoch, both counted from 0; none of a frozen backbone."""
+        if self.frozen:
             return []
         return pipeline.batch_tracks(self.manifest, self.folds.training, self.input, epoch=epoch, step=step)
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track, of all tasks side by side."""
-        return self.resting.score_validation() if self.resting else self.score_with(self.predict_fn)
+        return self.frozen.score_validation() if self.frozen else self.score_with(self.predict_fn)
 
     @property
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
@@ -220,15 +219,15 @@ class Job:
             batch_size=self.config.evaluation.batch_size,
         )
 
-    def _rest(self) -> RestingTrunk:
-        assert self.pretrained is not None  # the config allows frozen epochs of a pretrained trunk alone
+    def _freeze(self) -> FrozenBackbone:
+        assert self.pretrained is not None  # the config allows frozen epochs of a pretrained backbone alone
         splits = (self.folds.training, self.folds.validation)
-        return RestingTrunk(
+        return FrozenBackbone(
             self.model, self.pretrained.layers.loaded, self.contract, self.manifest, splits, self.cache, self.input
         )
 
     def describe(self) -> str:
-        """Returns what will be trained on what, and where its trunk comes from."""
+        """Returns what will be trained on what, and where its backbone comes from."""
         counts = {
             part: sum(self.manifest.split(name).tracks for name in names)
             for part, names in (
@@ -242,14 +241,14 @@ class Job:
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
             f" {self._describe_input()}\n{counts['training']:,} training tracks{copies}, {counts['validation']:,}"
             f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
-            f"{self._describe_metadata()}{self._describe_trunk()}{self._describe_leak()}"
+            f"{self._describe_metadata()}{self._describe_backbone()}{self._describe_leak()}"
             + (f"\n{self.input.balance.describe()}" if self.input.balance else "")
         )
 
     @property
-    def trunk_tracks(self) -> frozenset[str]:
-        """Names of the tracks that trained what this model begins with: its trunk, or what made its embeddings."""
-        return self.manifest.trunk_tracks | (self.pretrained.track_ids if self.pretrained else frozenset())
+    def backbone_tracks(self) -> frozenset[str]:
+        """Names of the tracks that trained what this model begins with: its backbone, or what made its embeddings."""
+        return self.manifest.backbone_tracks | (self.pretrained.track_ids if self.pretrained else frozenset())
 
     def _describe_input(self) -> str:
         contract = self.contract
@@ -267,18 +266,18 @@ class Job:
             return f"\nnote: no training track has metadata of {', '.join(fields)}: the model has its spectrogram alone"
         return f"\nmetadata: {len(self.contract.metadata)} values of {', '.join(fields)}"
 
-    def _describe_trunk(self) -> str:
+    def _describe_backbone(self) -> str:
         if self.pretrained is None:
             return ""
         section = self.config.model
-        lines = f"\ntrunk from {section.origin}: {self.pretrained.layers.describe()}"
+        lines = f"\nbackbone from {section.origin}: {self.pretrained.layers.describe()}"
         if section.weights.endswith(".keras") and not self.pretrained.track_ids:
             lines += "\nnote: which tracks have trained it is not known; where some validate, new music scores lower"
         return lines
 
     def _describe_leak(self) -> str:
-        seen = len(self.trunk_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
-        what = "these embeddings" if is_embedding(self.contract) else "that trunk"
+        seen = len(self.backbone_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
+        what = "these embeddings" if is_embedding(self.contract) else "that backbone"
         note = (
             f"\nnote: tracks of the same names as {seen} of the validation tracks have trained {what}:"
             " if they are the same, new music will score lower"

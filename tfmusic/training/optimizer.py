@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and loss of a config."""
+"""What a training reads of its optimizer: one of Keras 3, of Keras 2.15, or of TensorFlow Addons (Keras 2's legacy)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,54 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmusic import addons
-from tfmusic.config import TrainingSection
+from tfmusic.config.sections import TrainingSection
+from tfmusic.core import addons
+from tfmusic.core.addons import swa_averages
 from tfmusic.errors import ConfigError
 from tfmusic.models import ops
 from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
-from tfmusic.training.optimizer_state import averages, build
+
+
+def is_legacy(optimizer: Any) -> bool:
+    """Returns whether an optimizer is of the interface before Keras 2.11, as all of TensorFlow Addons are."""
+    return hasattr(optimizer, "_create_all_weights")
+
+
+def build(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Makes all variables of an optimizer, so that a saved state can be put into them."""
+    if is_legacy(optimizer):
+        optimizer.iterations  # noqa: B018 - made when first read
+        optimizer._create_all_weights(variables)
+        if hasattr(optimizer, "_optimizer"):  # a wrapper counts for the one inside, but only from its first step on
+            optimizer._optimizer._iterations = optimizer.iterations
+    elif hasattr(optimizer, "build"):
+        optimizer.build(variables)
+
+
+def state_variables(optimizer: Any) -> list[Any]:
+    """Returns all variables of an optimizer, those of one that it wraps included."""
+    if not is_legacy(optimizer):
+        return list(optimizer.variables)
+    inside = getattr(optimizer, "_optimizer", None)
+    every = [*optimizer.variables(), *(inside.variables() if inside is not None else ())]
+    return list({id(variable): variable for variable in every}.values())
+
+
+def current_rate(optimizer: Any) -> float:
+    """Returns the learning rate of the next step."""
+    if is_legacy(optimizer):
+        inside = getattr(optimizer, "_optimizer", optimizer)
+        return float(np.asarray(inside._decayed_lr("float32")))
+    return float(np.asarray(optimizer.learning_rate))
+
+
+def averages(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Returns the moving averages of variables in their order; none where the optimizer keeps none."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed_float16's loss scaling
+    if is_legacy(optimizer):
+        return swa_averages(optimizer, list(variables))
+    return list(optimizer._model_variables_moving_average) if optimizer.use_ema else []
+
 
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
@@ -36,7 +78,7 @@ def make_optimizer(
         model: the model to train.
         steps: how many there will be.
         warmup_steps: the first of them, over which the learning rate rises.
-        slow: variables that learn, and decay, at `trunk_rate_factor` times the learning rate.
+        slow: variables that learn, and decay, at `backbone_rate_factor` times the learning rate.
     """
     if options.optimizer.startswith(addons.PREFIX):
         return _from_addons(options, model, steps, warmup_steps)
@@ -66,9 +108,9 @@ def make_optimizer(
 
 
 def _slow_down(optimizer: Any, variables: Sequence[Any], options: TrainingSection) -> None:
-    """Lets some variables of a built optimizer learn and decay at `trunk_rate_factor` times the learning rate."""
+    """Lets some variables of a built optimizer learn and decay at `backbone_rate_factor` times the learning rate."""
     rank = {optimizer._get_variable_index(variable): len(variable.shape) for variable in variables}
-    step, factor = optimizer.update_step, options.trunk_rate_factor
+    step, factor = optimizer.update_step, options.backbone_rate_factor
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = optimizer._get_variable_index(variable)
@@ -85,7 +127,7 @@ def _slow_down(optimizer: Any, variables: Sequence[Any], options: TrainingSectio
 def _slow_down_keras_2(optimizer: Any, variables: Sequence[Any], options: TrainingSection) -> None:
     """Does what `_slow_down` does where a step takes no learning rate: it is made in full, and a part of it kept."""
     rank = {optimizer._var_key(variable): len(variable.shape) for variable in variables}
-    step, factor = optimizer.update_step, options.trunk_rate_factor
+    step, factor = optimizer.update_step, options.backbone_rate_factor
 
     def update_step(gradient: Any, variable: Any) -> None:
         key = optimizer._var_key(variable)

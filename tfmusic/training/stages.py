@@ -1,8 +1,8 @@
-"""The stages of a training: a pretrained trunk is frozen at first, then everything learns."""
+"""The stages of a training: a pretrained backbone is frozen at first, then everything learns."""
 
 from dataclasses import dataclass
 
-from tfmusic.config import TrainingSection
+from tfmusic.config.sections import TrainingSection
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Stage:
 
 
 def stages(options: TrainingSection) -> tuple[Stage, ...]:
-    """Returns the stages of a training in their order; one, unless the trunk is frozen for some of the epochs."""
+    """Returns the stages of a training in their order; one, unless the backbone is frozen for some of the epochs."""
     frozen = min(options.freeze_epochs, options.epochs)
     parts = (Stage(0, frozen, True), Stage(frozen, options.epochs - frozen, False))
     return tuple(stage for stage in parts if stage.epochs)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfmusic.errors import RunError
-from tfmusic.training.optimizer_state import averages
+from tfmusic.training.optimizer import averages
 
 
 def save_state(path: Path, variables: Sequence[Any], progress: Mapping[str, Any]) -> None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.contract import Contract
+from tfmusic.core.contract import Contract
+from tfmusic.evaluation.out_of_fold import tag_limits
 from tfmusic.inputs.tracks import TrackLogits
 from tfmusic.models import for_prediction
-from tfmusic.models.saved import load_saved
+from tfmusic.models.surgery import load_saved
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.calibrate import Calibration, save_by_task
 from tfmusic.scoring.metrics import Limits, confusion, headline, headline_name
 from tfmusic.training.job import Job
-from tfmusic.training.out_of_fold import tag_limits
 
 Confusions = dict[str, tuple[np.ndarray, tuple[str, ...]]]
 

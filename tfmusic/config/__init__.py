@@ -1,0 +1,1 @@
+"""Config files: their sections with every key, and how YAML and overrides become a checked `Config`."""

@@ -1,0 +1,1 @@
+"""What every part may import: contract, feature, scale, windows, tracks, run folders, and how files are written."""

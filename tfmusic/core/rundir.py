@@ -1,0 +1,241 @@
+"""The folder of one training: which file stands where."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfmusic.core.files import CHECKSUMS_NAME, check_files, read_json_file, write_checksums, write_text
+from tfmusic.errors import RunError, UsageError
+
+_SEALED = (
+    "config.yaml", "environment.json", "contract.json", "calibration.json", "records.json", "pretrained.json",
+    "ensemble.json", "metrics.jsonl", "checkpoints/best.keras", "checkpoints/last.keras", "backup/state.npz",
+)  # fmt: skip
+_SHAPES: dict[str, Any] = {  # what other modules take for granted of the JSON files of a run
+    "records.json": {
+        "folder": str, "tracks_sha256": str, "training": [str], "validation": [str], "training_tracks": [str],
+    },
+    "environment.json": {"python": str, "machine": str, "backend": str, "packages": dict},
+    "ensemble.json": {"members": [{"run": str, "weight": int | float}]},
+    "model_card.json": {"task": str, "labels": [str]},
+}  # fmt: skip
+FOR_TRAINING = ("checkpoints/last.keras", "backup/state.npz")  # a user may remove them to make room
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def contract(self) -> Path:
+        """What the model's input must be."""
+        return self.path / "contract.json"
+
+    @property
+    def calibration(self) -> Path:
+        """Shifts that make .5 the best threshold."""
+        return self.path / "calibration.json"
+
+    @property
+    def state(self) -> Path:
+        """Everything that a resumed training needs."""
+        return self.path / "backup" / "state.npz"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the terminal showed."""
+        return self.path / "log.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine."""
+        return self.path / "environment.json"
+
+    @property
+    def records(self) -> Path:
+        """Where the records were, and which tracks were used for what."""
+        return self.path / "records.json"
+
+    @property
+    def pretrained(self) -> Path:
+        """Which layers began with pretrained weights, and from where."""
+        return self.path / "pretrained.json"
+
+    @property
+    def ensemble(self) -> Path:
+        """Which runs this one is the mean of, with their weights; absent where it was trained itself."""
+        return self.path / "ensemble.json"
+
+    def fold(self, number: int) -> "RunDir":
+        """Returns the run of one fold of a cross-validation."""
+        return RunDir(self.path / f"fold{number}")
+
+    def folds(self) -> list["RunDir"]:
+        """Returns the finished runs of a cross-validation in the order of the folds; none for a plain run."""
+        found: list[RunDir] = []
+        while self.fold(len(found)).calibration.is_file():
+            found.append(self.fold(len(found)))
+        return found
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a finished epoch lies here, of this run or of those that it is made of."""
+        return (
+            self.state.is_file()
+            or any(self.path.glob("*/backup/state.npz"))
+            or any(self.path.glob("*/*/backup/state.npz"))
+        )
+
+    @property
+    def is_of_no_use(self) -> bool:
+        """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
+        if self.path.is_dir() and all(path.name == f".{self.config.name}.tmp" for path in self.path.iterdir()):
+            return True
+        if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
+            return False
+        # The line of an epoch is written before its state.
+        return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in self.path.rglob("metrics.jsonl"))
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tb"
+
+    @property
+    def evaluation(self) -> Path:
+        """Reports and predictions of `evaluate`."""
+        return self.path / "evaluation"
+
+    def report_folder(self, task: str) -> Path:
+        """Returns where the report of a task is, which has a folder of its own where the model answers several."""
+        several = "heads" in self.read_json(self.contract)
+        return self.evaluation / task if several else self.evaluation
+
+    def checkpoint(self, which: str) -> Path:
+        """Returns the path of the `best` or `last` model."""
+        return self.path / "checkpoints" / f"{which}.keras"
+
+    def seal(self) -> None:
+        """Writes the checksums of a run that has ended, the last of its files."""
+        write_checksums(self.path, [name for name in _SEALED if (self.path / name).is_file()])
+
+    def unseal(self) -> None:
+        """Makes the run unfinished: what it answers is about to change."""
+        (self.path / CHECKSUMS_NAME).unlink(missing_ok=True)
+        self.calibration.unlink(missing_ok=True)
+
+    def check(self, *, answers_alone: bool = True) -> list[str]:
+        """Compares what the run answers with, or all of it, with its checksums and returns the names of the files.
+
+        Raises:
+            RunError: a file is missing or damaged.
+        """
+        if not self.calibration.is_file():  # not finished, which whoever needs it finished says
+            return []
+        only = set(_SEALED) - set(FOR_TRAINING) if answers_alone else None
+        return check_files(self.path, may_lack=FOR_TRAINING, only=only)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the numbers of every epoch, none where a run was joined; raises RunError where they are damaged."""
+        if not self.metrics.is_file():
+            return []
+        with reading(self.metrics):
+            lines = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+            if not _fits(lines, [{"epoch": int, "seconds": int | float}]):
+                raise ValueError("an epoch without its number or its seconds")
+        return lines
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Returns what one of the JSON files holds; raises RunError where it is missing or damaged."""
+        try:
+            value = read_json_file(path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
+        if not isinstance(value, dict) or not _fits(value, _SHAPES.get(path.name, {})):
+            raise RunError(f"{path}: must be what tfmusic writes there. Received: {json.dumps(value)[:80]}")
+        return value
+
+
+def _fits(value: object, shape: Any) -> bool:
+    """Returns whether a value of JSON is of a type, a list of such, or a mapping with such at some keys."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and _fits(value[key], one) for key, one in shape.items())
+    return isinstance(value, shape)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Names a file of which something is taken for granted that is not so, as a RunError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunError(f"{path}: must be what tfmusic writes there. Received: {error!r}") from error
+
+
+def open_run(path: Path) -> RunDir:
+    """Returns a run folder that has a trained model; raises RunError that says what is missing or damaged."""
+    if not path.is_dir():
+        raise RunError(f"{path}: no such folder; it must be a run folder, which tfmusic fit writes")
+    if not is_run(path):
+        raise RunError(f"{path}: must be a run folder with a trained model: it lacks checkpoints/best.keras")
+    RunDir(path).check()
+    return RunDir(path)
+
+
+def to_finish(run: RunDir) -> str:
+    """Returns the command that finishes an interrupted training."""
+    return f"tfmusic fit {run.config} --resume --run-dir {run.path}"
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether a path is the folder of a training that has a model."""
+    run = RunDir(path)
+    return run.contract.is_file() and run.checkpoint("best").is_file()
+
+
+def new_run_dir(root: Path, task: str, name: str) -> RunDir:
+    """Returns the folder for the next run of a task, `ROOT/q2/resnet18-3` after two of that model."""
+    numbers = [
+        int(path.name.rsplit("-", 1)[1])
+        for path in (root / task).glob(f"{name}-*")
+        if path.name.rsplit("-", 1)[1].isdecimal()
+    ]
+    return RunDir(root / task / f"{name}-{max(numbers, default=0) + 1}")
+
+
+def unfinished_run_dir(root: Path, task: str) -> RunDir:
+    """Returns the run of a task that was begun or resumed last and has not ended.
+
+    Raises:
+        UsageError: there is none. A finished run is trained further only when it is named.
+    """
+    runs = [RunDir(path) for path in (root / task).glob("*") if RunDir(path).config.is_file()]
+    unfinished = [run for run in runs if not run.calibration.is_file()]
+    if not unfinished:
+        raise UsageError(
+            f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have"
+            " ended. Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
+        )
+    return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Writes JSON under its name in one step, so that no reader sees half of it."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

@@ -1,0 +1,152 @@
+"""The model card of an export: what it answers, from what, how well, and where it must not be trusted.
+
+After Mitchell et al. 2019, Model Cards for Model Reporting (arXiv 1810.03993).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfmusic import __version__
+from tfmusic.config.loading import load_config
+from tfmusic.config.sections import Config
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir, reading
+from tfmusic.reports.page import render, without_paths
+from tfmusic.scoring.metrics import Limits
+
+CARD_JSON, CARD_MARKDOWN = "model_card.json", "MODEL_CARD.md"
+CARD_VERSION = 1
+
+
+def model_card(
+    run: RunDir, contract: Contract, *, aggregator: str, top_k: int, limits: Limits, n_parameters: int
+) -> dict[str, Any]:
+    """Returns the card of a run as JSON-ready values; no folder of this machine is named in it.
+
+    Args:
+        run: the run, evaluated or not.
+        contract: of the task that the card is for.
+        aggregator: from windows to a track.
+        top_k: parameter of the aggregator top_k_mean.
+        limits: of the number of tags.
+        n_parameters: of the model.
+    """
+    config = load_config(run.config)
+    path = run.report_folder(contract.task) / "report.json"
+    report = run.read_json(path) if path.is_file() else None
+    report = report if report and "interval" in report else None  # those of an older tfmusic say less
+    with reading(path):
+        scored, limitations = report and _evaluation(report), _limits(contract, report)
+    return {
+        "card_version": CARD_VERSION,
+        "task": contract.task,
+        "kind": contract.kind,
+        "labels": list(contract.labels),
+        "input": _input(contract),
+        "answer": _answer(contract, aggregator, top_k, limits),
+        "model": _model(run, config, n_parameters),
+        "data": _data(run, config),
+        "evaluation": scored,
+        "intended_use": _intended_use(contract),
+        "limits": limitations,
+        "versions": _versions(run),
+    }
+
+
+def card_markdown(card: dict[str, Any]) -> str:
+    """Returns the card for readers."""
+    return render("card.md", card=card)
+
+
+def _input(contract: Contract) -> dict[str, Any]:
+    fields = sorted({token.partition("=")[0] for token in contract.metadata})
+    return {
+        "feature": dict(contract.feature),
+        "scale": dict(contract.scale),
+        "dtype": contract.dtype,
+        "window_frames": contract.frames,
+        "window_s": round(contract.frames / contract.frames_per_s, 3),
+        "hop_frames": contract.hop_frames,
+        "hop_s": round(contract.hop_frames / contract.frames_per_s, 3),
+        "metadata_fields": fields,
+    }
+
+
+def _answer(contract: Contract, aggregator: str, top_k: int, limits: Limits) -> dict[str, Any]:
+    """Returns how windows become an answer."""
+    answer: dict[str, Any] = {"aggregator": aggregator}
+    answer |= {"top_k": top_k} if aggregator == "top_k_mean" else {}
+    if contract.kind == "multi":
+        answer |= {"threshold": 0.5, "min_tags": limits.min_tags, "max_tags": limits.max_tags}
+    return answer
+
+
+def _model(run: RunDir, config: Config, n_parameters: int) -> dict[str, Any]:
+    members = len(run.read_json(run.ensemble)["members"]) if run.ensemble.is_file() else 1
+    return {
+        "architecture": config.model.name,
+        "parameters": n_parameters,
+        "members": members,
+        "starts_from": Path(config.model.origin).name if config.model.is_pretrained else None,
+        "epochs": config.training.epochs,
+        "seed": config.training.seed,
+    }
+
+
+def _data(run: RunDir, config: Config) -> dict[str, Any]:
+    used = run.read_json(run.records)
+    return {
+        "records": Path(used["folder"]).name,
+        "loader": config.data.loader,
+        "training_tracks": len(used["training_tracks"]),
+        "training_splits": used["training"],
+        "validation_splits": used["validation"],
+        "tracks_sha256": used["tracks_sha256"],
+        "tracks_behind_the_backbone": len(used.get("backbone_tracks", ())),
+    }
+
+
+def _evaluation(report: dict[str, Any]) -> dict[str, Any]:
+    kept = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "segment_value", "audit")
+    known = {"metrics": {report["metric"]: [report["value"], *report["interval"]]}}
+    known |= {name: report[name] for name in kept if name in report}
+    baseline = {"baseline_value": report["baseline_value"]} if "baseline_value" in report else {}
+    note = without_paths(report.get("note", "")).removeprefix("note: ")
+    return known | baseline | {"note": note, "labels": report["labels"]}
+
+
+def _intended_use(contract: Contract) -> str:
+    what = "one of its labels" if contract.kind == "single" else "some of its tags"
+    return (
+        f"To give whole music tracks {what}, as a suggestion for people who sort, search or program music; for music"
+        " like that which it was trained on, with a spectrogram made as stated under input."
+    )
+
+
+def _limits(contract: Contract, report: dict[str, Any] | None) -> list[str]:
+    found = [
+        "It always answers with labels that it knows: music of another kind, speech or noise gets one of them too.",
+        "A spectrogram of another sample rate, FFT size, hop, filterbank or scale gives an answer that means nothing.",
+        "Labels are opinions of those who gave them, and what is rare in the training data is rarely answered.",
+    ]
+    if contract.kind == "multi":
+        found.append("Scores are shifted so that .5 is the best threshold: they rank tags and are no probabilities.")
+    if contract.metadata:
+        found.append("It reads metadata as well; without any, the spectrogram alone answers.")
+    if report is None:
+        found.append("It has not been evaluated: nothing is known of how well it answers.")
+        return found
+    weak = [name for name, entry in report["labels"].items() if entry["support"] and not entry["f1"]]
+    if weak:
+        found.append(f"Never answered rightly in the evaluation: {_listed(weak)}.")
+    return found
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _versions(run: RunDir) -> dict[str, Any]:
+    trained = run.read_json(run.environment) if run.environment.is_file() else {}
+    return {"trained_with": trained, "exported_with": {"tfmusic": __version__}}

@@ -1,0 +1,283 @@
+"""The whole-track module in TensorFlow: linear power in, track scores out; what `export` saves.
+
+It repeats in the graph what `predict` does in numpy: the contract's scale and table, the same windows, the model, the
+two steps of calibration and the aggregator. Tests hold both to 1e-5 of each other.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Scale
+from tfmusic.errors import RunError
+from tfmusic.export.layout import export_folder, write_card
+from tfmusic.inference.predictor import LoadedRun, card_of, load_run
+from tfmusic.models.surgery import fuse_batch_norm
+from tfmusic.scoring.calibrate import Calibration
+
+WINDOWS_PER_CALL = 32  # a power of two; bounds memory: an hour of music has more than a thousand windows
+
+_EPSILON = 1e-7
+
+
+class TrackModel(tf.Module):
+    """Answers for one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
+
+    A model with metadata takes `module(mel, tokens)` as well, with tokens such as "genres=jazz", string [n].
+
+    Returns a dict of `track_scores` [n_labels], `segment_scores` [n_windows, n_labels] and `segment_starts`
+    [n_windows], frames.
+    """
+
+    def __init__(
+        self, model: keras.Model, contract: Contract, calibration: Calibration, *, aggregator: str, top_k: int
+    ) -> None:
+        super().__init__()
+        self._model, self._contract, self._calibration = (
+            (lambda x: model(x, training=False)),
+            contract,
+            calibration,
+        )
+        # The variables alone are tracked: the saved graph then needs no Keras to load.
+        variables = model.variables  # tf.Variables in Keras 2, around them in Keras 3
+        self._weights = [item if isinstance(item, tf.Variable) else item.value for item in variables]
+        self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(contract.kind, top_k)[aggregator]
+        self._track_shift = calibration.track_shift[aggregator]
+        scale = Scale.from_dict(contract.scale)
+        self._scale = scale
+        self._table = tf.constant(scale.table()) if contract.dtype == "uint8" else None
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def __call__(self, mel: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns the answer for one track."""
+        if mel.shape.rank == 3:
+            mel = mel[0]
+        cells = self._encode(mel)
+        windows, starts = self._windows(cells)
+        logits = self._logits(cells, windows, self._metadata(tokens)) - self._calibration.segment_shift
+        kind = self._contract.kind
+        scores = self._aggregate(logits)
+        if kind == "multi" and self._track_shift:
+            clipped = tf.clip_by_value(scores, _EPSILON, 1 - _EPSILON)
+            scores = tf.sigmoid(tf.math.log(clipped) - tf.math.log1p(-clipped) - self._track_shift)
+        return {
+            "track_scores": tf.cast(scores, tf.float32),
+            "segment_scores": tf.cast(_to_scores(logits, kind), tf.float32),
+            "segment_starts": starts,
+        }
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def predict_batch(
+        self, mel: tf.Tensor, n_frames: tf.Tensor, tokens: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `track_scores` [n_tracks, n_labels] of tracks of any lengths, each answered as if it came alone.
+
+        Args:
+            mel: linear power [n_tracks, n_bins, most_frames], filled up with anything at the end of shorter tracks.
+            n_frames: how many frames of each track are music, int32 [n_tracks], 1 or more.
+            tokens: metadata tokens, string [n_tracks, most_tokens], filled up with empty strings.
+        """
+        rule = "n_frames must be 1 to the frames of mel, one for each track"
+        fits = tf.reduce_all((n_frames >= 1) & (n_frames <= tf.shape(mel)[2]))
+        same = tf.equal(tf.shape(n_frames)[0], tf.shape(mel)[0])
+        with tf.control_dependencies([tf.debugging.Assert(fits & same, [rule])]):
+            places = tf.range(tf.shape(mel)[0])
+
+        def one(place: tf.Tensor) -> tf.Tensor:
+            known = None if tokens is None else tokens[place]
+            return self(mel[place, :, : n_frames[place]], known)["track_scores"]
+
+        scores = tf.map_fn(one, places, fn_output_signature=tf.TensorSpec([len(self._contract.labels)], tf.float32))
+        return {"track_scores": scores}
+
+    @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
+    def labels(self) -> tf.Tensor:
+        """Returns the names of the labels in the order of the scores, string [n_labels]."""
+        return tf.constant(self._contract.labels)
+
+    def _encode(self, mel: tf.Tensor) -> tf.Tensor:
+        """Returns the stored cells [n_frames, n_bins] of linear power [n_bins, n_frames]."""
+        is_power = self._scale.name != "identity"
+        fine = tf.math.is_finite(mel) & (mel >= 0) if is_power else tf.math.is_finite(mel)
+        usable = tf.reduce_all(fine) & (tf.shape(mel)[1] > 0)
+        rule = f"{'mel must be finite power, 0 or more,' if is_power else 'embeddings must be finite'}"
+        rule += " and at least one frame long"
+        with tf.control_dependencies([tf.debugging.Assert(usable, [rule])]):
+            mel = tf.transpose(mel)
+        if self._table is not None:
+            upper_half = tf.bitwise.right_shift(tf.bitcast(mel, tf.uint32), tf.constant(16, tf.uint32))
+            return tf.gather(self._table, tf.cast(upper_half, tf.int32))
+        scaled = tf.clip_by_value(_curve(self._scale.name, mel), self._scale.low, self._scale.high)
+        return tf.cast(scaled, self._contract.dtype)
+
+    def _windows(self, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns frame indices [n_windows, frames] and first frames [n_windows], as `features.segments` has them."""
+        frames, hop = self._contract.frames, self._contract.hop_frames
+        n_frames = tf.shape(cells)[0]
+        last = tf.maximum(n_frames - frames, 0)
+        starts = tf.range(0, last + 1, hop)
+        starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
+        # Of a track without frames the check above shall speak, not this division, which does not wait for it.
+        return (starts[:, None] + tf.range(frames)[None, :]) % tf.maximum(n_frames, 1), starts
+
+    def _metadata(self, tokens: tf.Tensor | None) -> list[tf.Tensor]:
+        """Returns the metadata input [1, n_tokens] as `Contract.encode_metadata` makes it; nothing without metadata."""
+        known = self._contract.metadata
+        if not known:
+            return []
+        if tokens is None:
+            return [tf.zeros([1, len(known)])]
+        rare = tf.strings.regex_replace(tokens, "=.*", "=?")
+        is_known = tf.reduce_any(tokens[:, None] == tf.constant(known)[None, :], axis=1)
+        counted = tf.where(is_known, tokens, rare)
+        return [tf.cast(tf.reduce_any(counted[:, None] == tf.constant(known)[None, :], axis=0), tf.float32)[None, :]]
+
+    def _logits(self, cells: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
+        """Returns logits [n_windows, n_labels], float64, some windows at a time.
+
+        These are 32, and of what is left the largest power of two: a network is prepared anew for every batch size
+        that it has not seen, which costs as much as a hundred windows, and tracks come in all lengths.
+        """
+        n_windows = tf.shape(windows)[0]
+        parts = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False)
+
+        def body(begin: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            chosen = windows[begin : begin + _largest_batch(n_windows - begin)]
+            codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
+            told = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
+            logits = self._model([codes, *told] if told else codes)  # type: ignore[no-untyped-call]
+            return begin + tf.shape(codes)[0], parts.write(parts.size(), logits)
+
+        _, parts = tf.while_loop(lambda begin, _: begin < n_windows, body, (0, parts), parallel_iterations=1)
+        logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])
+        return tf.cast(logits, tf.float64)
+
+
+def _largest_batch(n_left: tf.Tensor) -> tf.Tensor:
+    """Returns the largest of 1, 2, 4, ... `WINDOWS_PER_CALL` that is at most the windows left."""
+    sizes = tf.constant([1 << i for i in range(WINDOWS_PER_CALL.bit_length())])
+    return tf.reduce_max(tf.where(sizes <= n_left, sizes, 1))
+
+
+def _curve(name: str, power: tf.Tensor) -> tf.Tensor:
+    if name == "identity":
+        return power
+    if name == "db":
+        return 10.0 / math.log(10.0) * tf.math.log(power)
+    factor = {"log10_1p10": 10.0, "log10_1p10000": 10000.0}[name]
+    return tf.math.log(1.0 + factor * power) / math.log(10.0)
+
+
+def _to_scores(logits: tf.Tensor, kind: str) -> tf.Tensor:
+    return tf.nn.softmax(logits) if kind == "single" else tf.sigmoid(logits)
+
+
+def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
+    """Returns the aggregators of `scoring.aggregate` on logits [n_windows, n_labels], float64, as graph functions."""
+
+    def median(logits: tf.Tensor) -> tf.Tensor:
+        ordered, n = tf.sort(_to_scores(logits, kind), axis=0), tf.shape(logits)[0]
+        return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+    def vote(logits: tf.Tensor) -> tf.Tensor:
+        scores = _to_scores(logits, kind)
+        best = tf.one_hot(tf.argmax(scores, axis=1), tf.shape(scores)[1], dtype=tf.float64)
+        chosen = best if kind == "single" else tf.cast(scores >= 0.5, tf.float64)
+        n = tf.cast(tf.shape(scores)[0], tf.float64)
+        return (tf.reduce_sum(chosen, 0) + tf.reduce_mean(scores, 0)) / (n + 1)
+
+    def top_k_mean(logits: tf.Tensor) -> tf.Tensor:
+        k = tf.minimum(top_k, tf.shape(logits)[0])
+        return tf.reduce_mean(tf.sort(_to_scores(logits, kind), axis=0, direction="DESCENDING")[:k], axis=0)
+
+    return {
+        "mean": lambda logits: tf.reduce_mean(_to_scores(logits, kind), axis=0),
+        "median": median,
+        "max": lambda logits: tf.reduce_max(_to_scores(logits, kind), axis=0),
+        "vote": vote,
+        "logit_mean": lambda logits: _to_scores(tf.reduce_mean(logits, axis=0), kind),
+        "top_k_mean": top_k_mean,
+    }
+
+
+def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
+    """Returns the signatures of the SavedModel.
+
+    `serving_default` takes one track [n_bins, n_frames], `file` one as a file has it, [1, n_bins, n_frames]; `batch`
+    several [n_tracks, n_bins, most_frames] with their lengths `n_frames` [n_tracks]. Models that read metadata have
+    `with_metadata`, one track and tokens [n], and `batch_with_metadata`, several and tokens [n_tracks, most_tokens].
+    """
+    specs = {"serving_default": [contract.n_bins, None], "file": [1, contract.n_bins, None]}
+    mels = {name: tf.TensorSpec(shape, tf.float32, name="mel") for name, shape in specs.items()}
+    found = {name: module.__call__.get_concrete_function(spec) for name, spec in mels.items()}
+    several = (
+        tf.TensorSpec([None, contract.n_bins, None], tf.float32, name="mel"),
+        tf.TensorSpec([None], tf.int32, name="n_frames"),
+    )
+    found["batch"] = module.predict_batch.get_concrete_function(*several)
+    if contract.metadata:
+        tokens = tf.TensorSpec([None], tf.string, name="tokens")
+        found["with_metadata"] = module.__call__.get_concrete_function(mels["serving_default"], tokens)
+        tokens = tf.TensorSpec([None, None], tf.string, name="tokens")
+        found["batch_with_metadata"] = module.predict_batch.get_concrete_function(*several, tokens)
+    return found
+
+
+def load_predict_fn(path: Any) -> Callable[..., dict[str, np.ndarray]]:
+    """Returns the answer function of an exported folder: linear power [n_bins, n_frames] to numpy arrays.
+
+    It takes the metadata tokens of the track as well, which a model without metadata does not look at.
+    """
+    module = tf.saved_model.load(str(path))
+    reads = "with_metadata" in module.signatures
+    # A signature is one graph for tracks of all lengths; called itself, a loaded module traces one for each length that
+    # it meets: .1 s every time, and memory that is never given back.
+    ask = module.signatures["with_metadata" if reads else "serving_default"]
+
+    def answer(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        told = {"tokens": tf.constant(tokens, tf.string)} if reads else {}
+        return {name: value.numpy() for name, value in ask(mel=tf.constant(mel), **told).items()}
+
+    answer.module = module  # type: ignore[attr-defined]  # keeps the variables alive
+    return answer
+
+
+def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
+    """Writes the export folder; it appears under its name when complete.
+
+    `task` says which task of a model with several is exported.
+
+    Raises:
+        UsageError: the model answers several tasks and `task` is none of them, or another process writes the folder.
+        RunError: the run has no model, contract or calibration.
+    """
+    loaded = load_run(run, task)
+    module = TrackModel(
+        fuse_batch_norm(loaded.model),
+        loaded.contract,
+        loaded.calibration,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+    )
+    with export_folder(out, loaded) as folder:
+        _save(module, folder, loaded)
+        report = run.report_folder(loaded.contract.task) / "report.json"
+        if report.is_file():
+            shutil.copy(report, folder / "report.json")
+        write_card(folder, card_of(run, loaded))
+
+
+def _save(module: TrackModel, folder: Path, loaded: LoadedRun) -> None:
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures(module, loaded.contract))
+    except tf.errors.OpError as error:  # what the system says of the disk stands behind the path
+        why = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise RunError(f"{folder.parent}: the model cannot be written there: {why}") from error

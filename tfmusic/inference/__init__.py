@@ -1,0 +1,1 @@
+"""A trained model and tracks to predictions, embeddings and explanations; for run folders and exports alike."""

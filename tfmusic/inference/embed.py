@@ -1,0 +1,180 @@
+"""Embeddings of tracks, from a trained model or from the musicnn weights: what stands before the last layer."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.core.contract import Contract
+from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.track import Track
+from tfmusic.core.windows import segment_starts
+from tfmusic.errors import UsageError
+from tfmusic.features.audio import is_audio
+from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
+from tfmusic.features.filterbanks import map_filterbank
+from tfmusic.features.npy import read_any_mel
+from tfmusic.features.read import read_feature
+from tfmusic.inference.predict import TrackReader, feature_fn
+from tfmusic.inference.predictor import PREDICT_BATCH, load_run
+from tfmusic.inputs.pipeline import EvaluationBatch, for_evaluation
+from tfmusic.models import build_model, for_prediction
+from tfmusic.models.musicnn import FEATURE as MUSICNN
+from tfmusic.models.musicnn import FRAMES
+from tfmusic.pretrained.sources import trained_on
+from tfmusic.records.reader import StoredTrack
+
+# By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
+_FEATURES = {
+    MUSICNN["n_bins"]: MUSICNN,
+    128: {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
+}
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network that embeds windows of a track.
+
+    Attributes:
+        feature: what its embeddings are, as records and contracts name them.
+        track_ids: the tracks that have trained it, where they are known.
+        cells_fn: a track to the network's input, [n_frames, n_bins].
+        embed_fn: windows [batch, frames, n_bins] to embeddings [batch, n_dims].
+        frames: length of a window.
+        hop_frames: distance of the windows.
+        frames_per_s: frames in a second of music.
+    """
+
+    feature: dict[str, Any]
+    track_ids: frozenset[str]
+    cells_fn: Callable[[Track], np.ndarray]
+    embed_fn: Callable[[np.ndarray], Any]
+    frames: int
+    hop_frames: int
+    frames_per_s: float
+
+
+def run_embedder(run: RunDir) -> Embedder:
+    """Returns the embedder of a trained model: the input of its last layer.
+
+    Raises:
+        RunError: the run has no model, contract or calibration.
+        UsageError: the run is an ensemble, which has as many last layers as members.
+    """
+    if run.ensemble.is_file():
+        members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
+        raise UsageError(f"{run.path}: is an ensemble; embed with one of its members: {', '.join(members)}")
+    contract = Contract.load(run.contract)
+    loaded = load_run(run, next(iter(contract.parts())))
+    heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
+    model = for_prediction(keras.Model(loaded.model.inputs[0], heads[-1].input))
+    encoder, read = Encoder(Scale.from_dict(contract.scale), contract.dtype), feature_fn(contract)
+    feature = embedding_feature(
+        f"{contract.task} {_digest(model)}",
+        n_dims=int(model.output.shape[-1]),
+        sample_rate_hz=int(contract.feature["sample_rate_hz"]),
+        hop_length=contract.hop_frames * int(contract.feature["hop_length"]),
+    )
+    return Embedder(
+        feature,
+        trained_on(run),
+        lambda track: encoder.encode(read(track)),
+        model.predict_on_batch,
+        contract.frames,
+        contract.hop_frames,
+        contract.frames_per_s,
+    )
+
+
+def _digest(model: keras.Model) -> str:
+    """Returns what names the weights of a model; the file that they are kept in has dates as well."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def musicnn_embedder(weights: Path, network: str) -> Embedder:
+    """Returns the embedder of musicnn's weights: 753 maxima over a window of 3 s, then 753 means.
+
+    Sound becomes the authors' spectrograms. Those of 96 bins must be the authors' (16 kHz, n_fft 512, hop 256); those
+    of 128 bins AI Rush's, which are mapped to them.
+
+    Raises:
+        RunError: no such weights.
+    """
+    from tfmusic.pretrained.musicnn import musicnn_weights
+    from tfmusic.pretrained.transplant import transplant
+
+    whole = build_model("musicnn", frames=FRAMES, n_bins=MUSICNN["n_bins"], n_outputs=50, dtype="float32")
+    transplant(whole, musicnn_weights(weights, network), with_head=True)
+    model = for_prediction(keras.Model(whole.input, whole.get_layer("pool").output))
+    rate_hz, hop_length = MUSICNN["sample_rate_hz"], MUSICNN["hop_length"]
+    feature = embedding_feature(
+        network, n_dims=int(model.output.shape[-1]), sample_rate_hz=rate_hz, hop_length=FRAMES * hop_length
+    )
+    frames_per_s = rate_hz / hop_length
+    return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
+
+
+def embed_tracks(
+    embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]
+) -> list[tuple[str, str]]:
+    """Writes the embeddings of all windows of all tracks; `on_track` is called after every track.
+
+    Returns names of tracks that could not be read, with reasons; the others are written.
+
+    Raises:
+        DataError: no track can be read.
+    """
+    reader, n_frames = TrackReader(tuple(tracks), on_track), {}
+
+    def stored() -> Iterator[StoredTrack]:
+        for row, cells in reader.read(embedder.cells_fn):
+            n_frames[row] = len(cells)
+            yield StoredTrack(row, reader.tracks[row].track_id, (), cells)
+        reader.check_any(len(n_frames))
+
+    frames, hop = embedder.frames, embedder.hop_frames
+    batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
+    found = _by_track(batches, embedder.embed_fn)
+    first = next(found)  # where nothing can be read, nothing is written
+    with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
+        for row, segments in chain([first], found):
+            starts = segment_starts(n_frames[row], frames=frames, hop_frames=hop)
+            writer.add(reader.tracks[row].track_id, segments, starts / embedder.frames_per_s)
+        writer.finish()
+    return [(reader.tracks[row].track_id, reason) for row, reason in sorted(reader.skipped.items())]
+
+
+def _by_track(
+    batches: Iterator[EvaluationBatch], embed_fn: Callable[[np.ndarray], Any]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields row and embeddings [n_segments, n_dims] of one track after the other; memory holds one, and a batch."""
+    row: int | None = None
+    parts: list[np.ndarray] = []
+    for batch in batches:
+        embeddings = np.asarray(embed_fn(batch.codes), np.float32)
+        for owner in dict.fromkeys(batch.track[batch.track >= 0].tolist()):
+            if row is not None and owner != row:
+                yield row, np.concatenate(parts)
+                parts = []
+            row = owner
+            parts.append(embeddings[batch.track == owner])
+    if row is not None:
+        yield row, np.concatenate(parts)
+
+
+def _musicnn_cells(track: Track) -> np.ndarray:
+    if is_audio(track.feature_path):  # sound becomes the authors' spectrogram itself
+        power = read_feature(track.feature_path, track.track_id, {"name": "mel", **MUSICNN})
+    else:
+        mel = read_any_mel(track.feature_path, tuple(_FEATURES))
+        power = map_filterbank(mel, _FEATURES[len(mel)], MUSICNN)
+    return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)

@@ -1,0 +1,215 @@
+"""Answers for tracks on disk, from a run folder or from an exported model."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfmusic.console import console
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import text_cell
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.track import Track
+from tfmusic.datasets.metadata import tokens_of
+from tfmusic.errors import DataError, UsageError
+from tfmusic.features import embeddings
+from tfmusic.features.audio import is_audio
+from tfmusic.features.extracted import find_feature
+from tfmusic.features.read import read_feature
+from tfmusic.inference.predictor import PREDICT_BATCH, LoadedRun, load_answering, load_contract
+from tfmusic.inputs.pipeline import for_evaluation
+from tfmusic.records.reader import StoredTrack
+from tfmusic.scoring import metrics
+from tfmusic.scoring.aggregate import collect_logits
+from tfmusic.scoring.calibrate import Calibration
+
+
+@dataclass
+class TrackReader:
+    """Reads tracks, and keeps by row in `skipped` why some cannot be read; `on_track` is called after each."""
+
+    tracks: tuple[Track, ...]
+    on_track: Callable[[], None]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def read(self, read_fn: Callable[[Track], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields row and what `read_fn` returns of the tracks that can be read."""
+        for row, track in enumerate(self.tracks):
+            try:
+                values = read_fn(track)
+            except DataError as error:
+                self.skipped[row] = str(error)
+            except OSError as error:
+                self.skipped[row] = f"{track.feature_path}: {error.strerror or error}"
+            else:
+                yield row, values
+            self.on_track()
+
+    def check_any(self, n_read: int) -> None:
+        """Raises DataError where no track could be read, with the reason of the first."""
+        if not n_read:
+            others = f" (and {len(self.skipped) - 1} more)" if len(self.skipped) > 1 else ""
+            raise DataError(f"{self.skipped[0]}{others}")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of tracks, float64 [n_tracks, n_labels], in the order of the tracks.
+
+    `skipped` says by row why a track could not be read; its scores are NaN.
+    """
+
+    contract: Contract
+    track_ids: tuple[str, ...]
+    scores: np.ndarray
+    limits: metrics.Limits
+    skipped: Mapping[int, str] = field(default_factory=dict)
+
+    def answers(self) -> list[Any]:
+        """Returns a label name, or a list of tag names that may be empty, for every track; None for one skipped."""
+        kind = self.contract.kind
+        names = metrics.names(metrics.decide(self.scores, kind, self.limits), self.contract.labels, kind)
+        return [None if row in self.skipped else answer for row, answer in enumerate(names)]
+
+
+def predict_tracks(
+    model_path: Path, tracks: Iterable[Track], on_track: Callable[[], None], *, task: str | None = None
+) -> Predictions:
+    """Returns the scores of tracks from a run or an export; `on_track` is called after every track that was read.
+
+    A track that cannot be read is skipped. `task` says what a run that answers several tasks is asked for.
+
+    Raises:
+        RunError: the folder is neither a run nor an export.
+        UsageError: `task` is missing or none of the model's.
+        DataError: no track can be read.
+    """
+    reader = TrackReader(tuple(tracks), on_track)
+    contract = load_contract(model_path)
+    check_inputs(contract, [track.feature_path for track in reader.tracks])
+    loaded = load_answering(model_path, contract, task)
+    if loaded is not None:
+        contract, limits, found = loaded.contract, loaded.calibration.limits, _from_windows(loaded, reader)
+    else:
+        limits = Calibration.load(model_path / "calibration.json").limits
+        found = _from_saved_model(model_path, contract, reader)
+    reader.check_any(len(found))
+    ids = tuple(track.track_id for track in reader.tracks)
+    scores = np.full((len(ids), len(contract.labels)), np.nan)
+    for row, one in found.items():
+        scores[row] = one
+    return Predictions(contract, ids, scores, limits, reader.skipped)
+
+
+def feature_fn(contract: Contract) -> Callable[[Track], np.ndarray]:
+    """Returns what reads the feature [n_bins, n_frames] of a track, as a contract says."""
+    return lambda track: read_feature(track.feature_path, track.track_id, contract.feature)
+
+
+def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
+    """Raises UsageError where files do not suit a model.
+
+    A model of spectrograms takes sound and `.npy` files, the latter of its own feature where their folder says what
+    they are; a model of embeddings those of the network that it was trained on, and neither of the others.
+    """
+    wanted = contract.feature
+    for path in dict.fromkeys(paths):
+        given = _feature_of(path, wanted)
+        if given != dict(wanted):
+            raise UsageError(f"{path}: the model takes {_describe(wanted)}. Received: {_describe(given)}")
+
+
+def _feature_of(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file holds or can be turned into, as far as that is known."""
+    if path.suffix == ".npz":
+        return embeddings.read_index(path).feature
+    if wanted["name"] == embeddings.NAME:
+        return {"name": "sound" if is_audio(path) else "a spectrogram"}
+    found = None if is_audio(path) else find_feature(path.parent)
+    return dict(wanted) if found is None else found[1]
+
+
+def _describe(feature: Mapping[str, Any]) -> str:
+    if feature["name"] == embeddings.NAME:
+        return f"embeddings of {feature['source']}, a file of tfmusic embed"
+    parameters = ", ".join(f"{key}={value}" for key, value in feature.items() if key != "name")
+    return f"{feature['name']} ({parameters})" if parameters else str(feature["name"])
+
+
+def _from_windows(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
+    """Returns the scores [n_labels] of the tracks that can be read, by row."""
+    contract = loaded.contract
+    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+
+    def stored() -> Iterator[StoredTrack]:
+        for row, values in reader.read(feature_fn(contract)):
+            yield StoredTrack(row, reader.tracks[row].track_id, (), encoder.encode(values))
+
+    metadata = None
+    if contract.metadata:
+        _warn_without_metadata(reader.tracks)
+        metadata = np.array(
+            [contract.encode_metadata(tokens_of(track.metadata)) for track in reader.tracks], np.float32
+        )
+    batches = for_evaluation(
+        stored(),
+        frames=contract.frames,
+        hop_frames=contract.hop_frames,
+        batch_size=PREDICT_BATCH,
+        metadata=metadata,
+    )
+    logits = collect_logits(batches, loaded.model.predict_on_batch)
+    return {
+        row: loaded.calibration.track_scores(one, kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k)
+        for row, one in logits.items()
+    }
+
+
+def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
+    if not any(track.metadata for track in tracks):
+        console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
+
+
+def _from_saved_model(path: Path, contract: Contract, reader: TrackReader) -> dict[int, np.ndarray]:
+    """Returns the scores [n_labels] of the tracks that can be read, by row."""
+    from tfmusic.export.savedmodel import load_predict_fn  # TensorFlow alone; a run may answer without it
+
+    answer = load_predict_fn(path)
+    if contract.metadata:
+        _warn_without_metadata(reader.tracks)
+    return {
+        row: answer(values, tokens_of(reader.tracks[row].metadata))["track_scores"]
+        for row, values in reader.read(feature_fn(contract))
+    }
+
+
+def predictions_table(
+    track_ids: Sequence[str],
+    answers: Sequence[Any],
+    scores: np.ndarray,
+    labels: Sequence[str],
+    targets: Sequence[Any] | None = None,
+) -> pd.DataFrame:
+    """Returns the columns track_id, answer, target where known, and `score:LABEL` for every label.
+
+    Several tags stand as a JSON list in their cell. A track without an answer, None, has empty cells.
+    What a spreadsheet would run as a formula, in a name of a file as well, has a quote before it.
+    """
+    columns: dict[str, Any] = {
+        "track_id": [text_cell(name) for name in track_ids],
+        "answer": [_cell(answer) for answer in answers],
+    }
+    if targets is not None:
+        columns["target"] = [_cell(target) for target in targets]
+    columns |= {f"score:{label}": scores[:, i].round(6) for i, label in enumerate(labels)}
+    return pd.DataFrame(columns)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return text_cell(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

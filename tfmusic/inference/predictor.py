@@ -1,0 +1,279 @@
+"""What answers, from its folder: the model of a run, or an exported model of segments, and all that belongs to it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmusic.config.loading import load_config
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import check_files
+from tfmusic.core.rundir import RunDir, is_run, to_finish
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import cut
+from tfmusic.errors import RunError, UsageError
+from tfmusic.export.card import CARD_JSON, model_card
+from tfmusic.export.layout import is_export, is_of_segments, read_answer
+from tfmusic.inference.runtimes import SegmentModel, check_fits
+from tfmusic.inputs.pipeline import EvaluationBatch
+from tfmusic.models import for_prediction
+from tfmusic.models.surgery import load_saved
+from tfmusic.scoring import metrics
+from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.timeline import Timeline, parts, timeline
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The best model of a run, or an exported model of segments, with all that turns its logits into answers."""
+
+    model: Any  # with predict_on_batch: codes, or [codes, metadata], to logits
+    contract: Contract
+    calibration: Calibration
+    aggregator: str
+    top_k: int
+
+
+def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
+    """Returns the best model of a run folder; of a model for several tasks, what answers one of them.
+
+    Raises:
+        UsageError: the model answers several tasks and `task` is none of them, or another than the only one.
+        RunError: a file is missing or damaged, the contract is not that of the model, or the model would run code of
+            its own.
+    """
+    run.check()
+    contract, path = Contract.load(run.contract), run.checkpoint("best")
+    task = choose_task(contract, task)
+    if not path.is_file():
+        raise RunError(f"{path}: no such file: the run has not finished an epoch")
+    if not run.calibration.is_file():
+        raise RunError(f"{run.path}: training has not ended. Finish it with {to_finish(run)}")
+    model = load_saved(path)
+    if contract.heads:
+        model = keras.Model(model.input, _head(model, task, path))
+    for_prediction(model)
+    evaluation = load_config(run.config).evaluation
+    calibration = Calibration.load(run.calibration, task if contract.heads else None)
+    part = contract.parts()[task].contract
+    check_fits(path, part, *([_spec(one) for one in some] for some in (model.inputs, model.outputs)))
+    return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+
+
+def _head(model: keras.Model, task: str, path: Path) -> Any:
+    try:
+        return model.get_layer(f"logits_{task}").output
+    except ValueError as error:
+        raise RunError(
+            f"{path}: must have a head for {task}, as the contract beside it says; bring back files that belong"
+            " together"
+        ) from error
+
+
+def _spec(tensor: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.shape[1:]), getattr(tensor.dtype, "name", tensor.dtype)  # Keras 2 has TensorFlow's types
+
+
+def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
+    """Returns the model card of a run that has been loaded."""
+    return model_card(
+        run,
+        loaded.contract,
+        aggregator=loaded.aggregator,
+        top_k=loaded.top_k,
+        limits=loaded.calibration.limits,
+        n_parameters=loaded.model.count_params(),
+    )
+
+
+def choose_task(contract: Contract, task: str | None) -> str:
+    """Returns the task that a model is asked for; raises UsageError where that is not clear."""
+    tasks = list(contract.parts())
+    if task is None and len(tasks) == 1:
+        return tasks[0]
+    if task not in tasks:
+        raise UsageError(
+            f"--task must be one of {', '.join(tasks)}, which the model answers. Received: {task or 'none'}"
+        )
+    return task
+
+
+def load_answering(path: Path, contract: Contract, task: str | None = None) -> LoadedRun | None:
+    """Returns what a run folder or an export of segments answers with; None for a SavedModel, which answers itself.
+
+    `contract` is that of the folder, as `load_contract` returns it.
+
+    Raises:
+        UsageError: as `load_run`; or the package that runs the export is not installed.
+        RunError: the folder is damaged, or does not say how windows become an answer.
+    """
+    if is_run(path):
+        return load_run(RunDir(path), task)
+    choose_task(contract, task)
+    if not is_of_segments(path):
+        return None
+    aggregator, top_k = read_answer(path)
+    calibration = Calibration.load(path / "calibration.json")
+    return LoadedRun(SegmentModel(path, contract), contract, calibration, aggregator, top_k)
+
+
+def load_contract(model_path: Path) -> Contract:
+    """Returns the contract of a run or an export; raises RunError where the folder is neither, or damaged."""
+    if is_export(model_path) or is_run(model_path):
+        check_files(model_path, only=["contract.json"] if is_run(model_path) else None)
+        return Contract.load(model_path / "contract.json")
+    raise RunError(f"{model_path}: must be a run folder with a trained model, or what tfmusic export wrote")
+
+
+PREDICT_BATCH = 64
+N_LINES = 10  # labels whose scores over time are told
+N_NAMED = 3  # labels that a part names
+
+
+@dataclass(frozen=True)
+class TrackPrediction:
+    """What a model says of a track.
+
+    Attributes:
+        scores: [n_labels], calibrated, as `predict` gives them.
+        chosen: bool [n_labels], the answer.
+        segment_scores: [n_windows, n_labels], calibrated.
+        starts: first frame of every window, [n_windows].
+        n_frames: length of the track, frames.
+    """
+
+    scores: np.ndarray
+    chosen: np.ndarray
+    segment_scores: np.ndarray
+    starts: np.ndarray
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that has been loaded, ready for any number of tracks; from a run or an export, without a difference.
+
+    Attributes:
+        contract: of the task that it answers.
+        card: its model card; of an export of an older tfmusic only what the contract says.
+        limits: how many tags an answer may have.
+        scores_fn: linear power [n_bins, n_frames] and metadata tokens to track_scores, segment_scores, segment_starts.
+    """
+
+    contract: Contract
+    card: dict[str, Any]
+    limits: metrics.Limits
+    scores_fn: Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]
+
+    @property
+    def aggregator(self) -> str:
+        """How windows become a track; `unknown` of an export of an older tfmusic."""
+        answer = self.card.get("answer")
+        return str(answer.get("aggregator", "unknown")) if isinstance(answer, dict) else "unknown"
+
+    def answer(self, mel: np.ndarray, tokens: Sequence[str] = ()) -> TrackPrediction:
+        """Returns the answer for a track.
+
+        Args:
+            mel: linear power, float32 [n_bins, n_frames], as `read_feature` returns it.
+            tokens: what is known of the track beside, such as "genres=jazz".
+        """
+        found = self.scores_fn(mel, tokens)
+        scores = found["track_scores"].astype(np.float64)
+        chosen = metrics.decide(scores[None], self.contract.kind, self.limits)[0]
+        segments = found["segment_scores"].astype(np.float64)
+        return TrackPrediction(scores, chosen, segments, found["segment_starts"].astype(np.int64), mel.shape[1])
+
+    def timeline(self, answer: TrackPrediction) -> Timeline:
+        """Returns the scores of an answer over time."""
+        frames = self.contract.frames
+        return timeline(answer.segment_scores, answer.starts, frames=frames, n_frames=answer.n_frames)
+
+    def to_dict(self, answer: TrackPrediction) -> dict[str, Any]:
+        """Returns an answer for JSON: scores, the strongest labels over time, parts; times in seconds."""
+        names, per_s = self.contract.labels, self.contract.frames_per_s
+        chosen = [names[i] for i in np.flatnonzero(answer.chosen).tolist()]
+        order = np.argsort(-answer.scores, kind="stable")
+        line = self.timeline(answer)
+        return {
+            "task": self.contract.task,
+            "duration_s": round(answer.n_frames / per_s, 3),
+            "answer": chosen[0] if self.contract.kind == "single" else chosen,
+            "aggregator": self.aggregator,
+            "windows": len(answer.starts),
+            "scores": {name: round(float(score), 6) for name, score in zip(names, answer.scores, strict=True)},
+            "timeline": {
+                "edges_s": seconds(line.edges, per_s),
+                "scores": {names[i]: line.scores[:, i].round(6).tolist() for i in order[:N_LINES].tolist()},
+            },
+            "parts": [
+                {
+                    "begin_s": round(part.begin / per_s, 3),
+                    "end_s": round(part.end / per_s, 3),
+                    "labels": {names[i]: round(score, 6) for i, score in zip(part.labels, part.scores, strict=True)},
+                }
+                for part in parts(line, n_named=min(N_NAMED, len(names)))
+            ],
+        }
+
+
+def seconds(frames: np.ndarray, frames_per_s: float) -> list[float]:
+    """Returns frames as seconds, to the millisecond."""
+    return [round(float(frame) / frames_per_s, 3) for frame in frames]
+
+
+def load_predictor(path: Path, task: str | None = None) -> Predictor:
+    """Returns the model of a run folder or of an exported folder.
+
+    Raises:
+        RunError: the folder is neither, or damaged.
+        UsageError: the model answers several tasks and `task` is none of them.
+    """
+    contract = load_contract(path)
+    loaded = load_answering(path, contract, task)
+    if loaded is not None:
+        card = card_of(RunDir(path), loaded) if is_run(path) else _card(path, loaded.contract)
+        return Predictor(loaded.contract, card, loaded.calibration.limits, _of_windows(loaded))
+    from tfmusic.export.savedmodel import load_predict_fn  # TensorFlow alone; the others may answer without it
+
+    limits = Calibration.load(path / "calibration.json").limits
+    return Predictor(contract, _card(path, contract), limits, load_predict_fn(path))
+
+
+def _card(export: Path, contract: Contract) -> dict[str, Any]:
+    file = export / CARD_JSON
+    return (
+        RunDir(export).read_json(file) if file.is_file() else {"task": contract.task, "labels": list(contract.labels)}
+    )
+
+
+def _of_windows(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
+    contract, calibration = loaded.contract, loaded.calibration
+    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+
+    def scores(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        windows, starts = cut(encoder.encode(mel), frames=contract.frames, hop_frames=contract.hop_frames)
+        known = np.array(contract.encode_metadata(tuple(tokens)), np.float32) if contract.metadata else None
+        firsts = range(0, len(windows), PREDICT_BATCH)
+        logits = np.concatenate([_logits(loaded, windows[at : at + PREDICT_BATCH], known) for at in firsts])
+        return {
+            "track_scores": calibration.track_scores(
+                logits, kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k
+            ),
+            "segment_scores": calibration.segment_scores(logits, kind=contract.kind),
+            "segment_starts": starts,
+        }
+
+    return scores
+
+
+def _logits(loaded: LoadedRun, windows: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """Returns logits [n_windows, n_labels]; batches have one of a few sizes, as every new size is compiled anew."""
+    size = next(size for size in (16, PREDICT_BATCH) if size >= len(windows))
+    filled = np.concatenate([windows, np.repeat(windows[-1:], size - len(windows), axis=0)])
+    metadata = None if known is None else np.repeat(known[None], size, axis=0)
+    batch = EvaluationBatch(filled, np.zeros(size, int), metadata)
+    return np.asarray(loaded.model.predict_on_batch(batch.inputs), np.float32)[: len(windows)]

@@ -1,0 +1,205 @@
+"""One shard: a pure function of its spec and the tracks' files, so workers and their timing play no part."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.windows import segment_starts, tile_to
+from tfmusic.errors import DataError
+from tfmusic.features.offline_augment import Change
+from tfmusic.features.read import read_feature
+from tfmusic.records.format import SegmentHeader, order_key
+from tfmusic.records.manifest import RunningStatistics, Shard, Statistics
+from tfmusic.records.writer import ShardWriter
+
+ALL = "all"
+
+
+def stored_starts(
+    n_frames: int, track_id: str, *, frames: int, hop_frames: int, choice: str, count: int, seed: int
+) -> list[int]:
+    """Returns the first frames of the segments of a track that are stored, ascending.
+
+    Args:
+        n_frames: length of the track.
+        track_id: its name, on which a random choice depends.
+        frames: length of a segment.
+        hop_frames: distance of the segments that there are to choose from.
+        choice: `all`, or `count` of them: the `first`, some at `random`, or `even`ly spaced ones, of which one alone is
+            the middle.
+        count: how many; all where a track has no more.
+        seed: of the random choice.
+    """
+    starts: list[int] = segment_starts(n_frames, frames=frames, hop_frames=hop_frames).tolist()
+    if choice == ALL or len(starts) <= count:
+        return starts
+    if choice == "first":
+        return starts[:count]
+    if choice == "random":
+        return sorted(sorted(starts, key=lambda start: order_key(seed, track_id, start))[:count])
+    last = len(starts) - 1
+    places = np.round(np.linspace(0, last, count)) if count > 1 else [last // 2]
+    return [starts[int(place)] for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrack:
+    """A track with all that a worker needs to store it; `change` makes it a changed copy of its file."""
+
+    row: int
+    track_id: str
+    path: Path
+    label: tuple[int, ...]
+    n_frames: int
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """All that the bytes of one shard depend on."""
+
+    path: Path
+    split: str
+    tracks: tuple[PlannedTrack, ...]
+    segment_frames: int
+    hop_frames: int
+    feature: Mapping[str, Any]
+    dtype: str
+    scale: Scale
+    seed: int
+    on_error: str
+    segments: str = ALL
+    segments_per_track: int = 1
+
+    @property
+    def n_bins(self) -> int:
+        """Height of a spectrogram, or length of an embedding."""
+        return int(self.feature["n_bins"])
+
+    @property
+    def segment_bytes(self) -> int:
+        """Size of the cells of a segment."""
+        return self.segment_frames * self.n_bins * np.dtype(self.dtype).itemsize
+
+    def starts(self, track: PlannedTrack) -> list[int]:
+        """Returns the first frames of the segments of a track that are stored, ascending."""
+        return stored_starts(
+            track.n_frames,
+            track.track_id,
+            frames=self.segment_frames,
+            hop_frames=self.hop_frames,
+            choice=self.segments,
+            count=self.segments_per_track,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a worker reports of a finished shard."""
+
+    shard: Shard
+    statistics: Statistics
+    clipped_cells: int
+    skipped: Mapping[int, str]
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardResult | None":
+        """Returns a result that was noted as JSON, or None where the machine went down while it was written."""
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            return None
+        numbers = fields["statistics"]
+        return cls(
+            Shard(**fields["shard"]),
+            Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"])),
+            fields["clipped_cells"],
+            {int(row): reason for row, reason in fields["skipped"].items()},
+        )
+
+
+def write_shard(spec: ShardSpec) -> ShardResult:
+    """Writes one shard and returns what it holds.
+
+    Raises:
+        DataError: a track cannot be stored and `on_error` is `stop`.
+    """
+    skipped: dict[int, str] = {}
+    while True:  # a second time only where the first found tracks to skip
+        kept = [track for track in spec.tracks if track.row not in skipped]
+        result = _try_shard(spec, kept, skipped)
+        if result is not None:
+            return result
+
+
+def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, str]) -> ShardResult | None:
+    """Returns the result, or None after adding to `skipped` the tracks that cannot be stored."""
+    encoder, statistics = Encoder(spec.scale, spec.dtype), RunningStatistics(spec.n_bins, spec.dtype)
+    clipped, complete = 0, True
+    headers = _ordered_headers(spec, tracks)
+    with ShardWriter(spec.path, headers, spec.segment_bytes) as writer:
+        for track in tracks:
+            try:
+                mel = _read(track, spec.feature)
+            except DataError as error:
+                if spec.on_error == "stop":
+                    raise
+                skipped[track.row], complete = short_reason(error, track.path), False
+                continue
+            cells, starts = encoder.encode(mel), spec.starts(track)
+            stored = cells[_stored_frames(len(cells), starts, spec)]
+            statistics.add(stored)
+            clipped += encoder.count_clipped(stored)
+            tiled = tile_to(cells, spec.segment_frames)
+            for start in starts:
+                writer.write(track.row, start, tiled[start : start + spec.segment_frames])
+        if not complete:
+            return None
+        size, digest = writer.finish()
+    shard = Shard(spec.path.name, len(headers), size, digest)
+    return ShardResult(shard, statistics.so_far(), clipped, skipped)
+
+
+def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:
+    """Returns which frames of a track are in some segment that is stored."""
+    if spec.segments == ALL:
+        return slice(None)
+    stored = np.zeros(n_frames, bool)
+    for start in starts:
+        stored[start : start + spec.segment_frames] = True
+    return stored
+
+
+def short_reason(error: DataError, path: Path) -> str:
+    """Returns the reason why a track is skipped, with its file named but not the folders of this machine."""
+    return str(error).replace(str(path), path.name)
+
+
+def _read(track: PlannedTrack, feature: Mapping[str, Any]) -> np.ndarray:
+    mel = read_feature(track.path, track.track_id, feature, change=track.change)
+    if mel.shape[1] != track.n_frames:
+        raise DataError(
+            f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"
+        )
+    return mel
+
+
+def _ordered_headers(spec: ShardSpec, tracks: Sequence[PlannedTrack]) -> list[SegmentHeader]:
+    headers = [
+        SegmentHeader(
+            track_id=track.track_id,
+            track=track.row,
+            start=start,
+            valid=min(spec.segment_frames, track.n_frames),
+            label=track.label,
+        )
+        for track in tracks
+        for start in spec.starts(track)
+    ]
+    return sorted(headers, key=lambda header: order_key(spec.seed, header.track_id, header.start))

@@ -1,0 +1,289 @@
+"""Fonts for labels of any script, as far as the system has them."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tfmusic.core.contract import POWER
+from tfmusic.reports.explanation import fonts
+from tfmusic.reports.inspection import Inspection
+
+# What matplotlib brings itself, then fonts with the signs of Korean and Japanese that systems have as a rule.
+_FIRST = "DejaVu Sans"
+_PREFERRED = (
+    "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo",
+    "AppleGothic", "Yu Gothic", "MS Gothic", "IPAexGothic", "WenQuanYi Zen Hei",
+)  # fmt: skip
+_MOST_FONTS = 4
+
+
+def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Returns names of fonts that show some texts together, first the usual one, and the signs that none has."""
+    missing = {sign for text in texts for sign in text if sign.isprintable()} - _signs(_FIRST)
+    chosen = [_FIRST]
+    for name in _candidates() if missing else ():
+        found = missing & _signs(name)
+        if found:
+            chosen.append(name)
+            missing -= found
+        if not missing or len(chosen) == _MOST_FONTS:
+            break
+    return chosen, missing
+
+
+def picture_names(labels: Sequence[str], missing: set[str]) -> Mapping[str, str]:
+    """Returns what stands for each label on a picture: itself, or its number where a sign cannot be shown."""
+    return {label: f"no. {i}" if missing.intersection(label) else label for i, label in enumerate(labels, 1)}
+
+
+def _candidates() -> list[str]:
+    names = sorted({font.name for font in _fonts()} - {_FIRST})
+    return sorted(names, key=lambda name: _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED))
+
+
+@lru_cache(maxsize=512)
+def _signs(name: str) -> frozenset[str]:
+    """Returns the signs that a font has in its upright, regular form; none where there is no such form."""
+    from matplotlib.ft2font import FT2Font
+
+    for font in _fonts():
+        if font.name == name and font.style == "normal":
+            return frozenset(map(chr, FT2Font(font.fname).get_charmap()))
+    return frozenset()
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> tuple[Any, ...]:
+    """Returns the regular fonts of the system, those that came after matplotlib made its list as well."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {font.fname for font in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known:
+            with suppress(OSError, RuntimeError, ValueError, KeyError):  # no font that it can read
+                fontManager.addfont(path)
+    regular = [font for font in fontManager.ttflist if str(font.weight) in ("400", "normal", "regular", "book")]
+    # matplotlib brings a font that has a box for every sign there is.
+    usable = [font for font in regular if "Last Resort" not in font.name]
+    return tuple(sorted(usable, key=lambda font: (font.name, font.fname)))
+
+
+_MOST_NAMED = 30
+
+
+def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Returns uint8 [height, width, 3]; rows are true classes, colours shares of them, numbers counts.
+
+    Args:
+        counts: [n_classes, n_classes].
+        labels: names of the classes; more than 30 are numbered.
+    """
+    n, is_named = len(labels), len(labels) <= _MOST_NAMED
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    with mpl.rc_context({"font.family": fonts(), "font.size": 8}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure = Figure(figsize=(2 + 0.4 * min(n, 20), 1.6 + 0.34 * min(n, 20)), dpi=80, layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel="answered", ylabel="true")
+        if is_named:
+            axes.set_xticks(range(n), labels, rotation=45, ha="right")
+            axes.set_yticks(range(n), labels)
+            for i, j in np.ndindex(n, n):
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="w" if shares[i, j] > 0.6 else "k")
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+_DPI = 110
+_COLOURS = ("#4477AA", "#EE6677", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
+_SHOWN_LABELS = 60
+_SHOWN_TOGETHER = 25
+_DB_BELOW = 80.0  # the range of colours, down from the loudest cell of an example
+
+
+@dataclass(frozen=True)
+class Example:
+    """A stretch of a track: its values [n_bins, n_frames], power where the feature is one."""
+
+    track_id: str
+    values: np.ndarray
+    start_s: float
+
+
+class Pictures:
+    """Draws the pictures of an inspection into a folder; `names` is what stands for each label on them."""
+
+    def __init__(self, found: Inspection, names: Mapping[str, str], fonts: Sequence[str], folder: Path) -> None:
+        self.found, self.names, self.fonts, self.folder = found, names, list(fonts), folder
+
+    def draw(self) -> list[Path]:
+        """Returns the pictures of the whole: labels, lengths and, where tracks have several labels, two more."""
+        drawn = [self.labels()]
+        if len(self.found.seconds):
+            drawn.append(self.lengths())
+        if max(self.found.labels_per_track) > 1:
+            drawn += [self.labels_per_track(), self.together()]
+        return drawn
+
+    def labels(self) -> Path:
+        """Draws a bar a label, the most common at the top, in the colours of the splits."""
+        counts = dict(list(self.found.counts.items())[:_SHOWN_LABELS])
+        with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts) + 0.4 * bool(self.found.splits)) as (figure, path):
+            axes, left = figure.subplots(), np.zeros(len(counts))
+            places = np.arange(len(counts))
+            splits = self.found.splits
+            for split, colour in zip(splits or ("",), _colours(len(splits) or 1), strict=True):
+                some = self.found.counts_of(split) if split else counts
+                widths = np.array([some.get(label, 0) for label in counts])
+                axes.barh(places, widths, left=left, color=colour, height=0.75, label=split or None)
+                left += widths
+            for place, total in zip(places, left, strict=True):
+                axes.annotate(
+                    f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=8
+                )
+            axes.set_yticks(places, [_short(self.names[label], 40) for label in counts])
+            axes.set_ylim(len(counts) - 0.4, -0.6)
+            axes.set_xlim(0, left.max() * 1.09)
+            axes.set_xlabel("tracks")
+            more = len(self.found.counts) - len(counts)
+            axes.set_title(
+                f"{self.found.name}: tracks of every label" + (f", without {more} rarer ones" if more else "")
+            )
+            if splits:
+                figure.legend(loc="outside lower center", ncols=min(len(splits), 6), frameon=False)
+            _plain(axes, "x")
+        return path
+
+    def lengths(self) -> Path:
+        """Draws how many tracks are how long."""
+        seconds = self.found.seconds
+        with self._figure("lengths", 8.0, 3.6) as (figure, path):
+            axes = figure.subplots()
+            low, high = seconds.min(), seconds.max()
+            if high - low < 1.0:  # all alike: one bar, not forty of thousandths of a second
+                low, high = low - 0.5, high + 0.5
+            axes.hist(seconds, bins=np.linspace(low, high, 41), color=_COLOURS[0])
+            axes.set_xlabel("length (s)")
+            axes.set_ylabel("tracks")
+            axes.set_title(f"{self.found.name}: {len(seconds):,} tracks, {seconds.sum() / 3600:,.2f} hours")
+            _whole_numbers(axes.yaxis)
+            _plain(axes, "y")
+        return path
+
+    def labels_per_track(self) -> Path:
+        """Draws how many tracks have how many labels."""
+        counts = self.found.labels_per_track
+        with self._figure("labels_per_track", 8.0, 3.6) as (figure, path):
+            axes = figure.subplots()
+            axes.bar(list(counts), list(counts.values()), color=_COLOURS[0])
+            axes.set_xlabel("labels of a track")
+            axes.set_ylabel("tracks")
+            axes.set_title(f"{self.found.name}: labels a track")
+            _whole_numbers(axes.xaxis)
+            _whole_numbers(axes.yaxis)
+            _plain(axes, "y")
+        return path
+
+    def together(self) -> Path:
+        """Draws the share of a label's tracks (row) that have another label as well (column)."""
+        labels = list(self.found.counts)[:_SHOWN_TOGETHER]
+        shares = self.found.together(labels)
+        np.fill_diagonal(shares, np.nan)
+        size = 3.0 + 0.3 * len(labels)
+        with self._figure("together", size + 1.0, size) as (figure, path):
+            axes = figure.subplots()
+            top = float(np.nanmax(shares)) if len(labels) > 1 else 1.0
+            image = axes.imshow(shares, cmap="viridis", vmin=0.0, vmax=max(top, 1e-9))
+            axes.set_facecolor("#DDDDDD")
+            texts = [_short(self.names[label], 24) for label in labels]
+            axes.set_xticks(range(len(labels)), texts, rotation=90)
+            axes.set_yticks(range(len(labels)), texts)
+            axes.set_title(f"{self.found.name}: share of the tracks of a row\nthat are of the column as well")
+            figure.colorbar(image, ax=axes, shrink=0.7)
+        return path
+
+    def examples(self, number: int, label: str, some: Sequence[Example], feature: Mapping[str, Any]) -> Path:
+        """Draws a page of spectrograms of one label, all over the same number of seconds."""
+        rate = feature["sample_rate_hz"] / feature["hop_length"]
+        n_rows, longest_s = -(-len(some) // 2), max(example.values.shape[1] for example in some) / rate
+        with self._figure(f"examples-{number:02d}", 10.0, 0.8 + 2.2 * n_rows) as (figure, path):
+            grid = figure.subplots(n_rows, 2, squeeze=False)
+            for axes in grid.ravel()[len(some) :]:
+                axes.set_visible(False)
+            for place, (axes, example) in enumerate(zip(grid.ravel(), some, strict=False)):
+                end_s = example.start_s + example.values.shape[1] / rate
+                extent = (example.start_s, end_s, 0, len(example.values))
+                limits = _limits(shown := _shown(example.values, feature), feature)
+                axes.imshow(
+                    shown,
+                    origin="lower",
+                    aspect="auto",
+                    cmap="magma",
+                    extent=extent,
+                    interpolation="nearest",
+                    vmin=limits[0],
+                    vmax=limits[1],
+                )
+                axes.set_xlim(example.start_s, example.start_s + longest_s)
+                axes.set_title(example.track_id, fontsize=9)
+                axes.set_ylabel("bin" if place % 2 == 0 else "")
+                axes.set_xlabel("s" if place >= len(some) - 2 else "")
+            figure.suptitle(f"{self.found.name}: {_short(self.names[label], 60)}, {self.found.counts[label]:,} tracks")
+        return path
+
+    @contextmanager
+    def _figure(self, name: str, width: float, height: float) -> Iterator[tuple[Any, Path]]:
+        """Yields an empty figure of a size in inches, and writes it as PNG."""
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        path = self.folder / f"{name}.png"
+        with mpl.rc_context({"font.family": self.fonts, "axes.unicode_minus": False, "text.parse_math": False}):
+            layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+            figure = Figure(figsize=(width, min(height, 40.0)), layout=layout)
+            yield figure, path
+            figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+def _shown(values: np.ndarray, feature: Mapping[str, Any]) -> np.ndarray:
+    """Returns power as dB, other values as they are."""
+    if feature["name"] not in POWER:
+        return values
+    return np.asarray(10.0 * np.log10(np.maximum(values, max(float(values.max()), 1e-30) * 1e-12)))
+
+
+def _limits(shown: np.ndarray, feature: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = float(shown.min()), float(shown.max())
+    return (max(low, high - _DB_BELOW) if feature["name"] in POWER else low, max(high, low + 1e-9))
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _colours(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _plain(axes: Any, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _whole_numbers(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,1 @@
+"""The local page and the JSON endpoint of `tfmusic serve`."""

@@ -1,0 +1,319 @@
+"""All that one config asks for: one training, one for every fold, and those of its partners, joined to one run."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfmusic.config.loading import load_config, to_yaml
+from tfmusic.config.sections import Config
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import file_sha256, write_text
+from tfmusic.core.rundir import RunDir, is_run, write_json
+from tfmusic.errors import ConfigError, RunError, UsageError
+from tfmusic.evaluation.out_of_fold import calibrate_together, check_finished, score_held_out, tag_limits, track_means
+from tfmusic.models.ensemble import build_ensemble, join_metadata
+from tfmusic.models.surgery import load_saved
+from tfmusic.records.manifest import Manifest
+from tfmusic.scoring.aggregate import blend_weights
+from tfmusic.scoring.calibrate import Calibration, save_by_task
+from tfmusic.training.checks import check
+from tfmusic.training.environment import environment
+from tfmusic.training.fit import TrainingProgress, fit
+from tfmusic.training.frozen import BackboneCache
+from tfmusic.training.job import Job
+
+_RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
+OWN = "own"  # the folder of the config's own model beside its partners'
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training of a recipe: its config and where its run stands."""
+
+    config: Config
+    run: RunDir
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The trainings that a config and its partners ask for.
+
+    Attributes:
+        config: the config.
+        partners: those of its partners by name.
+        manifest: the records of all.
+        run_dir: the folder of the whole.
+    """
+
+    config: Config
+    partners: Mapping[str, Config]
+    manifest: Manifest
+    run_dir: RunDir
+
+    def check(self, *, resume: bool) -> None:
+        """Checks every training before anything is removed or written.
+
+        Raises:
+            ConfigError, RecordsError, RunError: as `training.checks.check`, or partners that cannot be joined.
+        """
+        fold = self.config.training.fold
+        for name, partner in self.partners.items():
+            if partner.training.fold != fold or partner.ensemble.partners:
+                raise ConfigError(
+                    f"ensemble.partners: {name} must have training.fold={fold} and no partners of its own. Received:"
+                    f" fold={partner.training.fold}, partners={partner.ensemble.partners}"
+                )
+        stems = [Path(name).stem for name in self.partners]
+        if len({OWN, *stems}) <= len(stems) or any(_RESERVED.fullmatch(stem) for stem in stems):
+            raise ConfigError(
+                f"ensemble.partners: their file names must differ, and not be {OWN}, foldN or another name in a run"
+                f" folder. Received: {', '.join(stems)}"
+            )
+        for part in self.parts():
+            source = part.config.model.init_from
+            if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):
+                raise ConfigError(f"model.init_from={source} lies in the run folder that is to be replaced")
+            check(part.config, self.manifest, resume=resume and part.run.state.is_file())
+
+    def describe(self) -> str:
+        """Returns how many models there are, and which folds train and validate."""
+        parts = list(self.parts())
+        if len(parts) > 1:
+            return f"{len(parts)} models: {', '.join(self._name(part.run) for part in parts)}"
+        _, folds = check(parts[0].config, self.manifest, resume=False)
+        return f"on {', '.join(folds.training)}, validate on {', '.join(folds.validation) or 'none'}"
+
+    def members(self) -> dict[str, tuple[Config, RunDir]]:
+        """Returns config and folder of the config's own model and of each partner's."""
+        if not self.partners:
+            return {"": (self.config, self.run_dir)}
+        every = {OWN: self.config} | {Path(name).stem: config for name, config in self.partners.items()}
+        return {name: (config, RunDir(self.run_dir.path / name)) for name, config in every.items()}
+
+    def parts(self) -> Iterator[Part]:
+        """Yields every single training in its order."""
+        return chain.from_iterable(_parts(config, run) for config, run in self.members().values())
+
+    def run(self, *, resume: bool, on_part: Callable[[str], None]) -> dict[str, TrainingProgress]:
+        """Trains what is not trained yet, joins it, and returns how each training went by its folder's name.
+
+        Raises:
+            ConfigError, RecordsError, RunError: as `fit`.
+        """
+        parts = list(self.parts())
+        if len(parts) == 1:
+            return {"": fit(self.config, self.manifest, self.run_dir, resume=resume)}
+        if not resume:
+            for config, run in self.members().values():  # weights and shards are looked at before anything goes
+                first = next(_parts(config, run))
+                Job.prepare(first.config, self.manifest, first.run)
+            shutil.rmtree(self.run_dir.path, ignore_errors=True)
+        for config, run in ((self.config, self.run_dir), *self.members().values()):
+            write_text(run.config, to_yaml(config))
+            run.unseal()
+            shutil.rmtree(run.evaluation, ignore_errors=True)
+        went, cache = {}, BackboneCache()
+        for number, part in enumerate(parts, 1):
+            name = self._name(part.run)
+            on_part(f"model {number} of {len(parts)}: {name}")
+            went[name] = fit(
+                part.config, self.manifest, part.run, resume=part.run.state.is_file(), cache=cache, whole=self.run_dir
+            )
+            keras.backend.clear_session()  # the next one builds its own graph
+        self._join()
+        return went
+
+    def _name(self, run: RunDir) -> str:
+        return str(run.path.relative_to(self.run_dir.path))
+
+    def _join(self) -> None:
+        members = self.members()
+        if self.config.training.fold == "all":
+            for _, run in members.values():
+                join_folds(run, self.manifest)
+        if self.partners:
+            runs = [run for _, run in members.values()]
+            weights = [1 / len(runs)] * len(runs) if self.config.ensemble.weights == "equal" else None
+            join_runs(runs, self.run_dir, self.manifest, weights)
+
+
+def _parts(config: Config, run: RunDir) -> Iterator[Part]:
+    if config.training.fold != "all":
+        yield Part(config, run)
+        return
+    for fold in range(config.data.folds):
+        training = config.training.model_copy(update={"fold": fold})
+        yield Part(config.model_copy(update={"training": training}), run.fold(fold))
+
+
+def join_folds(run: RunDir, manifest: Manifest) -> None:
+    """Makes the run of a cross-validation from the runs of its folds.
+
+    The calibration is that of the out-of-fold scores, so that every labelled track has a say and none is judged by a
+    model that knows it.
+    """
+    folds = run.folds()
+    _write(run, folds, [1 / len(folds)] * len(folds))
+    _calibrate(run, manifest)
+
+
+def join_runs(runs: Sequence[RunDir], out: RunDir, manifest: Manifest, weights: Sequence[float] | None) -> list[float]:
+    """Makes one run of several and returns their weights; of cross-validations, one whose folds are joined each.
+
+    Args:
+        runs: two or more.
+        out: the run to write.
+        manifest: the records that all were trained on.
+        weights: a share for each, or None to fit them on the tracks that none of the runs has trained on; those of
+            each fold on the tracks of the other folds.
+
+    Raises:
+        RunError: a run is of other records, or takes another input than the first.
+        UsageError: weights are to be fitted and there is no track that all of the runs hold out.
+    """
+    _check_alike(runs, manifest)
+    n_folds = {len(run.folds()) for run in runs}
+    if len(n_folds) > 1:
+        raise UsageError(
+            f"runs to join must all be cross-validations of as many folds, or none. Received: folds {sorted(n_folds)}"
+        )
+    count = n_folds.pop()
+    shares = [list(weights)] * max(count, 1) if weights else _fit_shares(runs, manifest)
+    if not out.config.is_file():
+        write_text(out.config, to_yaml(load_config(runs[0].config)))
+    if not count:
+        _write(out, runs, shares[0])
+        _calibrate(out, manifest)
+        return shares[0]
+    for number, chosen in enumerate(shares):
+        joined = out.fold(number)
+        _write(joined, [run.fold(number) for run in runs], chosen)
+        _calibrate(joined, manifest)
+        keras.backend.clear_session()
+    join_folds(out, manifest)
+    return [float(share) for share in np.mean(shares, axis=0)]
+
+
+def _check_alike(runs: Sequence[RunDir], manifest: Manifest) -> None:
+    """Checks that the runs are finished, take the same input, and were trained on the same folds of the same tracks."""
+    first = Contract.load(runs[0].contract)
+    for run in runs:
+        check_finished(run)
+        contract = Contract.load(run.contract)
+        different = first.difference(contract)
+        if different or contract.task != first.task:
+            raise RunError(f"{run.path}: must take the same input and answer as {runs[0].path}: {different}")
+        if run.read_json(run.records)["tracks_sha256"] != manifest.tracks_sha256:
+            raise RunError(
+                f"{run.path}: must have been trained on the tracks and folds of {manifest.folder}, or tracks that one"
+                " run holds out have trained another"
+            )
+
+
+def _fit_shares(runs: Sequence[RunDir], manifest: Manifest) -> list[list[float]]:
+    """Returns the weights that suit the held-out tracks best; of several tasks, those of the first.
+
+    Of cross-validations, weights for every fold, from the tracks of the others: its own score stays out of fold.
+    """
+    task, part = next(iter(Contract.load(runs[0].contract).parts().items()))
+    held_out = [score_held_out(run, manifest).part(task) for run in runs]
+    count = len(held_out[0])
+    shares = []
+    for number in range(count):
+        known = [track_means([fold for i, fold in enumerate(folds) if i != number or count == 1]) for folds in held_out]
+        names = [name for name in known[0] if all(name in one for one in known)]
+        if not names:
+            raise UsageError(
+                f"{', '.join(str(run.path) for run in runs)}: hold out no track in common to fit weights on; train"
+                " them with the same training.fold, or pass --equal"
+            )
+        logits = [np.stack([one[name][0] for name in names]) for one in known]
+        targets = np.stack([known[0][name][1] for name in names])
+        shares.append(blend_weights(logits, targets, part.contract.kind))
+    return shares
+
+
+def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> None:
+    """Writes the folder of an ensemble, all but its calibration, without which it is not finished."""
+    contracts = [Contract.load(member.contract) for member in members]
+    longest = max(contracts, key=lambda contract: contract.frames)
+    known = [contract.metadata for contract in contracts]
+    leaves = [leaf for pair in zip(members, weights, strict=True) for leaf in _leaves(*pair, frames=longest.frames)]
+    joined = build_ensemble(
+        [load_saved(leaf.checkpoint("best")) for leaf, _ in leaves],
+        [weight for _, weight in leaves],
+        tasks=[head.task for head in longest.heads],
+        member_metadata=[Contract.load(leaf.contract).metadata for leaf, _ in leaves],
+    )
+    path = out.checkpoint("best")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name("best.tmp.keras")
+    joined.save(tmp)
+    tmp.replace(path)
+    replace(longest, metadata=join_metadata(known)).save(out.contract)
+    if not out.config.is_file():
+        write_text(out.config, to_yaml(load_config(members[0].config)))
+    used = [member.read_json(member.records) for member in members]
+    validated = [set(one["validation"]) for one in used]
+    splits = sorted(set().union(*(one["training"] for one in used)))
+    write_json(
+        {
+            "folder": used[0]["folder"],
+            "training": splits,
+            "validation": sorted(set.intersection(*validated) - set(splits)),
+            "tracks_sha256": used[0]["tracks_sha256"],
+            "training_tracks": sorted(set().union(*(one["training_tracks"] for one in used))),
+            "backbone_tracks": sorted(set().union(*(one.get("backbone_tracks", ()) for one in used))),
+        },
+        out.records,
+    )
+    write_json(environment(), out.environment)
+    shares = [
+        {"run": _name(member.path, out.path), "weight": weight, "sha256": file_sha256(member.checkpoint("best"))}
+        for member, weight in zip(members, weights, strict=True)
+    ]
+    write_json({"members": shares}, out.ensemble)
+
+
+def _leaves(run: RunDir, weight: float, *, frames: int) -> list[tuple[RunDir, float]]:
+    """Returns the trained models that a run is the weighted mean of, so that they can share their backbones.
+
+    The run itself stands for them where one of them has moved or changed since, or covers other windows.
+    """
+    if not run.ensemble.is_file() or Contract.load(run.contract).frames != frames:
+        return [(run, weight)]
+    members = run.read_json(run.ensemble)["members"]
+    runs = [RunDir(run.path / member["run"]) for member in members]
+    for one, member in zip(runs, members, strict=True):
+        if not is_run(one.path) or file_sha256(one.checkpoint("best")) != member.get("sha256"):
+            return [(run, weight)]
+    pairs = zip(runs, members, strict=True)
+    return [leaf for one, member in pairs for leaf in _leaves(one, weight * member["weight"], frames=frames)]
+
+
+def _name(member: Path, out: Path) -> str:
+    """Returns the path of a member from the folder of the ensemble, so that both can be moved together."""
+    return os.path.relpath(member.resolve(), out.resolve())
+
+
+def _calibrate(run: RunDir, manifest: Manifest) -> None:
+    """Fits the calibration on held-out tracks; a neutral one where every track has trained some member."""
+    options, contract = load_config(run.config).evaluation, Contract.load(run.contract)
+    fitted = {task: Calibration(limits=tag_limits(options)) for task in contract.parts()}
+    has_tags = options.calibrate and any(part.contract.kind == "multi" for part in contract.parts().values())
+    if has_tags and (run.folds() or run.read_json(run.records)["validation"]):
+        held_out = score_held_out(run, manifest, is_finished=False)
+        for task, part in contract.parts().items():
+            fitted[task] = calibrate_together(held_out.part(task), part.contract.kind, options)
+    if contract.heads:
+        save_by_task(run.calibration, fitted)
+    else:
+        fitted[contract.task].save(run.calibration)
+    run.seal()
