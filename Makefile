@@ -10,8 +10,21 @@ PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
 PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons`
 
-.PHONY: demo test quick torture lint test-addons test-beam test-pythons audit clean
+.PHONY: help demo test quick torture lint test-addons test-beam test-pythons benchmark audit clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo          synthetic music from data to SavedModel and predictions: some 3 minutes, 2.4 GB of disk"
+	@echo "make quick         lint and the quick tests"
+	@echo "make test          lint and all tests but the hour-long ones"
+	@echo "make test-addons   the tests of the TensorFlow Addons stack (PYTHON311=python3.11)"
+	@echo "make test-beam     the tests of Apache Beam"
+	@echo "make test-pythons  the same records under Python 3.11 to 3.13"
+	@echo "make torture       kills, damaged files, broken requests at length: some hours"
+	@echo "make benchmark     ratios side by side; ARGS=\"converter --gigabytes 5\", ARGS=--help lists the options"
+	@echo "make audit         the pinned packages against the advisories of osv.dev"
+	@echo "make lint clean    formatting, lint and types; remove what make has made"
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tfmusic synth demo/data --tracks 400 --overwrite
@@ -68,6 +81,12 @@ test-pythons: $(VENV)/installed-test
 			--constraint .ci/$$stack.txt $(RECORDS) || exit 1; \
 	done; done
 	TFMUSIC_OTHER_PYTHONS="$$(echo $(CURDIR)/.venv-pythons/*/bin/python)" $(BIN)/python -m pytest tests/test_pythons.py
+
+# Ratios of tfmusic and what it is compared with, measured in turn in one run: tests/benchmarks/README.md.
+ARGS ?= startup
+
+benchmark: $(VENV)/installed-test
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 # The pinned packages of all environments against the advisories of osv.dev; fails where that cannot be reached.
 audit:

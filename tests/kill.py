@@ -355,7 +355,7 @@ def run(arguments: Sequence[str]) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     package = Path(tfmusic.__file__).parent
     for path in sorted(package.rglob("*.py")):  # before the forks, which then need not
-        if path.stem not in ("__main__", "__init__") and path.parent.name != "benchmarks":
+        if path.stem not in ("__main__", "__init__"):
             importlib.import_module(".".join(("tfmusic", *path.relative_to(package).with_suffix("").parts)))
     with tempfile.TemporaryDirectory(prefix="tfmusic-kill-") as base:
         os.environ["TMPDIR"] = tempfile.tempdir = base  # what the killed leave there goes as well

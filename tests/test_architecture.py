@@ -20,7 +20,6 @@ LAYERS = (  # each imports from those below it; those of one line do not know ea
     ("training",),
     ("export",),
     ("server",),
-    ("benchmarks",),
     ("commands",),
     ("cli",),
     ("__main__",),

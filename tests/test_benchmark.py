@@ -1,4 +1,4 @@
-"""`tfmusic benchmark`: every case runs, ratios are those of the samples, nothing stays behind."""
+"""`make benchmark`: every case runs, ratios are those of the samples, nothing stays behind."""
 
 import importlib.util
 import json
@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmusic.benchmarks import ratios, rivals
-from tfmusic.benchmarks.cases import BenchmarkError, Command, Sample, Worker, in_turn
-from tfmusic.benchmarks.clock import Clock
-from tfmusic.benchmarks.ratios import Target, compare
-from tfmusic.cli import main
+from tests.benchmarks import comparison, rivals
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.cases import BenchmarkError, Command, Sample, Worker, in_turn
+from tests.benchmarks.clock import Clock
+from tests.benchmarks.comparison import Target, compare
 
 ROOT = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -23,7 +23,7 @@ SMALL = ("--repeats", "1", "--seconds", "0.05")
 
 def benchmark(*arguments):
     """Returns the JSON document of a benchmark in a process of its own, which TensorFlow has not made large."""
-    command = [sys.executable, "-m", "tfmusic", "benchmark", *arguments, "--json"]
+    command = [sys.executable, "-m", "tests.benchmarks", *arguments, "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -76,7 +76,7 @@ def test_cases_are_measured_in_turn_and_missing_ones_are_told():
     assert order == ["a", "b", "a", "b"]
     ratio = compare(Target(("a",), ("gone",), "wall time", at_most=1.0), samples, cases)
     assert ratio.verdict == "no package torch"
-    assert ratios.ratio_rows([ratio])[0][3] == "-"
+    assert comparison.ratio_rows([ratio])[0][3] == "-"
 
 
 def test_a_command_is_measured_with_its_children_and_what_it_wrote(tmp_path):
@@ -99,7 +99,7 @@ def test_a_process_that_fails_ends_the_benchmark_with_its_last_words(tmp_path):
         ).measure()
     with (
         pytest.raises(BenchmarkError, match="No such file"),
-        Worker("tfmusic.benchmarks.rivals:array", {"path": str(tmp_path / "none.npy"), "batch_size": 1, "frames": 1}),
+        Worker("tests.benchmarks.rivals:array", {"path": str(tmp_path / "none.npy"), "batch_size": 1, "frames": 1}),
     ):
         pass
 
@@ -108,24 +108,24 @@ def test_a_worker_measures_again_and_again_and_says_what_it_lacks(tmp_path):
     """Rates are units by time; a package that is missing is no error."""
     np.save(tmp_path / "cells.npy", np.zeros((40, 20, 8), np.uint8))
     arguments = {"path": str(tmp_path / "cells.npy"), "batch_size": 4, "frames": 10}
-    with Worker("tfmusic.benchmarks.rivals:array", arguments) as worker:
+    with Worker("tests.benchmarks.rivals:array", arguments) as worker:
         for part in ("plain", "training", "plain"):
             found = worker.measure(part, 0.02)
             assert found.units > 0
             assert found.units % 4 == 0
             assert found.seconds >= 0.02
             assert 0 < found.cpu_s < 10 * found.seconds + 1
-    with Worker("tfmusic.benchmarks.no_such_bench:open", {}) as worker:
-        assert worker.missing.startswith("no package tfmusic.benchmarks.no_such_bench in ")
+    with Worker("tests.benchmarks.no_such_bench:open", {}) as worker:
+        assert worker.missing.startswith("no package tests.benchmarks.no_such_bench in ")
 
 
 def test_arguments_are_checked_before_anything_is_measured(tmp_path, capsys):
     """One line, exit code 2."""
-    assert main(["benchmark", "startup", "--work", str(tmp_path / "none")]) == 2
+    assert main(["startup", "--work", str(tmp_path / "none")]) == 2
     assert "--work must be an existing folder" in capsys.readouterr().err
-    assert main(["benchmark", "startup", "--torch-python", "/no/python"]) == 2
+    assert main(["startup", "--torch-python", "/no/python"]) == 2
     assert "--torch-python must be an executable Python. Received: /no/python" in capsys.readouterr().err
-    assert main(["benchmark", "converter", "--gigabytes", "1e9"]) == 2
+    assert main(["converter", "--gigabytes", "1e9"]) == 2
     assert "pass fewer, or another --work" in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_converter_compares_with_cat_and_with_the_float_list_design(tmp_path):
 @pytest.mark.slow
 def test_every_stream_hands_over_segments(records, music, tmp_path):
     """Ours, raw, plain and augmented; the original's examples; one array, which holds every segment of the records."""
-    from tfmusic.benchmarks import float_list, original_stream, streams
+    from tests.benchmarks import original, streams
     from tfmusic.records.manifest import Manifest
     from tfmusic.records.reader import iterate
 
@@ -167,12 +167,12 @@ def test_every_stream_hands_over_segments(records, music, tmp_path):
     segments = [cells for split in manifest.splits for _, cells in iterate(manifest, split)]
     assert found == len(segments)
     np.testing.assert_array_equal(stored, np.stack(segments))
-    float_list.write_files(str(music / "q2"), str(tmp_path / "floats"), frames, 20)
+    original.write_files(str(music / "q2"), str(tmp_path / "floats"), frames, 20)
     benches = {
         "raw": streams.raw(str(records), 8),
         "plain": streams.ours(str(records), 8, None, "none", 16),
         "training": streams.ours(str(records), 8, 64, "LD", 16),
-        "original": original_stream.stream(str(tmp_path / "floats"), 8, frames, 64, n_bins),
+        "original": original.stream(str(tmp_path / "floats"), 8, frames, 64, n_bins),
         "array": rivals.array(str(tmp_path / "array.npy"), 8, 64),
     }
     for name, bench in benches.items():
@@ -219,7 +219,7 @@ def test_models_compare_the_same_network():
 def test_the_networks_in_pytorch_are_ours(name):
     """Trainable parameters are as many, and logits have the same shape."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `benchmark`)")
-    from tfmusic.benchmarks.torch_networks import build, extra_parameters
+    from tests.benchmarks.torch_twins import build, extra_parameters
     from tfmusic.models import build_model
 
     network = build(name, 100, 40, 3, 8)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tfmusic
 from tfmusic import cli
 from tfmusic.cli import COMMANDS, main
 from tfmusic.console import format_table
@@ -22,7 +23,18 @@ def run(*arguments, code=""):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["fit", "--help"], ["fit"], ["nonsense"], ["fit", "q2", "--wrong"], []]
+    "arguments",
+    [
+        ["--help"],
+        ["help"],
+        ["help", "fit"],
+        ["fit", "--help"],
+        ["fit"],
+        ["nonsense"],
+        ["fit", "q2", "--wrong"],
+        ["-x"],
+        [],
+    ],
 )
 def test_help_and_wrong_arguments_import_nothing_heavy(arguments):
     """No large package is loaded to print help or refuse an argument; exit codes are 0 and 2."""
@@ -36,17 +48,49 @@ assert not set({HEAVY!r}) & set(sys.modules), sorted(set({HEAVY!r}) & set(sys.mo
 sys.exit(result)
 """
     done = run(*arguments, code=code)
-    assert done.returncode == (0 if not arguments or "--help" in arguments else 2), done.stderr
+    assert done.returncode == (0 if not arguments or {"help", "--help"} & set(arguments) else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert "usage: tfmusic" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
-    """`tfmusic COMMAND --help` explains its arguments."""
+    """`tfmusic COMMAND --help` and `tfmusic help COMMAND` explain its arguments and end with an example."""
+    pages = []
+    for arguments in ([command, "--help"], ["help", command]):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        pages.append(capsys.readouterr().out)
+    assert pages[0] == pages[1]
+    assert pages[0].startswith(f"usage: tfmusic {command}")
+    assert f"example: tfmusic {command} " in pages[0].splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_is_parsed(command):
+    """The example of a command is one that it takes."""
+    arguments = COMMANDS[command].example.split()
+    assert arguments[0] == "tfmusic"
+    assert cli._parse(arguments[1:]).command == command
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"]])
+def test_the_commands_are_listed(arguments, capsys):
+    """Bare `tfmusic`, `tfmusic help` and `tfmusic --help` list every command."""
+    try:
+        assert main(arguments) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {name}" in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option, capsys):
+    """Both options print the version."""
     with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
-    assert f"usage: tfmusic {command}" in capsys.readouterr().out
+        main([option])
+    assert capsys.readouterr().out == f"tfmusic {tfmusic.__version__}\n"
 
 
 def test_a_bug_keeps_its_trace():
@@ -110,6 +154,11 @@ def test_overrides_may_stand_anywhere(capsys):
         (["predict", "a", "b", "--ouput=x"], "unrecognized arguments: --ouput=x. Did you mean '--out'?"),
         (["--js", "fit", "q1"], "unrecognized arguments: --js. Did you mean '--json'?"),
         (["FIT", "q1"], "no command 'FIT'. Did you mean 'fit'?"),
+        (["help", "fitt"], "no command 'fitt'. Did you mean 'fit'?"),
+        (["--bogus"], "unrecognized arguments: --bogus. Options follow the command"),
+        (["--vers"], "unrecognized arguments: --vers. Did you mean '--version'?"),
+        (["--out", "x", "predict", "a", "b"], "options follow the command. Received: --out"),
+        (["benchmark", "converter"], "benchmarks are no command now. In the repository: make benchmark"),
         (["predict"], "the following arguments are required: model, inputs"),
     ],
 )

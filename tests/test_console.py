@@ -40,15 +40,15 @@ def test_quiet_keeps_results_alone(trained, music, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 answers: ")
 
 
-def test_what_is_told_twice_is_a_list(capsys):
-    """A command for several tasks tells each; a list that is told stays one value."""
-    told = Console()
-    told.begin(quiet=False, as_json=True)
-    told.tell(report=1, names=["a"])
-    told.tell(report=2)
-    told.tell(report=3)
-    told.show("hidden")
-    told.finish(0)
+def test_a_repeated_result_is_a_list(capsys):
+    """A command for several tasks adds a report each; a single result that is a list stays one value."""
+    shown = Console()
+    shown.begin(quiet=False, as_json=True)
+    shown.result(report=1, names=["a"])
+    shown.result(report=2)
+    shown.result(report=3)
+    shown.show("hidden")
+    shown.finish(0)
     assert json.loads(capsys.readouterr().out) == {"report": [1, 2, 3], "names": ["a"], "exit_code": 0}
 
 

@@ -18,9 +18,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.adapter import parameters  # noqa: F401 - late, under hypothesis, it cannot be parsed
 
+from tests.benchmarks.load import describe, measure
 from tests.conftest import fit_small
 from tests.disks import small_disk
-from tests.load import describe, measure
 from tests.test_explain import listener
 from tests.test_serve import ask, form, in_thread, loud, post, wait_for
 from tfmusic.cli import main

@@ -22,9 +22,9 @@ def test_wheel_ships_the_configs(tmp_path):
     assert {f"tfmusic/shipped_configs/{name}.yaml" for name in ("q1", "q2", "q3", "demo")} <= names
     endings = (".py", ".html", ".md", ".css", ".js")  # modules, templates and the page of `serve`
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tfmusic").rglob("*") if path.suffix in endings}
-    assert {"tfmusic/reports/templates/report.html", "tfmusic/serving/page/page.js"} <= files
+    assert {"tfmusic/reports/templates/report.html", "tfmusic/server/page/page.js"} <= files
     assert files <= names
-    assert not [name for name in names if name.startswith(("tests", "records"))]
+    assert not [name for name in names if name.startswith(("tests", "records")) or "benchmark" in name]
     code = "from tfmusic.config.loading import find_config; print(find_config('q2'))"
     environment = {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(

@@ -61,7 +61,6 @@ def commands(place, records, music, out):
         "models": ["models", "q2", "model.width=4"],
         "verify": ["verify", run],
         "config": ["config", "show", "q2"],
-        "benchmark": ["benchmark", "startup", "--repeats", "1"],
         "weights": ["weights", "musicnn"],
     }
 

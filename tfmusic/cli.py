@@ -1,6 +1,6 @@
-"""The command line: a table of subcommands, parsing, exit codes.
+"""The command line: the table of commands, parsing, exit codes.
 
-0 done, 1 a bug of ours (with its trace), 2 something the user can mend (one line), 130 interrupted.
+Exit codes: 0 done; 1 a bug in tfmusic, with its trace; 2 something the user can fix, in one line; 130 interrupted.
 """
 
 import argparse
@@ -8,57 +8,81 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from tfmusic import __version__
 from tfmusic.errors import TfmusicError, UsageError, did_you_mean, one_line
 
+
+class Command(NamedTuple):
+    """What `tfmusic --help` says about a command, and the example that ends its own help."""
+
+    summary: str
+    example: str
+
+
 COMMANDS = {
-    "synth": "write small learnable data for q1, q2 and q3",
-    "inspect": "look at labels, lengths, spectrograms and faults of data or records",
-    "extract": "compute spectrogram files of audio",
-    "build-records": "shard audio or spectrograms and labels into TFRecords",
-    "fit": "train a model on records",
-    "ensemble": "join runs into one by the mean of their logits",
-    "evaluate": "score a run on held-out tracks",
-    "report": "compare evaluated runs",
-    "predict": "answer for tracks",
-    "explain": "show why a model answers so for a track",
-    "score": "compare a prediction file with the answers",
-    "embed": "extract embeddings of tracks from a run or from musicnn",
-    "weights": "store pretrained weights for every other command",
-    "models": "list the models, what they cost and how far they see",
-    "export": "write a SavedModel that answers for whole tracks, or ONNX, or LiteRT",
-    "serve": "serve a local page to try a model, and its answers as JSON",
-    "verify": "check that records, runs and exports are whole",
-    "benchmark": "measure ratios side by side on this machine",
-    "config": "show or validate a config",
+    "synth": Command("write small synthetic data for q1, q2 and q3", "tfmusic synth demo/data --tracks 400"),
+    "inspect": Command(
+        "show labels, lengths, spectrograms and faults of data or records", "tfmusic inspect DATA q2 --out look"
+    ),
+    "extract": Command("compute spectrogram files of audio", "tfmusic extract folder MUSIC --out mels"),
+    "build-records": Command(
+        "write audio or spectrograms with their labels to TFRecord shards", "tfmusic build-records q2 --data DATA"
+    ),
+    "fit": Command("train a model on records", "tfmusic fit q2 training.fold=0 model.name=crnn"),
+    "ensemble": Command("join runs into one by the mean of their logits", "tfmusic ensemble RUN1 RUN2 --out both"),
+    "evaluate": Command("score a run on held-out tracks", "tfmusic evaluate runs/q2/resnet18-1"),
+    "report": Command("compare evaluated runs", "tfmusic report RUN1 RUN2 --out runs.html"),
+    "predict": Command("predict tracks", "tfmusic predict runs/q2/resnet18-1 song.mp3 --out predictions.csv"),
+    "explain": Command("show what a prediction is based on", "tfmusic explain RUN song.mp3 --out song.html"),
+    "score": Command("compare a prediction file with the labels", "tfmusic score q2 predictions.json labels.json"),
+    "embed": Command(
+        "write embeddings of tracks from a run or from musicnn", "tfmusic embed musicnn DATA/q1/train --out q1.npz"
+    ),
+    "weights": Command("store pretrained weights for the other commands", "tfmusic weights musicnn --download"),
+    "models": Command("list the models with their cost and receptive field", "tfmusic models q1 --measure"),
+    "export": Command(
+        "write a run as a SavedModel that predicts whole tracks, or as ONNX or LiteRT",
+        "tfmusic export runs/q2/resnet18-1 --out models/q2/1",
+    ),
+    "serve": Command("serve a local page and a JSON endpoint of a model", "tfmusic serve RUN --port 8000"),
+    "verify": Command("check that records, runs and exports are complete and undamaged", "tfmusic verify RUN"),
+    "config": Command("show or validate a config", "tfmusic config show q2 training.epochs=30"),
 }
+MOVED = {"benchmark": 'benchmarks are no command now. In the repository: make benchmark ARGS="converter --gigabytes 5"'}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one subcommand and returns the exit code."""
+    """Runs one command and returns the exit code."""
     from tfmusic.console import console
 
     try:
-        args = _parse(arguments)
+        args = _parse(_without_help(arguments))
     except UsageError as error:
         console.begin(quiet=False, as_json="--json" in takewhile(lambda word: word != "--", arguments))
         return _fail(str(error))
     if args.command is None:
-        _parser(()).print_help()
+        make_parser().print_help()
         return 0
+    return execute(_module(args.command).run, args)
+
+
+def execute(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Runs a function on parsed arguments and returns the exit code; what the user can fix becomes one line."""
+    from tfmusic.console import console
+
     console.begin(quiet=args.quiet, as_json=args.json)
     try:
-        code: int | None = _module(args.command).run(args)
-        console.finish(code or 0)
-        return code or 0
+        code = run(args) or 0
+        console.finish(code)
+        return code
     except TfmusicError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        _say_no_more()
+        _close_output()
         return 0
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -72,15 +96,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def entry_point() -> NoReturn:
-    """Runs the command line of this process; a termination signal ends it as Ctrl-C does."""
+    """Runs the command line of this process; SIGTERM ends it as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no Hangul gets escapes, not a trace
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Hangul gets escapes, not a trace
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:]))
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors end as all others do: in one line, and in JSON where that is asked for."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors end like all others: one line, and JSON where that is wanted."""
 
     def error(self, message: str) -> NoReturn:
         """Prints the usage and raises UsageError."""
@@ -88,52 +112,83 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def add_output_options(parser: argparse.ArgumentParser, default: Any = False) -> None:
+    """Adds `--quiet` and `--json`, which every command has."""
+    parser.add_argument("--quiet", action="store_true", default=default, help="print only results and warnings")
+    parser.add_argument("--json", action="store_true", default=default, help="print the results as one JSON document")
+
+
+def make_parser(called: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser. It imports only the command that is called, so that help appears at once."""
+    parser = Parser(
+        prog="tfmusic",
+        description="Music classification from whole tracks, spectrogram to prediction.",
+        epilog="`tfmusic help COMMAND` explains a command and ends with an example",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"tfmusic {__version__}")
+    add_output_options(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (summary, example) in COMMANDS.items():
+        about = summary[0].upper() + summary[1:] + "."
+        command = commands.add_parser(
+            name, help=summary, description=about, epilog=f"example: {example}", allow_abbrev=False
+        )
+        if name == called:
+            _module(name).add_arguments(command)
+        add_output_options(command, argparse.SUPPRESS)  # a default here would undo an option before the command
+    return parser
+
+
+def _without_help(arguments: Sequence[str]) -> Sequence[str]:
+    """Returns the arguments with `help COMMAND` as `COMMAND --help`."""
+    if _called(arguments) != "help":
+        return arguments
+    rest = list(arguments)
+    rest.remove("help")
+    return [*rest, "--help"]
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the parsed arguments; overrides may stand anywhere, which argparse alone does not allow.
+    """Returns the parsed arguments. Overrides may stand anywhere, which argparse alone does not allow.
 
     Raises:
-        UsageError: they are not what the command takes; its usage has been printed.
+        UsageError: the command does not take these arguments; its usage has been printed.
     """
-    parser = _parser(arguments)
     called = _called(arguments)
+    parser = make_parser(called)
+    if called in MOVED:
+        parser.error(MOVED[called])
     if called is not None and called not in COMMANDS:
-        parser.error(f"no command {called!r}.{did_you_mean(called, COMMANDS)} tfmusic --help lists them")
+        before = set(arguments[: list(arguments).index(called)]) - {"--quiet", "--json"}
+        if before:
+            parser.error(f"options follow the command. Received: {before.pop()} {called}")
+        parser.error(f"no command {called!r}.{did_you_mean(called, COMMANDS)} `tfmusic help` lists the commands")
     args, rest = parser.parse_known_args(arguments)
-    is_override = [hasattr(args, "overrides") and "=" in word and not word.startswith("-") for word in rest]
-    if not all(is_override):
-        hint = _option_hint(parser, args.command, rest)
-        if not hint and hasattr(args, "overrides"):
-            hint = " A key of the config is written without --, as training.epochs=3"
-        parser.error(f"unrecognized arguments: {' '.join(rest)}.{hint}")
+    takes_overrides = hasattr(args, "overrides")
+    if not all(takes_overrides and _is_override(word) for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}.{_hint(parser, args, rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Returns the parser; only the subcommand that is called is imported, so that help answers at once."""
-    about = "Music classification from whole tracks, spectrogram to answer."
-    parser = _Parser(prog="tfmusic", description=about, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"tfmusic {__version__}")
-    _add_output(parser, False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    called = _called(arguments)
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
-        )
-        if name == called:
-            _module(name).add_arguments(command)
-        _add_output(command, argparse.SUPPRESS)  # else it would undo what stands before the command
-    return parser
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
 
 
-def _option_hint(parser: argparse.ArgumentParser, command: str, rest: Sequence[str]) -> str:
-    """Returns the end of a message that names the option nearest to a word that is none."""
-    commands = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
-    known = [name for action in commands[command]._actions for name in action.option_strings if name.startswith("--")]
+def _hint(parser: argparse.ArgumentParser, args: argparse.Namespace, rest: Sequence[str]) -> str:
+    """Returns the end of a message about arguments that nothing takes: the nearest option, or what may be meant."""
     wrong = next((word.partition("=")[0] for word in rest if word.startswith("--")), None)
-    return did_you_mean(wrong, known, likeness=0.75) if wrong else ""
+    actions = parser._actions
+    if args.command is not None:
+        actions = next(action.choices for action in actions if isinstance(action.choices, dict))[args.command]._actions
+    options = [name for action in actions for name in action.option_strings if name.startswith("--")]
+    if wrong and (nearest := did_you_mean(wrong, options, likeness=0.75)):
+        return nearest
+    if args.command is None:
+        return " Options follow the command: `tfmusic help` lists the commands"
+    return " A key of the config is written without --, as training.epochs=3" if hasattr(args, "overrides") else ""
 
 
 def _called(arguments: Sequence[str]) -> str | None:
@@ -144,12 +199,6 @@ def _module(command: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return importlib.import_module(f"tfmusic.commands.{command.replace('-', '_')}")
 
 
-def _add_output(parser: argparse.ArgumentParser, default: Any) -> None:
-    """Adds what may stand before and after the name of a command."""
-    parser.add_argument("--quiet", action="store_true", default=default, help="print results and warnings alone")
-    parser.add_argument("--json", action="store_true", default=default, help="print one JSON document of the results")
-
-
 def _fail(line: str) -> int:
     from tfmusic.console import console
 
@@ -158,10 +207,10 @@ def _fail(line: str) -> int:
     try:
         console.finish(2, line)
     except BrokenPipeError:
-        _say_no_more()
+        _close_output()
     return 2
 
 
-def _say_no_more() -> None:
-    """Ends the output, of which its reader, such as `head`, has seen enough."""
+def _close_output() -> None:
+    """Ends the output where its reader, such as `head`, has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

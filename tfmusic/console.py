@@ -1,6 +1,7 @@
 """What the terminal shows: lines, tables and progress; rich on a terminal, plain lines elsewhere.
 
-`--quiet` leaves results and warnings, `--json` one JSON document in their place: what commands `tell`, by name.
+`--quiet` leaves results and warnings. `--json` replaces the results by one JSON document, which commands fill with
+`console.result(name=value)`.
 """
 
 import json
@@ -28,11 +29,11 @@ class Console:
     def __init__(self) -> None:
         self.log_path: Path | None = None
         self.is_quiet = self.is_json = False
-        self._told: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
     def begin(self, *, quiet: bool, as_json: bool) -> None:
-        """Sets what is shown from here on, and forgets what was told."""
-        self.is_quiet, self.is_json, self._told = quiet or as_json, as_json, {}
+        """Sets what is shown from here on, and starts an empty JSON document."""
+        self.is_quiet, self.is_json, self._results = quiet or as_json, as_json, {}
 
     def say(self, text: str = "") -> None:
         """Prints a remark: one line or block of text."""
@@ -43,21 +44,24 @@ class Console:
                 log.write(text + "\n")
 
     def show(self, text: str) -> None:
-        """Prints a result, which the command was called for, with `--quiet` too."""
+        """Prints a result of the command, also with `--quiet`."""
         if not self.is_json:
             print(text, flush=True)  # noqa: T201
 
-    def tell(self, **values: Any) -> None:
-        """Keeps results for the JSON document; what is told twice under a name is a list there."""
+    def result(self, **values: Any) -> None:
+        """Adds results to the JSON document. A repeated name collects its values in a list."""
         for name, value in values.items():
-            before = self._told.get(name)
-            repeated = before if isinstance(before, _Several) else _Several([before])
-            self._told[name] = value if name not in self._told else _Several([*repeated, value])
+            if name not in self._results:
+                self._results[name] = value
+            elif isinstance(self._results[name], _Repeated):
+                self._results[name].append(value)
+            else:
+                self._results[name] = _Repeated([self._results[name], value])
 
     def finish(self, code: int, error: str | None = None) -> None:
-        """Prints the JSON document where one is asked for: what was told, the exit code, and an error."""
+        """Prints the JSON document, with `--json`: the results, the exit code and an error."""
         if self.is_json:
-            document = {**self._told, "exit_code": code} | ({"error": error} if error else {})
+            document = {**self._results, "exit_code": code} | ({"error": error} if error else {})
             print(json.dumps(document, ensure_ascii=False, default=str), flush=True)  # noqa: T201
 
     def warn(self, text: str) -> None:
@@ -70,7 +74,7 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int, unit: str) -> Iterator[Progress]:
-        """Yields a counter that is shown as a bar on a terminal and as a line now and then elsewhere."""
+        """Yields a counter, shown as a bar on a terminal and as a line every 30 seconds elsewhere."""
         if self.is_quiet:
             yield _NoProgress()
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -82,15 +86,15 @@ class Console:
             plain.finish()
 
 
-class _Several(list[Any]):
-    """Values that were told under one name."""
+class _Repeated(list[Any]):
+    """The values of a repeated name, as opposed to one value that is a list."""
 
 
 console = Console()
 
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> str:
-    """Returns an aligned table as text; floats keep some digits."""
+    """Returns an aligned table as text; floats have `digits` decimals."""
     cells = [[_cell(value, digits) for value in row] for row in rows]
     is_number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
     widths = [max(_width(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
@@ -103,8 +107,8 @@ def _cell(value: object, digits: int) -> str:
 
 
 def _width(text: str) -> int:
-    # Hangul, kana and han signs take two columns of a terminal.
-    return sum(2 if ord(sign) >= 0x1100 else 1 for sign in text)
+    # Hangul, kana and han characters take two columns of a terminal.
+    return sum(2 if ord(character) >= 0x1100 else 1 for character in text)
 
 
 def _pad(text: str, width: int, is_number: bool) -> str:
@@ -124,7 +128,7 @@ def _rich_progress() -> Any:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    # Lines for standard output are moved above the bar only where both share the terminal.
+    # Rich moves lines of standard output above the bar; it may do so only if both share the terminal.
     return Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
 
 

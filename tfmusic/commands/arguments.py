@@ -37,7 +37,7 @@ def print_config(config: "Config") -> None:
     from tfmusic.config.loading import to_yaml
     from tfmusic.console import console
 
-    console.tell(config=config.model_dump(mode="json"))
+    console.result(config=config.model_dump(mode="json"))
     console.show(to_yaml(config).rstrip())
 
 
@@ -117,18 +117,18 @@ def _feature_files(paths: Iterable[Path]) -> list[Path]:
     return spectrograms + [path for path in paths if is_audio(path) and path.with_suffix("") not in names]
 
 
-def tell_skipped(skipped: Iterable[tuple[str, str]], n_tracks: int, *, lacks: str) -> None:
-    """Lists tracks that could not be read, names with reasons.
+def fail_on_skipped(skipped: Iterable[tuple[str, str]], n_tracks: int, *, lacks: str) -> None:
+    """Lists the tracks that could not be read, given as ids with reasons.
 
     Raises:
-        DataError: there are some: the command has not done all that it was asked for.
+        DataError: at least one was skipped, so the command has not done all of its work.
     """
     from tfmusic.console import console
     from tfmusic.errors import one_line
 
-    named = [{"track_id": track_id, "reason": one_line(reason)} for track_id, reason in skipped]
-    console.tell(skipped=named)
-    for one in named:
-        console.warn(f"skipped {one['track_id']}: {one['reason']}")
-    if named:
-        raise DataError(f"{len(named):,} of {n_tracks:,} tracks cannot be read and have no {lacks}; the others have")
+    rows = [{"track_id": track_id, "reason": one_line(reason)} for track_id, reason in skipped]
+    console.result(skipped=rows)
+    for row in rows:
+        console.warn(f"skipped {row['track_id']}: {row['reason']}")
+    if rows:
+        raise DataError(f"{len(rows):,} of {n_tracks:,} tracks cannot be read and have no {lacks}; the others have")

@@ -226,6 +226,6 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
         console.say(f"went on from {summary.resumed_shards} finished shards of an interrupted build")
     for skipped in manifest.skipped:
         console.say(f"skipped {skipped['track_id']}: {skipped['reason']}")
-    console.tell(records=summary.place, splits={name: split.tracks for name, split in manifest.splits.items()})
-    console.tell(skipped=[dict(one) for one in manifest.skipped])
+    console.result(records=summary.place, splits={name: split.tracks for name, split in manifest.splits.items()})
+    console.result(skipped=[dict(one) for one in manifest.skipped])
     console.say(f"records: {summary.place}")

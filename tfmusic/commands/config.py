@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.read_config(args)
     if args.action == "show":
         return arguments.print_config(config)
-    console.tell(valid=True)
+    console.result(valid=True)
     return console.show(f"{find_config(args.config)}: valid")

@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> None:
     feature = embedder.feature
     every_s = feature["hop_length"] / feature["sample_rate_hz"]
     n_written = len(tracks) - len(skipped)
-    console.tell(tracks=n_written, out=args.out, source=feature["source"])
+    console.result(tracks=n_written, out=args.out, source=feature["source"])
     console.say(
         f"{n_written:,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
         f" {feature['source']}: {args.out}"
     )
-    arguments.tell_skipped(skipped, len(tracks), lacks="embedding")
+    arguments.fail_on_skipped(skipped, len(tracks), lacks="embedding")
 
 
 def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
     console.table(rows, ("run", "weight"))
     console.say(f"run: {args.out}")
-    console.tell(run=args.out, weights=dict(rows))
+    console.result(run=args.out, weights=dict(rows))
     if not runs[0].folds() and not RunDir(args.out).read_json(RunDir(args.out).records)["validation"]:
         return console.say(
             "note: every track has trained some of these runs: not calibrated; score the whole on other tracks with"

@@ -181,7 +181,7 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     from tfmusic.reports.evaluation_page import evaluation_page
 
     page = evaluation_page(evaluation, report, folder, manifest)  # first: a fault in it leaves no half report
-    console.tell(report=report)
+    console.result(report=report)
     console.show(format_report(report))
     console.show(report["note"])
     write_json(report, out / "report.json")

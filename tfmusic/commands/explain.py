@@ -64,7 +64,7 @@ def _say(found: "Explanation") -> None:
 
     told = found.to_dict()
     answer = told["answer"] if isinstance(told["answer"], str) else ", ".join(told["answer"]) or "nothing"
-    console.tell(explanation=told)
+    console.result(explanation=told)
     console.show(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
     for line in parts_lines(told):
         console.show(line)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         start_tensorflow()
         _export(run_dir, out, args.format, args.task)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    console.tell(export=out, bytes=size)
+    console.result(export=out, bytes=size)
     console.say(f"{_NAMES[args.format]}, {size / 1e6:.1f} MB: {out}")
     return 0
 

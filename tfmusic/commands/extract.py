@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     seconds, hours = time.monotonic() - begin, done.music_s / 3600
     for path in sorted(done.skipped):
         console.show(f"skipped {done.skipped[path]}")
-    console.tell(
+    console.result(
         out=str(args.out),
         written=done.n_written,
         kept=done.n_kept,

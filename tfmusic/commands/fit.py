@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     header = ("run", "epochs", "seconds", "validation, kept", "best", "in epoch")
     console.table(rows, header)
     evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
-    console.tell(run=folder.path, parts=[dict(zip(header, row, strict=True)) for row in rows])
+    console.result(run=folder.path, parts=[dict(zip(header, row, strict=True)) for row in rows])
     return console.say(f"run: {folder.path}")
 
 
@@ -118,14 +118,14 @@ def _show(progress: "TrainingProgress", config: "Config", folder: "RunDir") -> N
     from tfmusic.console import console
 
     if progress.was_finished:
-        console.tell(run=folder.path, epochs=progress.epoch)
+        console.result(run=folder.path, epochs=progress.epoch)
         return console.say(f"{folder.path}: finished already, {progress.epoch} epochs; more training.epochs go on")
     validates = config.training.fold != "none"
     best = (progress.best_metric, progress.best_epoch) if validates else ("none", progress.best_epoch)
     row = (progress.epoch, round(progress.seconds), *best)
     header = ("epochs", "seconds", "best validation", "in epoch")
     console.table([row], header)
-    console.tell(run=folder.path, **dict(zip(header, row, strict=True)))
+    console.result(run=folder.path, **dict(zip(header, row, strict=True)))
     return console.say(f"run: {folder.path}")
 
 

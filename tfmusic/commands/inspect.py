@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     names = picture_names(list(found.counts), missing)
     as_numbers = args.out is not None and any(label != name for label, name in names.items())
     console.show(format_inspection(found, dict(names) if as_numbers else {}))
-    console.tell(inspection=found.to_dict())
+    console.result(inspection=found.to_dict())
     if as_numbers:
         console.warn("no font of this system has all signs of the labels: pictures have numbers in their place")
     if args.out is not None:

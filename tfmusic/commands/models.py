@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         "receptive field",
         *(["segments/s"] if args.measure else []),
     )
-    console.tell(models=[dict(zip(header, row, strict=True)) for row in rows])
+    console.result(models=[dict(zip(header, row, strict=True)) for row in rows])
     console.table(rows, header, digits=1)
     seconds = config.input.frames * config.feature.hop_length / config.feature.sample_rate_hz
     width = "the papers' widths" if config.model.width == "default" else f"width {config.model.width}"

@@ -45,16 +45,16 @@ def run(args: argparse.Namespace) -> None:
         predictions = predict_tracks(args.model, tracks, progress.advance, task=args.task)
     answers = predictions.answers()
     n_answered = len(tracks) - len(predictions.skipped)
-    console.tell(answered=n_answered)
+    console.result(answered=n_answered)
     if args.out is None:
-        console.tell(tracks=list(predictions.track_ids), answers=answers)
+        console.result(tracks=list(predictions.track_ids), answers=answers)
         console.show(json.dumps(answers, ensure_ascii=False))
     else:
         _write(predictions, args.out)
-        console.tell(out=args.out)
+        console.result(out=args.out)
         console.say(f"{n_answered:,} answers: {args.out}")
     skipped = [(predictions.track_ids[row], reason) for row, reason in sorted(predictions.skipped.items())]
-    arguments.tell_skipped(skipped, len(tracks), lacks="answer")
+    arguments.fail_on_skipped(skipped, len(tracks), lacks="answer")
 
 
 def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:

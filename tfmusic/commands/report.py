@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> None:
         console.show(markdown(rows))
     else:
         console.table(rows, HEADER)
-    console.tell(runs=[dict(zip(HEADER, row, strict=True)) for row in rows])
+    console.result(runs=[dict(zip(HEADER, row, strict=True)) for row in rows])
     if args.out is not None:
         from tfmusic.reports.comparison_page import comparison_page
 
         write_text(args.out, comparison_page(runs))
         console.say(f"page: {args.out}")
-        console.tell(page=args.out)
+        console.result(page=args.out)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     value = score_answers(predicted, answers, kind)
     low, high = bootstrap_interval(answer_counts(predicted, answers, kind))
     constant = best_constant(answers, kind)
-    console.tell(
+    console.result(
         task=args.task,
         metric=headline_name(kind),
         value=value,

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> None:
     with console.progress("synth", args.tracks, "tracks") as progress:
         synthetic.write(args.dest, n_tracks=args.tracks, seed=args.seed, on_track=progress.advance)
     size = sum(path.stat().st_size for path in args.dest.glob("q1/*/*/mel_spectrogram/*.npy"))
-    console.tell(tracks=args.tracks, folder=args.dest)
+    console.result(tracks=args.tracks, folder=args.dest)
     console.say(f"{args.tracks} tracks, {size / 1e6:.1f} MB, for each of q1, q2, q3: {args.dest}")

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         console.show(f"fault: {fault}")
     for note in found.notes:
         console.say(f"note: {note}")
-    console.tell(kind=found.kind, files=found.n_files, faults=list(found.faults), notes=list(found.notes))
+    console.result(kind=found.kind, files=found.n_files, faults=list(found.faults), notes=list(found.notes))
     verdict = f"{len(found.faults)} faults" if found.faults else "whole"
     console.show(f"{args.folder}: {found.kind}, {found.n_files:,} files compared: {verdict}")
     return 2 if found.faults else 0

@@ -21,5 +21,5 @@ def run(args: argparse.Namespace) -> None:
     if (args.source is None) != args.download:
         raise UsageError(f"weights musicnn needs the wheel that `{HOW_TO_GET}` brings, or --download, not both")
     folder = download_musicnn() if args.download else store_musicnn(args.source)
-    console.tell(folder=folder)
+    console.result(folder=folder)
     console.say(f"{PACKAGE} {VERSION} ({LICENCE}): {folder}")

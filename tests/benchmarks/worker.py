@@ -1,6 +1,6 @@
 """The child process of a worker case: opens one bench, then measures a part of it each time it is asked.
 
-Called as `python -m tfmusic.benchmarks.worker MODULE FUNCTION ARGUMENTS`, the last as JSON. It answers with lines of
+Called as `python -m tests.benchmarks.worker MODULE FUNCTION ARGUMENTS`, the last as JSON. It answers with lines of
 JSON: first the facts of the bench, or which package is missing, then a measurement for every line `PART SECONDS` that
 it reads. All cases of a comparison stand open together and are asked in turn, so that what else the machine does
 meets all of them alike, and what is imported, compiled and warmed up is so once.
@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-from tfmusic.benchmarks.clock import Bench, CannotMeasureError, Clock, peak_bytes
+from tests.benchmarks.clock import Bench, CannotMeasureError, Clock, peak_bytes
 
 
 def main(module: str, function: str, arguments: str) -> None:

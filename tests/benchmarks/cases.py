@@ -107,7 +107,7 @@ class Worker:
 
     def __enter__(self) -> Self:
         module, function = self.function.split(":")
-        program = [self.python, "-m", "tfmusic.benchmarks.worker", module, function, json.dumps(self.arguments)]
+        program = [self.python, "-m", "tests.benchmarks.worker", module, function, json.dumps(self.arguments)]
         self._errors = tempfile.TemporaryFile()  # closed with the worker
         self._process = subprocess.Popen(
             program,

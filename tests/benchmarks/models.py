@@ -5,9 +5,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tfmusic.benchmarks.cases import Asked, BenchmarkError, Worker
-from tfmusic.benchmarks.comparison import Options, Result, measure, opened
-from tfmusic.benchmarks.ratios import Target
+from tests.benchmarks.cases import Asked, BenchmarkError, Worker
+from tests.benchmarks.comparison import Options, Result, Target, measure, opened
 
 _N_BINS, _N_OUTPUTS = 128, 10
 _WIDTH = 64  # the papers'
@@ -32,9 +31,9 @@ def _compare(name: str, precision: str, options: Options) -> Result:
         "Keras, jit": _worker("keras_speed", options, shape, jit=True),
     }
     theirs = {
-        "PyTorch": _worker("torch_speed", options, shape, layout="contiguous"),
-        "PyTorch, channels_last": _worker("torch_speed", options, shape, layout="channels_last"),
-        "PyTorch, torch.compile": _worker("torch_speed", options, shape, layout="channels_last", compiled=True),
+        "PyTorch": _worker("torch_twins", options, shape, layout="contiguous"),
+        "PyTorch, channels_last": _worker("torch_twins", options, shape, layout="channels_last"),
+        "PyTorch, torch.compile": _worker("torch_twins", options, shape, layout="channels_last", compiled=True),
     }
     workers = ours | theirs
     with opened(*workers.values()):
@@ -66,7 +65,7 @@ def _compare(name: str, precision: str, options: Options) -> Result:
 def _worker(module: str, options: Options, shape: dict[str, Any], **more: Any) -> Worker:
     python = options.torch_python if module.startswith("torch") else sys.executable
     env = _SHARED | options.thread_variables
-    return Worker(f"tfmusic.benchmarks.{module}:network", shape | more, python, env)
+    return Worker(f"tests.benchmarks.{module}:network", shape | more, python, env)
 
 
 def _usable(workers: dict[str, Worker]) -> Worker:

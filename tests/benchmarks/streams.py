@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmusic.benchmarks.clock import Bench, pulling, repeating
+from tests.benchmarks.clock import Bench, pulling, repeating
 from tfmusic.inputs import augment, pipeline
 from tfmusic.records.manifest import Manifest
 
@@ -46,7 +46,7 @@ def warp(batch_size: int, frames: int, n_bins: int, warp_frames: int) -> Bench:
     codes = tf.constant(np.random.default_rng(0).integers(0, 256, (batch_size, frames, n_bins), np.uint8))
     seed = tf.Variable([0, 0])
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function
     def call() -> Any:
         seed.assign_add([1, 0])
         return augment.time_warp(codes, warp_frames, seed)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from tfmusic.benchmarks.cases import Asked, BenchmarkError, Worker
-from tfmusic.benchmarks.comparison import Options, Result, measure, opened
-from tfmusic.benchmarks.ratios import Target
+from tests.benchmarks.cases import Asked, BenchmarkError, Worker
+from tests.benchmarks.comparison import Options, Result, Target, measure, opened
 
 _NETWORK, _WIDTH = "resnet18", 16  # the model of the configs q1 and q3
 
@@ -12,12 +11,12 @@ _NETWORK, _WIDTH = "resnet18", 16  # the model of the configs q1 and q3
 def run(options: Options) -> Iterator[Result]:
     """Yields the comparison."""
     hop_frames = max(options.frames // 2, 1)
-    shape = {"network": _NETWORK, "width": options.width or _WIDTH, "frames": options.frames, "hop_frames": hop_frames}
+    shape = {"name": _NETWORK, "width": options.width or _WIDTH, "frames": options.frames, "hop_frames": hop_frames}
     folder, env = str(options.work / "export"), options.thread_variables
-    ours = Worker("tfmusic.benchmarks.track_answers:ours", {"folder": folder, **shape}, env=env)
+    ours = Worker("tests.benchmarks.saved_model:tracks", {"folder": folder, **shape}, env=env)
     layouts = {
         f"PyTorch, {layout}, a track at a time": Worker(
-            "tfmusic.benchmarks.torch_answers:theirs", {**shape, "layout": layout}, options.torch_python, env
+            "tests.benchmarks.torch_twins:tracks", {**shape, "layout": layout}, options.torch_python, env
         )
         for layout in ("contiguous", "channels_last")
     }

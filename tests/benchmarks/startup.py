@@ -5,9 +5,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from tfmusic.benchmarks.cases import Command, environment
-from tfmusic.benchmarks.comparison import Options, Result, measure
-from tfmusic.benchmarks.ratios import Target
+from tests.benchmarks.cases import Command, environment
+from tests.benchmarks.comparison import Options, Result, Target, measure
 
 HEAVY = ("tensorflow", "keras", "numpy", "pandas", "pydantic")
 _ANSWERS = {"tfmusic --help": (["--help"], 0), "a wrong argument": (["fit", "q2", "--wrong"], 2)}

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmusic.benchmarks.clock import Bench
-from tfmusic.benchmarks.made_up_tracks import N_BINS, answering
+from tests.benchmarks.clock import Bench
+from tests.benchmarks.made_up import N_BINS, answering
 from tfmusic.core.contract import Contract
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
@@ -22,12 +22,12 @@ _FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length":
 _SCALE = Scale("db", -45.0, 45.0)
 
 
-def ours(folder: str, network: str, width: int, frames: int, hop_frames: int) -> Bench:
+def tracks(folder: str, name: str, width: int, frames: int, hop_frames: int) -> Bench:
     """Returns parts `saved_model` and `segment`, both in windows; the same weights answer in both."""
     contract = Contract("q1", "single", _LABELS, _FEATURE, _SCALE.to_dict(), "uint8", frames, hop_frames)
     mean, variance = np.full(N_BINS, 127.5), np.full(N_BINS, 74.0**2)
     shape = {"frames": frames, "n_bins": N_BINS, "n_outputs": len(_LABELS), "width": width}
-    model = for_prediction(build_model(network, mean=mean, variance=variance, **shape))  # type: ignore[arg-type]
+    model = for_prediction(build_model(name, mean=mean, variance=variance, **shape))
     answer = _saved(model, contract, Path(folder))
     encoder = Encoder(_SCALE, "uint8")
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmusic.benchmarks.clock import Bench, CannotMeasureError, Clock, repeating
+from tests.benchmarks.clock import Bench, CannotMeasureError, Clock, repeating
 from tfmusic.models import build_model
 from tfmusic.models.cost import multiply_adds
 from tfmusic.models.surgery import fuse_batch_norm

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfmusic.benchmarks.cases import Asked, Case, Command, Worker, run_once
-from tfmusic.benchmarks.comparison import Options, Result, measure, opened
-from tfmusic.benchmarks.converter import CELL_BYTES, FRAMES, N_BINS, SEGMENT_FRAMES, build_command, write_music
-from tfmusic.benchmarks.ratios import Target
+from tests.benchmarks.cases import Asked, Case, Command, Worker, run_once
+from tests.benchmarks.comparison import Options, Result, Target, measure, opened
+from tests.benchmarks.converter import CELL_BYTES, FRAMES, N_BINS, SEGMENT_FRAMES, build_command, write_music
 
 _BATCH = 64
 _SHUFFLE = 1024
@@ -33,20 +32,20 @@ def run(options: Options) -> Iterator[Result]:
 
 def _streams(options: Options, records: Path) -> Result:
     work, data = options.work, records.with_name("large-data")
-    stored = run_once("tfmusic.benchmarks.rivals:write_array", records=str(records), out=str(work / "array.npy"))
+    stored = run_once("tests.benchmarks.rivals:write_array", records=str(records), out=str(work / "array.npy"))
     floats = {"data": str(data), "out": str(work / "floats"), "frames": SEGMENT_FRAMES}
-    run_once("tfmusic.benchmarks.float_list:write_files", **floats, n_examples=min(int(stored["segments"]), 2000))
+    run_once("tests.benchmarks.original:write_files", **floats, n_examples=min(int(stored["segments"]), 2000))
     shapes = {"batch_size": _BATCH, "frames": options.frames}
     raw = _ours("raw", records=str(records), batch_size=_BATCH)
     plain = _ours(
         "ours", records=str(records), batch_size=_BATCH, frames=None, policy="none", shuffle_segments=_SHUFFLE
     )
     training = _ours("ours", records=str(records), **shapes, policy="LD", shuffle_segments=_SHUFFLE)
-    array = Worker("tfmusic.benchmarks.rivals:array", {"path": str(work / "array.npy"), **shapes})
+    array = Worker("tests.benchmarks.rivals:array", {"path": str(work / "array.npy"), **shapes})
     loader_arguments = {"data": str(data), **shapes, "workers": _WORKERS}
-    loader = Worker("tfmusic.benchmarks.rivals:data_loader", loader_arguments, options.torch_python)
+    loader = Worker("tests.benchmarks.rivals:data_loader", loader_arguments, options.torch_python)
     bins = {"stored_frames": SEGMENT_FRAMES, "n_bins": N_BINS}
-    original = Worker("tfmusic.benchmarks.original_stream:stream", {"files": str(work / "floats"), **shapes, **bins})
+    original = Worker("tests.benchmarks.original:stream", {"files": str(work / "floats"), **shapes, **bins})
     with opened(raw, plain, training, array, loader, original):
         asked = {
             "raw TFRecords, no parsing": (raw, "read"),
@@ -75,7 +74,7 @@ def _streams(options: Options, records: Path) -> Result:
 def _warps(options: Options) -> Result:
     shape = {"batch_size": _BATCH, "frames": SEGMENT_FRAMES, "n_bins": N_BINS, "warp_frames": _LD_WARP_FRAMES}
     ours = _ours("warp", **shape)
-    function = "tfmusic.benchmarks.addons_warp:warp"
+    function = "tests.benchmarks.original:warp"
     if options.addons_python is None:
         addons = Worker(function, shape, missing="no --addons-python given")
     else:
@@ -118,7 +117,7 @@ def _fit_command(records: Path) -> list[str]:
 
 
 def _ours(function: str, **arguments: Any) -> Worker:
-    return Worker(f"tfmusic.benchmarks.streams:{function}", arguments)
+    return Worker(f"tests.benchmarks.streams:{function}", arguments)
 
 
 def _short_frames(options: Options) -> int:

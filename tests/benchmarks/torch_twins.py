@@ -1,12 +1,18 @@
-"""The same networks in PyTorch: input [batch, frames, n_bins] codes, layers and shapes those of `tfmusic.models`.
+"""The same networks in PyTorch: their layers, training steps and inference, and predictions for whole tracks.
 
-One difference, which is PyTorch's: its GRU has a second vector of biases, which `extra_parameters` counts.
+The input is codes [batch, frames, n_bins]; layers and shapes are those of `tfmusic.models`. One difference is
+PyTorch's: its GRU has a second vector of biases, which `extra_parameters` counts.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+
+from tests.benchmarks.clock import Bench, CannotMeasureError, repeating
+from tests.benchmarks.made_up import N_BINS, answering
+from tfmusic.core.windows import segment_starts
 
 _CRNN_CHANNELS, _CRNN_POOLS, _CRNN_STRIDE = (1, 2, 2, 2), ((2, 2), (3, 3), (4, 4), (4, 4)), 96
 _CNN2D_POOLS = ((2, 2), (4, 2), (4, 2), (4, 4), (8, 4))
@@ -132,3 +138,77 @@ def _conv_bn(before: int, channels: int, kernel: int, stride: int) -> list[nn.Mo
 
 def _fitting(pool: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     return min(pool[0], size[0]), min(pool[1], size[1])
+
+
+def network(
+    name: str,
+    *,
+    frames: int,
+    n_bins: int,
+    n_outputs: int,
+    width: int,
+    batch_size: int,
+    precision: str,
+    layout: str,
+    compiled: bool = False,
+) -> Bench:
+    """Returns parts `train` and `infer`, segments; `layout` is contiguous or channels_last.
+
+    Raises:
+        CannotMeasureError: `compiled` without a GPU.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if compiled and device == "cpu":
+        raise CannotMeasureError("torch.compile is compared on GPUs alone")
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32 on GPUs, as XLA has it
+    formats: dict[str, Any] = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    model: Any = build(name, frames, n_bins, n_outputs, width).to(device, memory_format=formats[layout])
+    facts = {"parameters": sum(p.numel() for p in model.parameters()) - extra_parameters(model), "device": device}
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    if compiled:
+        model = torch.compile(model)
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (batch_size, frames, n_bins), np.uint8)
+    labels = rng.integers(0, n_outputs, batch_size)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "mixed_bfloat16")
+    loss_fn = nn.CrossEntropyLoss()
+
+    def to_device(values: np.ndarray) -> Any:
+        return torch.from_numpy(values).to(device, non_blocking=True)
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            loss = loss_fn(model(to_device(codes)), to_device(labels))
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    def infer() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast:
+            model(to_device(codes)).float().cpu()
+
+    return Bench({"train": repeating(train, batch_size), "infer": repeating(infer, batch_size)}, facts)
+
+
+_N_OUTPUTS, _LOW_DB, _HIGH_DB = 10, -45.0, 45.0
+
+
+def tracks(name: str, width: int, frames: int, hop_frames: int, layout: str) -> Bench:
+    """Returns part `track`, in windows."""
+    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    model = build(name, frames, N_BINS, _N_OUTPUTS, width).to(memory_format=formats[layout]).eval()
+
+    def answer(mel: np.ndarray) -> np.ndarray:
+        starts = segment_starts(mel.shape[1], frames=frames, hop_frames=hop_frames)
+        with torch.inference_mode():
+            power = torch.from_numpy(mel).T
+            codes = (10.0 * torch.log10(power)).clamp(_LOW_DB, _HIGH_DB).sub(_LOW_DB).mul(255.0 / (_HIGH_DB - _LOW_DB))
+            windows = torch.stack([codes[start : start + frames] for start in starts.tolist()])
+            return np.asarray(torch.softmax(model(windows), dim=1).mean(0))
+
+    return Bench(
+        {"track": answering(answer, frames, hop_frames)}, {"parameters": sum(p.numel() for p in model.parameters())}
+    )

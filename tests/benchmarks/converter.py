@@ -5,9 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfmusic.benchmarks.cases import Asked, Command, Worker, run_once
-from tfmusic.benchmarks.comparison import Options, Result, measure, opened
-from tfmusic.benchmarks.ratios import Target
+from tests.benchmarks.cases import Asked, Command, Worker, run_once
+from tests.benchmarks.comparison import Options, Result, Target, measure, opened
 
 FRAMES, N_BINS = 7000, 128  # of a track of some 4 minutes
 SEGMENT_FRAMES = 313
@@ -32,7 +31,7 @@ def _against_others(options: Options, work: Path) -> Result:
     one = Command("build-records --workers 1", build_command(data, work / "one", 1), megabytes, out=work / "one")
     two = Command("build-records --workers 2", build_command(data, work / "two", 2), megabytes, out=work / "two")
     arguments = {"data": str(data), "out": str(work / "float_list"), "frames": SEGMENT_FRAMES}
-    worker = Worker("tfmusic.benchmarks.float_list:write", arguments)
+    worker = Worker("tests.benchmarks.original:write", arguments)
     with opened(worker):
         others = Asked("FloatList, TensorFlow's writer", worker, "write", options.seconds)
         targets = [
@@ -70,5 +69,5 @@ def build_command(data: Path, out: Path, workers: int, *overrides: str) -> list[
 
 def write_music(folder: Path, n_tracks: int, frames: int) -> tuple[Path, int]:
     """Returns the folder after writing made-up music to it, and its bytes."""
-    facts = run_once("tfmusic.benchmarks.made_up_music:write", folder=str(folder), n_tracks=n_tracks, frames=frames)
+    facts = run_once("tests.benchmarks.made_up:write", folder=str(folder), n_tracks=n_tracks, frames=frames)
     return folder, int(facts["bytes"])

@@ -1,4 +1,6 @@
-"""How many tracks a second `serve` answers, beside the model alone: `python -m tests.load EXPORT TRACK.npy ...`.
+"""How many tracks a second `serve` predicts, beside the model alone.
+
+Called as `python -m tests.benchmarks.load EXPORT TRACK.npy ...`.
 
 The model alone is the exported SavedModel, called in a loop by a process of its own. Both take the same tracks, in
 turns: each round asks first the model and then the server with 1, 8 and 64 clients at once. The clients run on the
@@ -20,7 +22,7 @@ import numpy as np
 
 from tests.test_serve import ask, form, wait_for
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLIENTS = (1, 8, 64)
 QUEUE = 128  # requests at once, so that none of the clients is asked to come again
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.benchmarks.clock import Bench, pulling
+from tests.benchmarks.clock import Bench, pulling
 
 # SpecAugment's LD: warp, width and number of masks over bins, over frames.
 WARP_FRAMES, _FREQ_BINS, _TIME_FRAMES, _N_MASKS = 80, 27, 100, 2

@@ -1,17 +1,40 @@
-"""`tfmusic benchmark WHAT`: ratios measured side by side in one run."""
+"""`python -m tests.benchmarks SUBJECT`: ratios measured side by side in one run."""
 
 import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from tests.benchmarks import comparison
+from tests.benchmarks.comparison import Options, Result
+from tfmusic.cli import Parser, add_output_options, execute
 from tfmusic.commands import arguments
-
-if TYPE_CHECKING:
-    from tfmusic.benchmarks.comparison import Options, Result
+from tfmusic.console import console
+from tfmusic.errors import UsageError
 
 SUBJECTS = ("converter", "inputs", "models", "serving", "startup")
 NETWORKS = ("crnn", "cnn2d", "resnet34")
+PACKAGES = ("tensorflow", "keras", "jax", "torch", "numpy")
+
+
+def main(words: Sequence[str]) -> int:
+    """Measures what the command line asks for and returns the exit code."""
+    parser = Parser(prog="python -m tests.benchmarks", description=__doc__, allow_abbrev=False)
+    add_arguments(parser)
+    add_output_options(parser)
+    try:
+        args = parser.parse_args(words)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return execute(run, args)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,35 +67,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints one table of cases and one of ratios for each comparison."""
-    import importlib
-    import tempfile
-
-    from tfmusic.benchmarks import environment
-    from tfmusic.console import console
-
     _check(args)
-    described = environment.describe()
-    for name, text in described.items():
+    machine = describe_machine()
+    for name, text in machine.items():
         console.show(f"{name}: {text}")
-    console.tell(environment=described, load_before=environment.load())
-    console.show(f"load before: {environment.load()}")
+    console.result(environment=machine, load_before=load())
+    console.show(f"load before: {load()}")
     subjects = SUBJECTS if args.subject == "all" else (args.subject,)
     for subject in subjects:
         with tempfile.TemporaryDirectory(prefix="tfmusic-benchmark-", dir=args.work) as work:
-            module = importlib.import_module(f"tfmusic.benchmarks.{subject}")
+            module = importlib.import_module(f"tests.benchmarks.{subject}")
             for result in module.run(_options(args, Path(work))):
                 _show(subject, result)
-    console.show(f"load after: {environment.load()}")
-    console.tell(load_after=environment.load())
+    console.show(f"load after: {load()}")
+    console.result(load_after=load())
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses what would fail only after minutes."""
-    import shutil
-    import tempfile
-
-    from tfmusic.errors import UsageError
-
     if args.work is not None and not args.work.is_dir():
         raise UsageError(f"{args.work}: --work must be an existing folder")
     for option, python in (("--torch-python", args.torch_python), ("--addons-python", args.addons_python)):
@@ -86,10 +98,7 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _options(args: argparse.Namespace, work: Path) -> "Options":
-    from tfmusic.benchmarks.comparison import Options
-    from tfmusic.console import console
-
+def _options(args: argparse.Namespace, work: Path) -> Options:
     return Options(
         work=work,
         gigabytes=args.gigabytes,
@@ -108,26 +117,21 @@ def _options(args: argparse.Namespace, work: Path) -> "Options":
     )
 
 
-def _show(subject: str, result: "Result") -> None:
-    from dataclasses import asdict
-
-    from tfmusic.benchmarks import ratios
-    from tfmusic.console import console
-
+def _show(subject: str, result: Result) -> None:
     console.show(f"\n{result.title}")
-    console.table(ratios.sample_rows(result.samples), ratios.SAMPLE_HEADER)
+    console.table(comparison.sample_rows(result.samples), comparison.SAMPLE_HEADER)
     console.show("")
-    console.table(ratios.ratio_rows(result.ratios), ratios.RATIO_HEADER)
+    console.table(comparison.ratio_rows(result.ratios), comparison.RATIO_HEADER)
     for note in result.notes:
         console.show(note)
-    found: dict[str, Any] = {
+    document = {
         "subject": subject,
         "title": result.title,
-        "samples": {name: [asdict(sample) for sample in some] for name, some in result.samples.items()},
+        "samples": {name: [asdict(sample) for sample in samples] for name, samples in result.samples.items()},
         "ratios": [asdict(ratio) | {"verdict": ratio.verdict} for ratio in result.ratios],
         "notes": list(result.notes),
     }
-    console.tell(comparisons=found)
+    console.result(comparisons=document)
 
 
 def _above_zero(text: str) -> float:
@@ -142,3 +146,40 @@ def _ten_times(text: str) -> int:
     if value < 200 or value % 10:
         raise argparse.ArgumentTypeError(f"must be 200 or more, and a multiple of 10, got {text}")
     return value
+
+
+def describe_machine() -> dict[str, str]:
+    """Returns processor, cores, memory, system and versions by name."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {memory / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+    }
+
+
+def load() -> str:
+    """Returns the load averages of 1, 5 and 15 minutes. Above the number of cores, wall times mean little."""
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
