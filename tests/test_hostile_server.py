@@ -221,7 +221,7 @@ def upload_many(port, count, *, size):
     for number, (status, said) in enumerate(answers):
         assert status in ((200, 503) if number % 3 else (413, 503, 0)), said[:200]
         if status == 200:
-            assert b'"answer":"low"' in said
+            assert b'"prediction":"low"' in said
     return [status for status, _ in answers]
 
 

@@ -119,7 +119,7 @@ def test_files_are_answered_in_their_order(port):
     status, told, headers = post(port, files)
     assert status == 200
     assert [one["file"] for one in told["tracks"]] == ["a.npy", "나.npy", "../../c.npy"]
-    assert [one.get("answer") for one in told["tracks"]] == ["low", "high", None]
+    assert [one.get("prediction") for one in told["tracks"]] == ["low", "high", None]
     assert told["tracks"][0]["parts"][0]["end_s"] == pytest.approx(60 * 0.032)
     assert told["tracks"][2]["error"].startswith("the file: must be a whole .npy file")
     assert "script-src 'self'" in headers["content-security-policy"]
@@ -263,14 +263,14 @@ def test_token_is_asked_for():
 
 
 def test_openapi_describes_what_is_answered(port):
-    """Every path exists, and every required key of the schema is in the answer."""
+    """Every path exists, and a response has the keys of its schema."""
     described = ask(port, "GET", "/v1/openapi")[1]
     schemas = described["components"]["schemas"]
-    told = post(port, [("a.npy", loud(0, 16)), ("b.npy", b"")])[1]
-    track, failed = told["tracks"]
-    assert set(track) == set(schemas["Track"]["properties"])
+    track, failed = post(port, [("a.npy", loud(0, 16)), ("b.npy", b"")])[1]["tracks"]
+    assert set(track) == set(schemas["Track"]["properties"]) == set(schemas["Track"]["required"])
     assert set(failed) == set(schemas["Failed"]["required"])
     assert set(track["parts"][0]) == set(schemas["Part"]["required"])
+    assert {"file", "prediction", "scores", "timeline", "windows"} <= set(track)
     for path, methods in described["paths"].items():
         for method in methods:
             assert ask(port, method.upper(), path)[0] not in (404, 405)
@@ -280,7 +280,7 @@ def test_openapi_describes_what_is_answered(port):
     ("arguments", "why"),
     [
         (["--host", "0.0.0.0"], "pass --token"),
-        (["--token", "short"], "--token must have 16 signs"),
+        (["--token", "short"], "--token must have 16"),
         (["--port", "70000"], "--port must be"),
     ],
 )
@@ -370,7 +370,7 @@ def test_page_in_a_real_browser(browser, port, tmp_path):
     browser.find_element(By.ID, "files").send_keys(str(tmp_path / "b.npy"))
     wait.until(lambda page: len(page.find_elements(By.CSS_SELECTOR, ".track")) == 2)
     newest, oldest = browser.find_elements(By.CSS_SELECTOR, ".track")
-    assert newest.find_element(By.CLASS_NAME, "answer").text == "low"
+    assert newest.find_element(By.CLASS_NAME, "prediction").text == "low"
     assert oldest.find_element(By.TAG_NAME, "h2").text == "<b>노래</b>.npy"
     parts = oldest.find_elements(By.CSS_SELECTOR, ".parts button")
     assert [part.text.split()[1] for part in parts] == ["low", "high"]
@@ -439,9 +439,9 @@ def test_page_can_be_read_and_reached(browser, port, scheme, tmp_path):
 
 def test_answers_do_not_wait_for_acknowledgements():
     """The two parts of an answer, head and body, are sent at once: every connection has TCP_NODELAY."""
-    from tfmusic.commands.serve import _listen
+    from tfmusic.server.app import listen
 
-    with _listen("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
+    with listen("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
         connection, _ = place.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -63,7 +63,7 @@ def _say(found: "Explanation") -> None:
     from tfmusic.reports.explanation import parts_lines
 
     told = found.to_dict()
-    answer = told["answer"] if isinstance(told["answer"], str) else ", ".join(told["answer"]) or "nothing"
+    answer = told["prediction"] if isinstance(told["prediction"], str) else ", ".join(told["prediction"]) or "nothing"
     console.result(explanation=told)
     console.show(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
     for line in parts_lines(told):

@@ -15,7 +15,8 @@ import numpy as np
 from tfmusic.core.contract import Contract
 from tfmusic.errors import UsageError
 from tfmusic.features import embeddings
-from tfmusic.inference.predictor import N_NAMED, Predictor, TrackPrediction, seconds
+from tfmusic.inference.predictor import Predictor, TrackPrediction
+from tfmusic.inference.result import N_NAMED, TrackResult, seconds
 from tfmusic.scoring.aggregate import to_logits
 
 N_BANDS = 8
@@ -68,7 +69,8 @@ class Explanation:
             "slice_edges_s": seconds(importance.slice_edges, self.predictor.contract.frames_per_s),
             "labels": weights,
         }
-        return {"track_id": self.track_id} | self.predictor.to_dict(self.answer) | {"importance": told}
+        result = TrackResult.of(self.answer, self.predictor.contract, self.predictor.aggregator)
+        return {"track_id": self.track_id} | result.model_dump() | {"importance": told}
 
 
 def explain(

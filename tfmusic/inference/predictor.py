@@ -23,7 +23,6 @@ from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
 from tfmusic.scoring import metrics
 from tfmusic.scoring.calibrate import Calibration
-from tfmusic.scoring.timeline import Timeline, parts, timeline
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,6 @@ def load_contract(model_path: Path) -> Contract:
 
 
 PREDICT_BATCH = 64
-N_LINES = 10  # labels whose scores over time are told
-N_NAMED = 3  # labels that a part names
 
 
 @dataclass(frozen=True)
@@ -186,43 +183,6 @@ class Predictor:
         chosen = metrics.decide(scores[None], self.contract.kind, self.limits)[0]
         segments = found["segment_scores"].astype(np.float64)
         return TrackPrediction(scores, chosen, segments, found["segment_starts"].astype(np.int64), mel.shape[1])
-
-    def timeline(self, answer: TrackPrediction) -> Timeline:
-        """Returns the scores of an answer over time."""
-        frames = self.contract.frames
-        return timeline(answer.segment_scores, answer.starts, frames=frames, n_frames=answer.n_frames)
-
-    def to_dict(self, answer: TrackPrediction) -> dict[str, Any]:
-        """Returns an answer for JSON: scores, the strongest labels over time, parts; times in seconds."""
-        names, per_s = self.contract.labels, self.contract.frames_per_s
-        chosen = [names[i] for i in np.flatnonzero(answer.chosen).tolist()]
-        order = np.argsort(-answer.scores, kind="stable")
-        line = self.timeline(answer)
-        return {
-            "task": self.contract.task,
-            "duration_s": round(answer.n_frames / per_s, 3),
-            "answer": chosen[0] if self.contract.kind == "single" else chosen,
-            "aggregator": self.aggregator,
-            "windows": len(answer.starts),
-            "scores": {name: round(float(score), 6) for name, score in zip(names, answer.scores, strict=True)},
-            "timeline": {
-                "edges_s": seconds(line.edges, per_s),
-                "scores": {names[i]: line.scores[:, i].round(6).tolist() for i in order[:N_LINES].tolist()},
-            },
-            "parts": [
-                {
-                    "begin_s": round(part.begin / per_s, 3),
-                    "end_s": round(part.end / per_s, 3),
-                    "labels": {names[i]: round(score, 6) for i, score in zip(part.labels, part.scores, strict=True)},
-                }
-                for part in parts(line, n_named=min(N_NAMED, len(names)))
-            ],
-        }
-
-
-def seconds(frames: np.ndarray, frames_per_s: float) -> list[float]:
-    """Returns frames as seconds, to the millisecond."""
-    return [round(float(frame) / frames_per_s, 3) for frame in frames]
 
 
 def load_predictor(path: Path, task: str | None = None) -> Predictor:

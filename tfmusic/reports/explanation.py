@@ -53,7 +53,7 @@ def explanation_page(picture: TrackPicture) -> str:
     told = picture.told
     charts = [(label, _chart(picture, label, f"track-{i}")) for i, label in enumerate(told["importance"]["labels"])]
     order = sorted(told["scores"], key=lambda name: -told["scores"][name])
-    answer = [told["answer"]] if isinstance(told["answer"], str) else told["answer"]
+    answer = [told["prediction"]] if isinstance(told["prediction"], str) else told["prediction"]
     return render(
         "explain.html",
         told=told,
@@ -100,7 +100,7 @@ def parts_lines(told: Mapping[str, Any]) -> list[str]:
 
 
 def _text_lines(told: Mapping[str, Any]) -> list[str]:
-    answer = told["answer"] if isinstance(told["answer"], str) else ", ".join(told["answer"]) or "nothing"
+    answer = told["prediction"] if isinstance(told["prediction"], str) else ", ".join(told["prediction"]) or "nothing"
     head = f"{told['track_id']}: {answer} ({told['aggregator'].replace('_', ' ')} over {told['windows']} windows)"
     return [head, *parts_lines(told)[:12]]
 

@@ -1,18 +1,22 @@
-"""The server of `tfmusic serve`: a page to try a model, and its answers as JSON."""
+"""The server of `tfmusic serve`: the page to try a model, and predictions as JSON."""
 
 import asyncio
 import errno
 import re
 import shutil
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import uvicorn
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -25,17 +29,19 @@ from tfmusic import reports
 from tfmusic.console import console
 from tfmusic.core.files import parse_json
 from tfmusic.datasets.metadata import tokens_of
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, UsageError
 from tfmusic.features.extracted import write_feature
 from tfmusic.features.read import read_feature
 from tfmusic.inference.predictor import Predictor
-from tfmusic.server.guard import Guard, problem
-from tfmusic.server.openapi import openapi
-from tfmusic.server.requests import BusyError, WorkQueue
+from tfmusic.server.guard import Guard, error_response, server_config
+from tfmusic.server.schemas import Card, Failed, Predictions, Status, Track, openapi
+
+T = TypeVar("T")
 
 MAX_FILES = 20
-RETRY_AFTER_S = "5"
+RETRY_AFTER_S = 5
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # on the disk, or for another open file
+_LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 _PAGE = Path(__file__).parent / "page"
 _STYLE = Path(reports.__file__).parent / "templates" / "style.css"
@@ -43,12 +49,75 @@ _STYLE = Path(reports.__file__).parent / "templates" / "style.css"
 
 @dataclass
 class Limits:
-    """What a request may cost: MiB of its body, requests at once, seconds to its answer, minutes of a track."""
+    """What a request may cost.
+
+    Attributes:
+        max_mib: size of the body.
+        queue: requests at once.
+        time_limit_s: from the first byte of a request to its response.
+        max_minutes: length of a track.
+    """
 
     max_mib: int
     queue: int
     time_limit_s: float
     max_minutes: float = 30.0
+
+
+def serve(predictor: Predictor, limits: Limits, *, host: str, port: int, token: str | None) -> None:
+    """Serves a model until Ctrl-C; with a token under any name of the host, without one under local names alone.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    listener = listen(host, port)
+    port = listener.getsockname()[1]
+    hosts = [] if token else [f"{name}:{port}" for name in _LOCAL_NAMES]
+    hosts += _LOCAL_NAMES if port == 80 and not token else ()
+    app = make_app(predictor, limits, hosts=hosts, token=token)
+    name = f"[{host}]" if ":" in host else host
+    console.show(f"{predictor.contract.task}: http://{name}:{port}  (Ctrl-C ends it)")
+    with listener, suppress(KeyboardInterrupt):
+        uvicorn.Server(server_config(app)).run(sockets=[listener])
+    console.say("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; raises UsageError where the system refuses the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from error
+    # Connections inherit this; asyncio sets it only where the protocol is named. Without it the body of a response
+    # waits 40 ms for the client to acknowledge the head, on every request of a connection but the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def make_app(predictor: Predictor, limits: Limits, *, hosts: Collection[str] = (), token: str | None = None) -> ASGIApp:
+    """Returns the ASGI application.
+
+    Args:
+        predictor: the model.
+        limits: of a request.
+        hosts: accepted values of the Host header; empty for any, which needs a token.
+        token: what requests must carry, or None.
+    """
+    server = Server(predictor, limits, has_token=token is not None)
+    pages = {"/": _PAGE / "index.html", "/style.css": _STYLE}
+    pages |= {f"/{name}": _PAGE / name for name in ("page.css", "page.js")}
+    routes = [
+        *(Route(path, _file(file)) for path, file in pages.items()),
+        Route("/health", server.health),
+        Route("/ready", server.ready),
+        Route("/v1/card", server.card),
+        Route("/v1/openapi", server.openapi),
+        Route("/v1/predict", server.predict, methods=["POST"]),
+    ]
+    handlers = {HTTPException: _http_error, Exception: _internal_error}
+    inner = Starlette(routes=routes, lifespan=server.lifespan, exception_handlers=handlers)
+    return Guard(inner, frozenset(host.lower() for host in hosts), token, limits.max_mib << 20)
 
 
 class Server:
@@ -59,13 +128,13 @@ class Server:
         self.queue = WorkQueue(limits.queue)
         self.is_ready = False
         title = f"tfmusic {predictor.contract.task}"
-        self.described = openapi(title, limits.max_mib, MAX_FILES, has_token=has_token)
+        self.document = openapi(title, max_mib=limits.max_mib, max_files=MAX_FILES, has_token=has_token)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Warms up while the server answers `/health` already; at the end waits for the track in hand."""
+        """Warms the model up while `/health` is served already; at the end waits for the current track."""
         warming = asyncio.create_task(self._warm_up())
-        warming.add_done_callback(_tell_failure)
+        warming.add_done_callback(_warn_of_failure)
         try:
             yield
         finally:
@@ -80,121 +149,130 @@ class Server:
 
     async def health(self, _: Request) -> Response:
         """Says that the server runs."""
-        return JSONResponse({"status": "ok"})
+        return _json(Status(status="ok"))
 
     async def ready(self, _: Request) -> Response:
-        """Says whether the model has answered once."""
-        return JSONResponse(
-            {"status": "ready"} if self.is_ready else {"status": "warming up"}, 200 if self.is_ready else 503
-        )
+        """Returns 200 once the model is warmed up, before that 503."""
+        return _json(Status(status="ready")) if self.is_ready else _json(Status(status="warming up"), 503)
 
     async def card(self, _: Request) -> Response:
         """Returns the model card."""
-        return JSONResponse(self.predictor.card)
+        return _json(Card(self.predictor.card))
 
     async def openapi(self, _: Request) -> Response:
-        """Returns the description of the server."""
-        return JSONResponse(self.described)
+        """Returns the OpenAPI document of the server."""
+        return JSONResponse(self.document)
 
     async def predict(self, request: Request) -> Response:
-        """Answers for the files of a form."""
+        """Returns the predictions for the files of a form."""
         try:
             with self.queue.place():
                 async with asyncio.timeout(self.limits.time_limit_s):
                     return await self._predict(request)
         except ClientDisconnect:
-            return problem(400, "the request ended before its body")
+            return error_response(400, "the request ended before its body")
         except BusyError:
-            return problem(503, "too many requests are waiting: try again", {"Retry-After": RETRY_AFTER_S})
+            return _try_again("too many requests are waiting")
         except TimeoutError:
-            return problem(503, f"no answer within {self.limits.time_limit_s:g} s", {"Retry-After": RETRY_AFTER_S})
+            return _try_again(f"the request took more than {self.limits.time_limit_s:g} s")
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            console.warn(f"no room for what is uploaded: {error.strerror}")
-            return problem(503, "this machine has no room for the files now: try again", {"Retry-After": RETRY_AFTER_S})
+            console.warn(f"no room for uploaded files: {error.strerror}")
+            return _try_again("this machine has no room for the files now")
 
     async def _predict(self, request: Request) -> Response:
         try:
             async with request.form(max_files=MAX_FILES, max_fields=2, max_part_size=1 << 16) as form:
                 files = [item for item in form.getlist("files") if isinstance(item, UploadFile)]
                 if not files:
-                    return problem(422, "a form (multipart/form-data) must hold at least one file named files")
+                    return error_response(422, "a form (multipart/form-data) must hold at least one file named files")
                 tokens = _read_tokens(form)
-                # A folder of its own: names that others gave never become paths.
+                # A new folder with names of our own: uploaded names never become paths.
                 with tempfile.TemporaryDirectory(prefix="tfmusic-") as folder:
-                    # Of this folder, whatever others have put above it.
+                    # Without this file, read_feature would look for one in the folders above.
                     write_feature(Path(folder), self.predictor.contract.feature, {})
-                    return await self._answer_files(files, tokens, Path(folder))
+                    return await self._predict_files(files, tokens, Path(folder))
         except DataError as error:
-            return problem(422, str(error))
+            return error_response(422, str(error))
         except UnicodeError:
-            return problem(400, "the form must be in UTF-8")
+            return error_response(400, "the form must be in UTF-8")
 
-    async def _answer_files(self, files: Sequence[UploadFile], tokens: Sequence[str], folder: Path) -> Response:
-        told = []
+    async def _predict_files(self, files: Sequence[UploadFile], tokens: Sequence[str], folder: Path) -> Response:
+        tracks: list[Track | Failed] = []
         for i, file in enumerate(files):
             path = folder / f"track{i}{_suffix(file.filename or '')}"
             await asyncio.to_thread(_store, file, path)
             name = (file.filename or "").encode("utf-8", "replace").decode()
-            told.append({"file": name} | await self.queue.run(partial(self._answer_file, path, tokens)))
+            tracks.append(await self.queue.run(partial(self._predict_file, path, name, tokens)))
             path.unlink()
-        is_any = any("error" not in one for one in told)
-        return JSONResponse({"tracks": told}, 200 if is_any else 422)
+        has_prediction = any(isinstance(track, Track) for track in tracks)
+        return _json(Predictions(tracks=tracks), 200 if has_prediction else 422)
 
-    def _answer_file(self, path: Path, tokens: Sequence[str]) -> dict[str, Any]:
+    def _predict_file(self, path: Path, name: str, tokens: Sequence[str]) -> Track | Failed:
+        contract = self.predictor.contract
         try:
-            mel = read_feature(path, path.stem, self.predictor.contract.feature)
+            mel = read_feature(path, path.stem, contract.feature)
         except DataError as error:
-            return {"error": str(error).replace(str(path), "the file")}
-        minutes = mel.shape[1] / self.predictor.contract.frames_per_s / 60
-        if minutes > self.limits.max_minutes:  # a few kilobytes can be hours, which would hold up everybody else
+            return Failed(file=name, error=str(error).replace(str(path), "the file"))
+        minutes = mel.shape[1] / contract.frames_per_s / 60
+        if minutes > self.limits.max_minutes:  # a few kilobytes can be hours of sound, and would hold up other requests
             most = self.limits.max_minutes
-            return {"error": f"the file: must be at most {most:g} minutes long. Received: {minutes:.1f}"}
-        return self.predictor.to_dict(self.predictor.answer(mel, tokens))
+            return Failed(file=name, error=f"the file: must be at most {most:g} minutes long. Received: {minutes:.1f}")
+        return Track.of(self.predictor.answer(mel, tokens), contract, self.predictor.aggregator, file=name)
 
 
-def make_app(predictor: Predictor, limits: Limits, *, hosts: Collection[str] = (), token: str | None = None) -> ASGIApp:
-    """Returns the ASGI application.
-
-    Args:
-        predictor: the model.
-        limits: of a request.
-        hosts: values of the Host header that are answered; empty for any, which needs a token.
-        token: what requests must bear, or None.
-    """
-    server = Server(predictor, limits, has_token=token is not None)
-    pages = {
-        "/": _PAGE / "index.html",
-        "/style.css": _STYLE,
-        "/page.css": _PAGE / "page.css",
-        "/page.js": _PAGE / "page.js",
-    }
-    routes = [
-        *(Route(path, _file(file)) for path, file in pages.items()),
-        Route("/health", server.health),
-        Route("/ready", server.ready),
-        Route("/v1/card", server.card),
-        Route("/v1/openapi", server.openapi),
-        Route("/v1/predict", server.predict, methods=["POST"]),
-    ]
-    handlers = {HTTPException: _problem_of, Exception: _fault}
-    inner = Starlette(routes=routes, lifespan=server.lifespan, exception_handlers=handlers)
-    return Guard(inner, frozenset(host.lower() for host in hosts), token, limits.max_mib << 20)
+class BusyError(Exception):
+    """As many requests as are allowed are waiting already."""
 
 
-def _tell_failure(warming: asyncio.Task[None]) -> None:
+class WorkQueue:
+    """Runs the model on one thread, a track after the other, since a single track keeps all cores busy."""
+
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests, self.n_open = max_requests, 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds a place while a request is read and served; raises BusyError where none is free."""
+        if self.n_open >= self.max_requests:
+            raise BusyError
+        self.n_open += 1
+        try:
+            yield
+        finally:
+            self.n_open -= 1
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Returns what `work` returns; work whose request is over before it starts is dropped."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Waits for the work that runs and drops the rest."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _json(model: BaseModel, status: int = 200) -> Response:
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+def _try_again(why: str) -> Response:
+    return error_response(503, f"{why}: try again", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _warn_of_failure(warming: asyncio.Task[None]) -> None:
     if not warming.cancelled() and warming.exception() is not None:
-        console.warn(f"the model could not answer silence, so /ready stays 503: {warming.exception()!r}")
+        console.warn(f"the model failed on silence, so /ready stays 503: {warming.exception()!r}")
 
 
-async def _problem_of(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, error.detail, error.headers)
+    return error_response(error.status_code, error.detail, error.headers)
 
 
-async def _fault(_: Request, __: Exception) -> Response:
-    return problem(500, "a fault of the server; its log has the trace")
+async def _internal_error(_: Request, __: Exception) -> Response:
+    return error_response(500, "an error inside the server; its log has the trace")
 
 
 def _file(path: Path) -> Any:
@@ -214,9 +292,9 @@ def _read_tokens(form: FormData) -> tuple[str, ...]:
 
 
 def _suffix(name: str) -> str:
-    """Returns the ending of a name that others gave, if it is a plain one."""
-    found = re.search(r"\.[a-z0-9]{1,5}$", name.lower(), re.ASCII)
-    return found[0] if found else ""
+    """Returns the ending of an uploaded file's name, if it is a plain one."""
+    match = re.search(r"\.[a-z0-9]{1,5}$", name.lower(), re.ASCII)
+    return match[0] if match else ""
 
 
 def _store(file: UploadFile, path: Path) -> None:
