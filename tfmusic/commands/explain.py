@@ -60,13 +60,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _say(found: "Explanation") -> None:
     from tfmusic.console import console
-    from tfmusic.reports.explanation import parts_lines
+    from tfmusic.reports.explanation import headline, parts_lines
 
-    told = found.to_dict()
-    answer = told["prediction"] if isinstance(told["prediction"], str) else ", ".join(told["prediction"]) or "nothing"
-    console.result(explanation=told)
-    console.show(f"{found.track_id}: {answer} ({told['aggregator']} over {told['windows']} windows)")
-    for line in parts_lines(told):
+    result = found.to_dict()
+    console.result(explanation=result)
+    for line in (headline(result), *parts_lines(result)):
         console.show(line)
 
 
@@ -76,19 +74,19 @@ def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
     from tfmusic.core.scale import Encoder, Scale
     from tfmusic.reports.explanation import TrackPicture, explanation_page, explanation_png
 
-    contract, told = found.predictor.contract, found.to_dict()
+    contract, result = found.predictor.contract, found.to_dict()
     if out.suffix == ".json":
-        write_text(out, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+        write_text(out, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         return console.say(f"explanation: {out}")
-    cells = Encoder(Scale.from_dict(contract.scale), contract.dtype).encode(mel)
-    picture = TrackPicture(contract, cells, told)
+    codes = Encoder(Scale.from_dict(contract.scale), contract.dtype).encode(mel)
+    picture = TrackPicture(contract, codes, result)
     if out.suffix == ".html":
         write_text(out, explanation_page(picture))
     else:
-        png, lacks_font = explanation_png(picture)
+        png, has_fonts = explanation_png(picture)
         write_bytes(out, png)
-        if lacks_font:
+        if not has_fonts:
             console.warn(
-                "no font of this machine has every sign of the labels: some are boxes. --out FILE.html has them all"
+                f"{out}: this machine has no font for some labels, which are boxes; --out FILE.html has no such limit"
             )
     return console.say(f"explanation: {out}")

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     """Prints the tables, and writes the pictures where a folder is given."""
     from tfmusic.console import console
     from tfmusic.core.files import check_target
+    from tfmusic.reports.fonts import choose_fonts, picture_names
     from tfmusic.reports.inspection import format_inspection
-    from tfmusic.reports.pictures import choose_fonts, picture_names
 
     if args.out is not None:
         check_target(args.out, overwrite=args.overwrite, marker=MARKER, what="inspections")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     console.show(format_inspection(found, dict(names) if as_numbers else {}))
     console.result(inspection=found.to_dict())
     if as_numbers:
-        console.warn("no font of this system has all signs of the labels: pictures have numbers in their place")
+        console.warn("this machine has no font for some labels: pictures show their numbers instead")
     if args.out is not None:
         _write(args, source, found, names, fonts)
         console.say(f"pictures: {args.out}")

@@ -1,10 +1,9 @@
-"""Fonts for labels of any script, as far as the system has them."""
+"""Pictures as PNG: those of an inspection, and confusion matrices for TensorBoard."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,89 +11,32 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from tfmusic.core.contract import POWER
-from tfmusic.reports.explanation import fonts
+from tfmusic.reports.fonts import choose_fonts
 from tfmusic.reports.inspection import Inspection
 
-# What matplotlib brings itself, then fonts with the signs of Korean and Japanese that systems have as a rule.
-_FIRST = "DejaVu Sans"
-_PREFERRED = (
-    "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo",
-    "AppleGothic", "Yu Gothic", "MS Gothic", "IPAexGothic", "WenQuanYi Zen Hei",
-)  # fmt: skip
-_MOST_FONTS = 4
-
-
-def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Returns names of fonts that show some texts together, first the usual one, and the signs that none has."""
-    missing = {sign for text in texts for sign in text if sign.isprintable()} - _signs(_FIRST)
-    chosen = [_FIRST]
-    for name in _candidates() if missing else ():
-        found = missing & _signs(name)
-        if found:
-            chosen.append(name)
-            missing -= found
-        if not missing or len(chosen) == _MOST_FONTS:
-            break
-    return chosen, missing
-
-
-def picture_names(labels: Sequence[str], missing: set[str]) -> Mapping[str, str]:
-    """Returns what stands for each label on a picture: itself, or its number where a sign cannot be shown."""
-    return {label: f"no. {i}" if missing.intersection(label) else label for i, label in enumerate(labels, 1)}
-
-
-def _candidates() -> list[str]:
-    names = sorted({font.name for font in _fonts()} - {_FIRST})
-    return sorted(names, key=lambda name: _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED))
-
-
-@lru_cache(maxsize=512)
-def _signs(name: str) -> frozenset[str]:
-    """Returns the signs that a font has in its upright, regular form; none where there is no such form."""
-    from matplotlib.ft2font import FT2Font
-
-    for font in _fonts():
-        if font.name == name and font.style == "normal":
-            return frozenset(map(chr, FT2Font(font.fname).get_charmap()))
-    return frozenset()
-
-
-@lru_cache(maxsize=1)
-def _fonts() -> tuple[Any, ...]:
-    """Returns the regular fonts of the system, those that came after matplotlib made its list as well."""
-    from matplotlib.font_manager import findSystemFonts, fontManager
-
-    known = {font.fname for font in fontManager.ttflist}
-    for path in findSystemFonts():
-        if path not in known:
-            with suppress(OSError, RuntimeError, ValueError, KeyError):  # no font that it can read
-                fontManager.addfont(path)
-    regular = [font for font in fontManager.ttflist if str(font.weight) in ("400", "normal", "regular", "book")]
-    # matplotlib brings a font that has a box for every sign there is.
-    usable = [font for font in regular if "Last Resort" not in font.name]
-    return tuple(sorted(usable, key=lambda font: (font.name, font.fname)))
-
-
-_MOST_NAMED = 30
+_MAX_NAMED = 30
 
 
 def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Returns uint8 [height, width, 3]; rows are true classes, colours shares of them, numbers counts.
+    """Returns the confusion matrix as a picture, uint8 [height, width, 3]: numbers are counts, colours shares of a row.
 
     Args:
-        counts: [n_classes, n_classes].
+        counts: tracks by true class (row) and predicted class (column), [n_classes, n_classes].
         labels: names of the classes; more than 30 are numbered.
     """
-    n, is_named = len(labels), len(labels) <= _MOST_NAMED
+    n, is_named = len(labels), len(labels) <= _MAX_NAMED
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    with mpl.rc_context({"font.family": fonts(), "font.size": 8}), warnings.catch_warnings():
+    fonts, _ = choose_fonts(labels if is_named else ())
+    with mpl.rc_context({"font.family": fonts, "font.size": 8, "text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = Figure(figsize=(2 + 0.4 * min(n, 20), 1.6 + 0.34 * min(n, 20)), dpi=80, layout="constrained")
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel="answered", ylabel="true")
+        axes.set(xlabel="predicted", ylabel="true")
         if is_named:
             axes.set_xticks(range(n), labels, rotation=45, ha="right")
             axes.set_yticks(range(n), labels)
@@ -245,10 +187,6 @@ class Pictures:
     @contextmanager
     def _figure(self, name: str, width: float, height: float) -> Iterator[tuple[Any, Path]]:
         """Yields an empty figure of a size in inches, and writes it as PNG."""
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-
         path = self.folder / f"{name}.png"
         with mpl.rc_context({"font.family": self.fonts, "axes.unicode_minus": False, "text.parse_math": False}):
             layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
@@ -284,6 +222,4 @@ def _plain(axes: Any, grid: str) -> None:
 
 
 def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axis.set_major_locator(MaxNLocator(integer=True))
