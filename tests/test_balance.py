@@ -282,7 +282,7 @@ def test_fit_prints_the_counts(uneven, tmp_path, capsys):
     ("override", "message"),
     [
         ("training.target=soft_top", "training.target=soft_top is for one label a track"),
-        ("training.class_weights=balanced", "class_weights: balanced is for one label a track"),
+        ("training.class_weights=balanced", "class_weights=balanced is for one label a track"),
     ],
 )
 def test_what_is_not_for_several_tags(tmp_path, capsys, override, message):

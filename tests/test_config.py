@@ -1,5 +1,6 @@
 """Config files: complete, validated, with errors that name file, line and key."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,51 @@ def test_find_config_prefers_the_working_folder(tmp_path, monkeypatch):
         find_config("q9")
     with pytest.raises(ConfigError, match="no such config file"):
         find_config("missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.name=resnet"], r"model.name must be one of .*Received: resnet.*Did you mean"),
+        (["model.name=crnn", "model.hidden=16"], "model.hidden .* model.name=crnn.* musicnn_mlp.*16"),
+        (["model.name=crnn", "model.stochastic_depth=0.1"], "model.stochastic_depth .*resnet18, resnet34"),
+        (
+            ["training.optimizer=addons/lamb", "training.ema_momentum=0.0"],
+            "training.optimizer=addons/lamb .*TensorFlow Addons",
+        ),
+        (["model.weights=missing.keras"], "missing.keras: no such file"),
+        (["model.weights=imagenet"], "ImageNet weights exist for .*resnet18"),
+        (["model.init_from=missing"], "missing"),
+        (["ensemble.partners=[q9]"], "no config named 'q9'"),
+        (["ensemble.partners=[q3]", "training.fold=0"], "ensemble.partners: q3 must have training.fold=0"),
+        (["ensemble.partners=[own.yaml]"], "own.yaml"),
+        (["input.frontend=musicnn", "feature.hop_length=500"], "hop_length that is a multiple of 256"),
+    ],
+)
+def test_validate_finds_what_fit_would_refuse(tmp_path, capsys, overrides, message):
+    """`config validate` checks models, installed packages, weights and partners, without any records."""
+    from tfmusic.cli import main
+
+    assert main(["config", "validate", "q2", *overrides]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.cache_frozen=true", "training.class_weights=balanced"], "cache_frozen.*class_weights=balanced"),
+        (["training.cache_frozen=true", "training.devices=2"], "cache_frozen.*devices=2"),
+        (["training.cache_frozen=true", "training.target=soft_top"], "cache_frozen.*target=soft_top"),
+        (["training.cache_frozen=true", "balance.common_segments=1"], "cache_frozen.*balance"),
+        (
+            ["input.frontend=pcen", "feature.name=log-mel", "record.scale=identity", "record.dtype=float16"],
+            "frontend=pcen",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(tmp_path, overrides, message):
+    """Rules between keys hold when the config is loaded, before data, records or models are looked at."""
+    path = tmp_path / "x.yaml"
+    path.write_text(MINIMAL)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, overrides)

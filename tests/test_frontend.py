@@ -203,9 +203,12 @@ def test_musicnn_wants_the_frontend_or_its_own_spectrogram(stored, records, tmp_
 def test_options_of_other_models_are_refused(records, tmp_path, capsys):
     """hidden and stochastic_depth are for the models that have them."""
     assert fit_small("q2", records, tmp_path / "run", "model.hidden=16") == 2
-    assert "model.hidden is for musicnn_mlp. Received: 16 for model.name=cnn1d" in capsys.readouterr().err
+    assert (
+        "model.hidden must be left out for model.name=cnn1d; models that take it: musicnn_mlp"
+        in capsys.readouterr().err
+    )
     assert fit_small("q2", records, tmp_path / "run", "model.name=cnn1d", "model.stochastic_depth=0.1") == 2
-    assert "model.stochastic_depth is for resnet18, resnet34" in capsys.readouterr().err
+    assert "model.stochastic_depth must be left out for model.name=cnn1d" in capsys.readouterr().err
 
 
 def test_a_frozen_backbone_beside_metadata(stored, records, music, tmp_path):

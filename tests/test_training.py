@@ -142,7 +142,7 @@ def test_nan_stops_with_the_step(records, tmp_path, capsys):
         (["task=q1"], "task must be q1 as the config says. Received: q2"),
         (["model.name=resnet99"], "model.name must be one of cnn1d, cnn2d"),
         (["training.loss=cross_entropy"], "training.loss must be auto or binary_cross_entropy or focal"),
-        (["training.class_weights=balanced"], "class_weights: balanced is for one label a track"),
+        (["training.class_weights=balanced"], "class_weights=balanced is for one label a track"),
     ],
 )
 def test_config_and_records_must_go_together(records, tmp_path, capsys, overrides, message):

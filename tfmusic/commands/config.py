@@ -3,6 +3,7 @@
 import argparse
 
 from tfmusic.commands import arguments
+from tfmusic.core.runtime import start_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +23,9 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.read_config(args)
     if args.action == "show":
         return arguments.print_config(config)
+    from tfmusic.training.checks import check_config
+
+    start_tensorflow()
+    check_config(config)
     console.result(valid=True)
     return console.show(f"{find_config(args.config)}: valid")

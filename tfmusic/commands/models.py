@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("config", nargs="?", default="q1", help="task (default q1) or path of a .yaml file")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.path=value", help="model.width=default: the papers' widths"
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="model.width=null: the papers' widths"
     )
     parser.add_argument("--measure", action="store_true", help="also measure predictions a second on this machine")
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     console.result(models=[dict(zip(header, row, strict=True)) for row in rows])
     console.table(rows, header, digits=1)
     seconds = config.input.frames * config.feature.hop_length / config.feature.sample_rate_hz
-    width = "the papers' widths" if config.model.width == "default" else f"width {config.model.width}"
+    width = "the papers' widths" if config.model.width is None else f"width {config.model.width}"
     console.say(
         f"{width}; for one segment of {config.input.frames} frames ({seconds:.1f} s) of {config.feature.n_bins} bins"
         f" and {_n_outputs(config)} outputs; mlp: one embedding of {_EMBEDDING_DIMS:,}"
@@ -57,8 +57,7 @@ def _row(name: str, config: "Config", *, measure: bool) -> tuple[Any, ...]:
     from tfmusic.models.cost import multiply_adds, receptive_field
 
     frames, n_bins = (1, _EMBEDDING_DIMS) if name == "mlp" else (config.input.frames, config.feature.n_bins)
-    width = None if config.model.width == "default" else config.model.width
-    model = build_model(name, frames=frames, n_bins=n_bins, n_outputs=_n_outputs(config), width=width)
+    model = build_model(name, frames=frames, n_bins=n_bins, n_outputs=_n_outputs(config), width=config.model.width)
     reach = receptive_field(model)
     seen = "all" if reach is None else f"{reach:,} frames"
     row = (name, model.count_params(), multiply_adds(model) / 1e6, seen)

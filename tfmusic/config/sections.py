@@ -90,19 +90,31 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """Which network, how wide, and how its features are pooled; `default` is the paper's way.
-
-    `weights` and `init_from` say where its backbone comes from: pretrained weights, or the backbone of another run.
-    """
+    """Which network, and where its backbone comes from."""
 
     name: str = "resnet18"
-    width: Count | Literal["default"] = "default"
-    hidden: Count | Literal["default"] = "default"
-    pooling: Literal["default", "average", "max", "attention"] = "default"
+    """`tfmusic models` lists them."""
+    width: Count | None = None
+    """Channels of the first block; null: the paper's."""
+    hidden: Count | None = None
+    """Units of the dense layer before the last; null: the paper's."""
+    pooling: Literal["average", "max", "attention"] | None = None
+    """How the backbone's output is pooled over time and bins; null: the paper's way."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
-    stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the features that are dropped before the last layer."""
+    stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Share of examples that skip the last residual block (Huang et al. 2016); earlier blocks less; null: none."""
     weights: Annotated[str, Field(min_length=1)] = "none"
+    """Pretrained weights: none, imagenet, musicnn, or a file: a .keras file of this model, a .h5 file of Keras
+    Applications, the musicnn wheel."""
     init_from: Annotated[str, Field(min_length=1)] = "none"
+    """A run folder whose backbone to start from, or none."""
+
+    @property
+    def builder_options(self) -> dict[str, Any]:
+        """The options for the model's builder that are set: all keys but those that name the model and its weights."""
+        options = self.model_dump(exclude={"name", "weights", "init_from"})
+        return {key: value for key, value in options.items() if value is not None}
 
     @property
     def is_pretrained(self) -> bool:
@@ -182,6 +194,17 @@ class TrainingSection(Section):
     jit: bool = False
     devices: Count | Literal["all"] = 1
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _cache_goes_with_the_rest(self) -> "TrainingSection":
+        """A cached backbone has one output for every window, computed on one device, without weights of examples."""
+        wanted = {"class_weights": "none", "target": "labels", "devices": 1} if self.cache_frozen else {}
+        for key, value in wanted.items():
+            if (received := getattr(self, key)) != value:
+                raise ValueError(
+                    f"training.cache_frozen=true does not go with training.{key}={received}: set it to {value}"
+                )
+        return self
 
 
 class EnsembleSection(Section):
@@ -273,6 +296,29 @@ class Config(Section):
         moved = ("time_stretch", "freq_stretch", "freq_shift_bins")
         if name == "raw" and any(getattr(self.augment, key) for key in moved):
             raise ValueError(f"augment.{', '.join(moved)} must be 0 for raw, whose frames are neighbouring samples")
+        return self
+
+    @model_validator(mode="after")
+    def _training_suits_the_tasks(self) -> "Config":
+        training, are_several = self.training, isinstance(self.task, list)
+        if are_several and (training.loss, training.class_weights) != ("auto", "none"):
+            raise ValueError(
+                "several tasks want training.loss=auto and training.class_weights=none. Received:"
+                f" loss={training.loss}, class_weights={training.class_weights}"
+            )
+        if are_several and training.cache_frozen:
+            raise ValueError("training.cache_frozen is for one task: set it to false for several")
+        if are_several and self.balance.is_on:
+            raise ValueError("balance is for one task: several tasks share the segments of a track")
+        if training.cache_frozen and self.balance.is_on:
+            raise ValueError("training.cache_frozen needs every segment once: set it to false, or leave balance out")
+        return self
+
+    @model_validator(mode="after")
+    def _frontend_suits_the_feature(self) -> "Config":
+        frontend = self.input.frontend
+        if frontend != "none" and self.feature.name != "mel":
+            raise ValueError(f"input.frontend={frontend} is for mel-spectrograms. Received: {self.feature.name}")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,11 @@ PositiveOrZero = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, types are not guessed, values do not change."""
+    """Base of all sections: unknown keys are refused, types are not guessed, values do not change.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    A string below a key is its meaning, which `tfmusic config keys` prints.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

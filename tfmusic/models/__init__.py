@@ -4,6 +4,7 @@ A builder takes the image `x` [batch, frames, n_bins, 1], `n_outputs` and option
 adds the first layers, which turn stored codes into that image, and is what the rest of tfmusic calls.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,10 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "mlp": mlp.build,
 }
 
-WITH_HIDDEN = ("musicnn_mlp",)  # whose hidden layer may be set
-RESIDUAL = ("resnet18", "resnet34")  # which know stochastic depth
+
+def models_with(option: str) -> list[str]:
+    """Returns the names of the models whose builders take an option."""
+    return [name for name, builder in BUILDERS.items() if option in inspect.signature(builder).parameters]
 
 
 def build_model(
@@ -50,19 +53,14 @@ def build_model(
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
     frontend: MusicnnFrontend | Pcen | None = None,
-    width: int | None = None,
-    hidden: int | None = None,
-    pooling: str | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
     n_tokens: int = 0,
     token_width: int = 32,
+    **options: Any,
 ) -> keras.Model:
     """Returns a model from stored codes [batch, frames, n_bins] to logits [batch, n_outputs], float32.
 
-    With `n_tokens` it takes a pair, codes and metadata tokens [batch, n_tokens], and adds the logits of both.
-
-    Several tasks stand side by side in the logits; the layer `logits_TASK` has those of one.
+    With `n_tokens` the input is a pair, codes and metadata tokens [batch, n_tokens], and the logits are the sum of both
+    parts. The logits of several tasks are concatenated; the layer `logits_TASK` has those of one.
 
     Args:
         name: a key of `BUILDERS`.
@@ -72,18 +70,15 @@ def build_model(
         dtype: storage type of the codes.
         mean: mean of the codes, one value a bin; None leaves codes as they are.
         variance: variance of the codes, one value a bin.
-        frontend: to another spectrogram or PCEN, which the network then sees instead of normalised codes.
-        width: channels of the first block; None takes the paper's.
-        hidden: units of the dense layer before the last; None takes the paper's. For those of `WITH_HIDDEN` alone.
-        pooling: `average`, `max` or `attention` over what the backbone leaves of time and bins; None takes the paper's.
-        dropout: share of features dropped before the last layer.
-        stochastic_depth: share of training examples that the last residual block leaves as they are (Huang et al.
-            2016, arXiv 1603.09382); earlier blocks less, in proportion. For the networks of `RESIDUAL` alone.
+        frontend: maps codes to musicnn's spectrogram or to PCEN, in place of normalised codes.
         n_tokens: number of metadata tokens; 0 for none. For one task alone.
         token_width: size of their embedding.
+        options: what the builder takes: `width`, `pooling`, `dropout`, some also others. An option that is None or
+            left out keeps the builder's default, which is the paper's value.
 
     Raises:
-        KeyError: no builder of that name.
+        KeyError: there is no builder of that name.
+        TypeError: the builder does not take an option.
     """
     if frontend is None:
         inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
@@ -91,10 +86,8 @@ def build_model(
         inputs, values = pcen_input((frames, n_bins), dtype=dtype, pcen=frontend)
     else:
         inputs, values = musicnn_input((frames, n_bins), dtype=dtype, frontend=frontend)
-    options = {"width": width, "pooling": pooling, "hidden": hidden}
-    chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    chosen |= {"stochastic_depth": stochastic_depth} if stochastic_depth else {}
-    logits = BUILDERS[name](values, n_outputs, dropout=dropout, **chosen)
+    given = {key: value for key, value in options.items() if value is not None}
+    logits = BUILDERS[name](values, n_outputs, **{"dropout": 0.0} | given)
     if isinstance(logits, dict):
         logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
     if n_tokens:

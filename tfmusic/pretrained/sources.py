@@ -4,6 +4,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -41,18 +42,19 @@ def find_weights(section: ModelSection) -> LayerWeights:
     return imagenet_weights(section.name, path)
 
 
-def check_source(config: Config, contract: Contract) -> None:
+def check_source(config: Config, contract: Contract | None) -> None:
     """Raises ConfigError or RunError where the weights that a config asks for cannot be there, or not be for its input.
 
-    No weights are read or fetched, so that wrong settings are known at once.
+    No weights are read or fetched, so that wrong settings are reported at once. Where no contract of records is given,
+    the config says what the input is.
     """
     section = config.model
     kind, run = _kind_of(section), source_run(section)
     if kind in ("imagenet", ".h5", ".hdf5"):
         check_architecture(section.name)
-        if section.width not in ("default", IMAGENET_WIDTH):
+        if section.width not in (None, IMAGENET_WIDTH):
             raise ConfigError(
-                f"model.width must be {IMAGENET_WIDTH} or default with ImageNet weights. Received: {section.width}"
+                f"model.width must be {IMAGENET_WIDTH} or null with ImageNet weights. Received: {section.width}"
             )
         if config.input.normalize == "none":
             raise ConfigError(
@@ -82,16 +84,22 @@ def trained_on(run: RunDir) -> frozenset[str]:
     return frozenset([*records.get("training_tracks", ()), *records.get("backbone_tracks", ())])
 
 
-def _check_run(run: RunDir, config: Config, contract: Contract) -> None:
+def _check_run(run: RunDir, config: Config, contract: Contract | None) -> None:
     """Refuses a run whose backbone would misread the records: it has learned another spectrogram or other values."""
     if run.ensemble.is_file():
         members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
         raise ConfigError(f"{run.path}: is an ensemble; start from one of its members: {', '.join(members)}")
     theirs, source = Contract.load(run.contract), load_config(run.config).input
-    pairs = {
-        "feature": (dict(contract.feature), dict(theirs.feature)),
-        "scale": (contract.scale["name"], theirs.scale["name"]),
-        "dtype": (contract.dtype, theirs.dtype),
+    pairs: dict[str, tuple[Any, Any]] = {}
+    if contract is not None:
+        pairs["feature"] = (dict(contract.feature), dict(theirs.feature))
+        pairs["scale"] = (contract.scale["name"], theirs.scale["name"])
+        pairs["dtype"] = (contract.dtype, theirs.dtype)
+    elif config.model.name != "mlp":  # the feature of embeddings stands in their records alone
+        pairs["feature"] = (config.feature.model_dump(), dict(theirs.feature))
+        pairs["record.scale"] = (config.record.scale, theirs.scale["name"])
+        pairs["record.dtype"] = (config.record.dtype, theirs.dtype)
+    pairs |= {
         "input.normalize": (config.input.normalize, source.normalize),
         "input.frontend": (config.input.frontend, source.frontend),
     }

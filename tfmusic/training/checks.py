@@ -1,21 +1,30 @@
-"""What is checked before a training begins: do config and records go together."""
+"""What is checked before a training begins: the config by itself, then whether it and the records go together."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tfmusic.config.sections import Config
+from tfmusic.config.loading import find_config, load_config
+from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.addons import PREFIX, check_addons
 from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
 from tfmusic.features.embeddings import NAME as EMBEDDING
+from tfmusic.features.filterbanks import frames_for_each
 from tfmusic.inputs.metadata import known_tokens
-from tfmusic.models import BUILDERS, RESIDUAL, WITH_HIDDEN
+from tfmusic.models import BUILDERS, models_with
+from tfmusic.models.musicnn import FEATURE
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.format import copies_of
 from tfmusic.records.manifest import Manifest
 from tfmusic.training.distribution import joined
 from tfmusic.training.frontend import find_frontend
 from tfmusic.training.optimizer import make_loss
+
+OWN = "own"  # the folder of the config's own model beside those of its partners
+_RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
 
 
 @dataclass(frozen=True)
@@ -106,60 +115,60 @@ def is_embedding(contract: Contract) -> bool:
     return bool(contract.feature["name"] == EMBEDDING)
 
 
-def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract, Folds]:
-    """Returns contract and folds of a training to come; one to be resumed has its backbone already.
+def check_config(config: Config, partners: Mapping[str, Config] | None = None) -> None:
+    """Checks a config and those of its partners as far as that is possible without records.
+
+    Rules between keys hold already since the config was loaded. This looks at what needs the code of models, installed
+    packages or other files: the model and its options, TensorFlow Addons, pretrained weights, partners.
+
+    Args:
+        config: the config of a training.
+        partners: the configs of `ensemble.partners` by name; None loads them.
 
     Raises:
-        ConfigError: no such model, or a loss or weights that are not for this kind of labels.
+        ConfigError, DataError, RunError: the first fault that is found.
+    """
+    if partners is None:
+        partners = {name: load_config(find_config(name)) for name in config.ensemble.partners}
+    check_partners(config, partners)
+    for member in (config, *partners.values()):
+        _check_member(member, contract=None)
+
+
+def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract, Folds]:
+    """Returns the contract and the folds of one training.
+
+    Raises:
+        ConfigError, DataError, RunError: as `check_config`, or settings that are not for the labels of the records.
         RecordsError: the records are not those that the config describes.
     """
     folds = choose_folds(manifest, config.training.fold)
     contract = model_contract(config, manifest, folds)
-    if config.model.name not in BUILDERS:
-        hint = did_you_mean(config.model.name, BUILDERS)
-        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {config.model.name}.{hint}")
     if is_embedding(contract) and config.model.name != "mlp":
         raise ConfigError(
             f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
         )
-    _check_heads(config, manifest, folds)
-    make_losses(config, contract)
-    _check_addons(config)
-    _check_shards(manifest, folds)
-    if not resume:
-        check_source(config, contract)
+    _check_member(config, contract=contract, resume=resume)
     find_frontend(config.input.frontend, contract)
-    for key, names in (("stochastic_depth", RESIDUAL), ("hidden", WITH_HIDDEN)):
-        value = getattr(config.model, key)
-        if value not in (0.0, "default") and config.model.name not in names:
-            raise ConfigError(
-                f"model.{key} is for {', '.join(names)}. Received: {value} for model.name={config.model.name}"
-            )
-    if config.training.cache_frozen and contract.heads:
-        raise ConfigError("training.cache_frozen is for one task: set it to false for several")
-    if config.training.cache_frozen and config.training.class_weights != "none":
-        raise ConfigError("training.cache_frozen does not go with training.class_weights=balanced: set one of them off")
-    if (config.training.devices != 1 or joined().are_several) and config.training.cache_frozen:
-        raise ConfigError(
-            "training.devices must be 1, and one process, with training.cache_frozen, whose small head is soon trained."
-            f" Received: {config.training.devices}"
-        )
-    if config.training.cache_frozen and (config.balance.is_on or config.training.target != "labels"):
-        raise ConfigError(
-            "training.cache_frozen wants every segment once and training.target=labels: set it to false, or leave the"
-            " section balance and the target as they are"
-        )
-    if config.balance.is_on and contract.heads:
-        raise ConfigError("balance is for one task: several tasks share the segments of a track")
-    if config.training.target == "soft_top" and contract.kind != "single":
-        raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
-    if config.training.class_weights == "balanced" and contract.kind != "single":
-        raise ConfigError("training.class_weights: balanced is for one label a track; several tags want loss: focal")
+    _check_heads(manifest, folds)
+    _check_labels(config, contract)
+    _check_shards(manifest, folds)
+    if config.training.cache_frozen and joined().are_several:
+        raise ConfigError("training.cache_frozen is for one process: its small head is trained in seconds")
     return contract, folds
 
 
+def _check_member(config: Config, *, contract: Contract | None, resume: bool = False) -> None:
+    check_model(config.model)
+    _check_addons(config)
+    if config.input.frontend == "musicnn" and contract is None:
+        frames_for_each(config.feature.model_dump(), FEATURE)
+    if not resume:  # a training that goes on has its backbone already
+        check_source(config, contract)
+
+
 def _check_addons(config: Config) -> None:
-    """Checks that TensorFlow Addons is there where it is asked for, and is asked for what it can do."""
+    """Raises ConfigError where TensorFlow Addons is missing, or other keys do not go with one of its optimizers."""
     training, optimizer = config.training, config.training.optimizer
     check_addons("training.optimizer", optimizer, "adamw, adam, sgd; ema_momentum averages weights")
     check_addons("augment.time_warp", config.augment.time_warp, "gather")
@@ -167,8 +176,49 @@ def _check_addons(config: Config) -> None:
         return
     wanted = {"ema_momentum": 0.0} | ({"backbone_rate_factor": 1.0} if config.model.is_pretrained else {})
     for key, value in wanted.items():
-        if (found := getattr(training, key)) != value:
-            raise ConfigError(f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {found}")
+        if (received := getattr(training, key)) != value:
+            raise ConfigError(
+                f"training.{key} must be {value} with training.optimizer={optimizer}. Received: {received}"
+            )
+
+
+def check_model(section: ModelSection) -> None:
+    """Raises ConfigError where there is no such model, or an option is set that its builder does not take."""
+    if section.name not in BUILDERS:
+        hint = did_you_mean(section.name, BUILDERS)
+        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}. Received: {section.name}.{hint}")
+    for key, value in section.builder_options.items():
+        if section.name not in (takers := models_with(key)):
+            raise ConfigError(
+                f"model.{key} must be left out for model.name={section.name}; models that take it:"
+                f" {', '.join(takers)}. Received: {value}"
+            )
+
+
+def check_partners(config: Config, partners: Mapping[str, Config]) -> None:
+    """Raises ConfigError where models could not be joined, or their folders would collide."""
+    fold = config.training.fold
+    for name, partner in partners.items():
+        if partner.training.fold != fold or partner.ensemble.partners:
+            raise ConfigError(
+                f"ensemble.partners: {name} must have training.fold={fold} and no partners of its own. Received:"
+                f" fold={partner.training.fold}, partners={partner.ensemble.partners}"
+            )
+    stems = [Path(name).stem for name in partners]
+    if len({OWN, *stems}) <= len(stems) or any(_RESERVED.fullmatch(stem) for stem in stems):
+        raise ConfigError(
+            f"ensemble.partners: their file names must differ, and not be {OWN}, foldN or another name in a run"
+            f" folder. Received: {', '.join(stems)}"
+        )
+
+
+def _check_labels(config: Config, contract: Contract) -> None:
+    """Raises ConfigError where a setting is for the other kind of labels."""
+    make_losses(config, contract)
+    if config.training.target == "soft_top" and contract.kind != "single":
+        raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
+    if config.training.class_weights == "balanced" and contract.kind != "single":
+        raise ConfigError("training.class_weights=balanced is for one label a track; for several tags set loss=focal")
 
 
 def _check_shards(manifest: Manifest, folds: Folds) -> None:
@@ -181,16 +231,8 @@ def _check_shards(manifest: Manifest, folds: Folds) -> None:
         )
 
 
-def _check_heads(config: Config, manifest: Manifest, folds: Folds) -> None:
-    """Checks what several tasks need: settings that are for every kind, and labels of each in both parts."""
-    if not manifest.contract.heads:
-        return
-    training = config.training
-    if training.loss != "auto" or training.class_weights != "none":
-        raise ConfigError(
-            "several tasks want training.loss=auto and training.class_weights=none. Received:"
-            f" loss={training.loss}, class_weights={training.class_weights}"
-        )
+def _check_heads(manifest: Manifest, folds: Folds) -> None:
+    """Checks that training and validation both have labels of every task."""
     for splits in (folds.training, folds.validation):
         labels = manifest.count_labels(splits)
         for head in manifest.contract.heads:

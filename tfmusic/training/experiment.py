@@ -1,7 +1,6 @@
 """All that one config asks for: one training, one for every fold, and those of its partners, joined to one run."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +22,11 @@ from tfmusic.models.surgery import load_saved
 from tfmusic.records.manifest import Manifest
 from tfmusic.scoring.aggregate import blend_weights
 from tfmusic.scoring.calibrate import Calibration, save_by_task
-from tfmusic.training.checks import check
+from tfmusic.training.checks import OWN, check, check_partners
 from tfmusic.training.environment import environment
 from tfmusic.training.fit import TrainingProgress, fit
 from tfmusic.training.frozen import BackboneCache
 from tfmusic.training.job import Job
-
-_RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
-OWN = "own"  # the folder of the config's own model beside its partners'
 
 
 @dataclass(frozen=True)
@@ -63,19 +59,7 @@ class Recipe:
         Raises:
             ConfigError, RecordsError, RunError: as `training.checks.check`, or partners that cannot be joined.
         """
-        fold = self.config.training.fold
-        for name, partner in self.partners.items():
-            if partner.training.fold != fold or partner.ensemble.partners:
-                raise ConfigError(
-                    f"ensemble.partners: {name} must have training.fold={fold} and no partners of its own. Received:"
-                    f" fold={partner.training.fold}, partners={partner.ensemble.partners}"
-                )
-        stems = [Path(name).stem for name in self.partners]
-        if len({OWN, *stems}) <= len(stems) or any(_RESERVED.fullmatch(stem) for stem in stems):
-            raise ConfigError(
-                f"ensemble.partners: their file names must differ, and not be {OWN}, foldN or another name in a run"
-                f" folder. Received: {', '.join(stems)}"
-            )
+        check_partners(self.config, self.partners)
         for part in self.parts():
             source = part.config.model.init_from
             if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):

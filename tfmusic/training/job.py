@@ -38,18 +38,14 @@ TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
     section = config.model
     return build_model(
-        config.model.name,
+        section.name,
         frames=contract.frames,
         n_bins=contract.n_bins,
         n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
         dtype=contract.dtype,
         **_normalisation(config.input.normalize, mean, variance),
         frontend=find_frontend(config.input.frontend, contract),
-        width=None if section.width == "default" else section.width,
-        hidden=None if section.hidden == "default" else section.hidden,
-        pooling=None if section.pooling == "default" else section.pooling,
-        dropout=section.dropout,
-        stochastic_depth=section.stochastic_depth,
+        **section.builder_options,
         n_tokens=len(contract.metadata),
         token_width=config.metadata.width,
     )
