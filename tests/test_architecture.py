@@ -26,7 +26,7 @@ LAYERS = (  # each imports from those below it; those of one line do not know ea
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD = {"tfmusic", "collections", "dataclasses", "json", "math", "numpy", "pathlib", "typing", "zipfile"}
+STANDARD = {"tfmusic", "collections", "dataclasses", "inspect", "json", "math", "numpy", "pathlib", "typing", "zipfile"}
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "pydantic", "rich", "yaml"}
 
 
