@@ -271,13 +271,13 @@ def targets(folder):
     from tfmusic.datasets import airush_metadata, table
     from tfmusic.features.extracted import find_feature
     from tfmusic.features.npy import read_mel
-    from tfmusic.scoring.calibrate import Calibration
+    from tfmusic.scoring.track_scorer import TrackScorer, save_scorers
 
     contract = json.loads((golden.GOLDEN / "manifest.json").read_text())["contract"]
     header = SegmentHeader("가 7", 3, 0, 6, (0, 2), (5,))
     record = encode_prefix(header, 24) + bytes(range(24))
-    calibration = Calibration()
-    calibration.save(folder / "calibration")
+    scorer = TrackScorer(kind=contract["kind"], track_shifts={"mean": 0.5})
+    save_scorers({contract["task"]: scorer}, folder / "calibration")
     checksums = {"version": 1, "files": {"calibration": {"bytes": 3, "sha256": "0" * 64}}}
     manifest = json.loads((golden.GOLDEN / "manifest.json").read_text(encoding="utf-8"))
     rows = [
@@ -308,8 +308,9 @@ def targets(folder):
         "manifest": Target([manifest], manifest_reader(folder / "manifest"), spoil_value, 2),
         "contract": Target([contract], of_file(folder, "c.json", Contract.load), spoil_json, 6),
         "calibration": Target(
-            [json.loads((folder / "calibration").read_text())], of_file(folder, "k.json", Calibration.load),
-            spoil_json, 4,
+            [json.loads((folder / "calibration").read_text())], of_file(
+                folder, "k.json", lambda path: TrackScorer.load(path, Contract.from_dict(contract))
+            ), spoil_json, 4,
         ),
         "checksums": Target([checksums], read_checksums, spoil_json, 3),
         "feature": Target(

@@ -126,7 +126,7 @@ def test_evaluation_is_of_what_is_stored(tmp_path, capsys):
     few = build(tmp_path / "data", tmp_path, "folder", *chosen)
     run = fit(tmp_path, "folder", few, *chosen)
     report = json.loads((run / "evaluation" / "report.json").read_text())
-    assert (report["tracks"], report["segments"]) == (4, 8)
+    assert (report["tracks"], report["windows"]) == (4, 8)
     config = config_of("folder", tmp_path)
     records = ["--records", str(few.folder), "--run-dir", str(tmp_path / "other"), *OVERRIDES]
     assert main(["fit", config, *records, "training.fold=official", "model.width=4"]) == 2

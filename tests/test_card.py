@@ -38,7 +38,7 @@ def test_card_says_what_the_evaluation_said(evaluated):
     assert card["data"]["training_tracks"] == len(used["training_tracks"])
     assert card["evaluation"]["metrics"] == report["metrics"]
     assert set(card["evaluation"]["metrics"]) == {"micro-F1", "precision", "recall", "macro-F1"}
-    assert card["answer"] == {"aggregator": "mean", "threshold": 0.5, "min_tags": 0, "max_tags": None}
+    assert card["prediction"] == {"aggregator": "mean", "threshold": 0.5, "min_tags": 0, "max_tags": None}
     assert card["versions"]["trained_with"]["packages"]["tfmusic"] == card["versions"]["exported_with"]["tfmusic"]
     value, low, high = report["metrics"]["micro-F1"]
     assert f"| micro-F1 | {value:.3f} | {low:.3f} to {high:.3f} |" in text

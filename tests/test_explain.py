@@ -11,7 +11,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.inference.explain import explain, n_passes
 from tfmusic.inference.predictor import Predictor
 from tfmusic.scoring.aggregate import to_scores
-from tfmusic.scoring.metrics import NO_LIMITS
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 def listener(frames=16, hop=8, *, kind="single"):
@@ -27,10 +27,10 @@ def listener(frames=16, hop=8, *, kind="single"):
         heard = np.stack([mel[:, start : start + frames].mean(1) for start in starts])
         logits = np.stack([heard[:, :16].sum(1), heard[:, 48:].sum(1), np.full(len(starts), -3.0)], 1)
         segments = to_scores(logits / 16, kind)
-        return {"track_scores": segments.mean(0), "segment_scores": segments, "segment_starts": starts}
+        return {"track_scores": segments.mean(0), "window_scores": segments, "window_starts": starts}
 
-    card = {"task": "t", "kind": kind, "labels": list(contract.labels), "answer": {"aggregator": "mean"}}
-    return Predictor(contract, card, NO_LIMITS, scores)
+    card = {"task": "t", "kind": kind, "labels": list(contract.labels), "prediction": {"aggregator": "mean"}}
+    return Predictor(contract, card, TrackScorer(kind=kind), scores)
 
 
 def test_occlusion_finds_the_band_and_the_moment():

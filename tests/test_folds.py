@@ -12,7 +12,7 @@ from tests.conftest import SMALL_MODEL, fit_small
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
-from tfmusic.evaluation.out_of_fold import calibrate_apart, score_held_out
+from tfmusic.evaluation.out_of_fold import fit_scorers_apart, score_held_out
 from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble
 from tfmusic.records.manifest import Manifest
@@ -153,9 +153,9 @@ def test_thresholds_of_a_fold_never_saw_its_tracks(crossed, dealt):
     from tfmusic.config.sections import EvaluationSection
 
     folds = held_out.part("q2")
-    before = calibrate_apart(folds, "multi", EvaluationSection())
+    before = fit_scorers_apart(EvaluationSection(), "multi", folds)
     object.__setattr__(folds[0], "targets", ~folds[0].targets)
-    after = calibrate_apart(folds, "multi", EvaluationSection())
+    after = fit_scorers_apart(EvaluationSection(), "multi", folds)
     assert after[0] == before[0]
     assert after[1] != before[1]
 

@@ -85,7 +85,7 @@ def test_tracks_are_answered_by_the_runtime_of_the_format(trained, music, tmp_pa
     out, test = tmp_path / form, music / "q2" / "test"
     assert main(["export", str(trained), "--format", form, "--out", str(out)]) == 0
     card = json.loads((out / "model_card.json").read_text(encoding="utf-8"))
-    assert card["answer"]["aggregator"] == "mean"
+    assert card["prediction"]["aggregator"] == "mean"
     assert "# q2: model card" in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
     for model, name in ((trained, "run.csv"), (out, "export.csv")):
         assert main(["predict", str(model), str(test), "--out", str(tmp_path / name)]) == 0
@@ -151,25 +151,32 @@ def test_a_contract_of_another_run_is_refused(trained, music, tmp_path, capsys, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
-@pytest.mark.parametrize(
-    "answer",
-    [None, {"aggregator": "foo"}, {"aggregator": ["mean"]}, {"aggregator": "top_k_mean"}, {"top_k": 3}]
-    + [{"aggregator": "top_k_mean", "top_k": k} for k in (0, True, 2.5, float("inf"), "3")],
-)
-def test_a_card_that_does_not_say_how_to_answer_is_refused(exported, music, tmp_path, capsys, answer):
-    """By predict and by verify, with one line; so is a folder without a card."""
+@pytest.mark.parametrize("fields", [None, {"kind": "multi", "aggregator": "foo"}])
+def test_an_export_without_a_usable_calibration_is_refused(exported, music, tmp_path, capsys, fields):
+    """By predict and by verify, with one line."""
     shutil.copytree(exported / "onnx", tmp_path / "onnx")
-    path = tmp_path / "onnx" / "model_card.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"answer": answer}), encoding="utf-8")
+    (tmp_path / "onnx" / "calibration.json").write_text(json.dumps({"q2": fields}), encoding="utf-8")
+    (tmp_path / "onnx" / "checksums.json").unlink()
     for command in (
         ["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")],
         ["verify", str(tmp_path / "onnx")],
     ):
         assert main(command) == 2
-        assert "answer must name an aggregator, mean, " in "".join(capsys.readouterr())
-    path.unlink()
-    assert main(["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")]) == 2
-    assert "must say how windows become an answer, in model_card.json" in capsys.readouterr().err
+        assert "calibration.json: must be the calibration" in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_predictions_need_no_model_card(exported, music, tmp_path):
+    """The card is documentation: without it, or with another text, every format predicts the same."""
+    test = str(music / "q2" / "test")
+    for form in ("onnx", "litert"):
+        shutil.copytree(exported / form, tmp_path / form)
+        for name in ("model_card.json", "checksums.json"):
+            (tmp_path / form / name).unlink()
+        outs = [str(tmp_path / f"{form}{i}.json") for i in (0, 1)]
+        assert main(["predict", str(exported / form), test, "--out", outs[0]]) == 0
+        assert main(["predict", str(tmp_path / form), test, "--out", outs[1]]) == 0
+        assert Path(outs[0]).read_bytes() == Path(outs[1]).read_bytes()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from tfmusic.datasets.files import below, read_table
 from tfmusic.errors import ConfigError, DataError, RecordsError, RunError
 from tfmusic.records.format import SegmentHeader, decode, encode_prefix
 from tfmusic.records.manifest import Manifest
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer, save_scorers
 
 ROOT = Path(__file__).parents[1]
 QUICK = settings(
@@ -109,18 +110,20 @@ def test_mutations_do_what_they_say():
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize("key", ["segment_shift", "mean", "limits"])
+@pytest.mark.parametrize("key", ["window_shift", "mean", "min_tags"])
 def test_calibrations_are_finite(tmp_path, value, key):
-    """A shift that is no number would make scores that are none; a limit of infinity was a trace."""
+    """A shift that is not finite would make every score NaN; so would a limit."""
+    from tests.golden import GOLDEN
+
     path = tmp_path / "calibration.json"
-    Calibration().save(path)
-    fields = json.loads(path.read_text())
-    text = json.dumps(fields | {"limits": ["?", None]} if key == "limits" else fields)
-    spoiled = text.replace('"?"', value) if key == "limits" else text.replace(f'"{key}": 0.0', f'"{key}": {value}')
+    contract = Contract.from_dict(json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))["contract"])
+    save_scorers({contract.task: TrackScorer(kind=contract.kind, track_shifts={"mean": 0.0})}, path)
+    text = path.read_text()
+    spoiled = re.sub(rf'"{key}": [0.]+', f'"{key}": {value}', text)
     assert spoiled != text
     path.write_text(spoiled)
-    with pytest.raises(RunError, match=r"calibration\.json: must be the calibration"):
-        Calibration.load(path)
+    with pytest.raises(RunError, match=rf"calibration\.json: .*{key}"):
+        TrackScorer.load(path, contract)
 
 
 @pytest.mark.parametrize("size", [float("inf"), "x", None, [], -1])

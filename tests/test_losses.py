@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from tfmusic.cli import main
-from tfmusic.scoring.calibrate import Calibration
-from tfmusic.scoring.metrics import Limits, decide
+from tfmusic.scoring.metrics import decide
 from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
 
 LOGITS = np.array([[2.0, -1.0, -4.0], [-3.0, 0.5, 1.0]], np.float32)
@@ -36,17 +35,8 @@ def test_limits_fill_up_and_cut_off_by_score():
     """Fewer than min_tags: the highest scores; more than max_tags: the highest of them; ties go to the first."""
     scores = np.array([[0.1, 0.4, 0.3], [0.9, 0.6, 0.7], [0.2, 0.2, 0.2]])
     np.testing.assert_array_equal(decide(scores, "multi"), scores >= 0.5)
-    assert decide(scores, "multi", Limits(1)).tolist() == [[False, True, False], [True] * 3, [True, False, False]]
-    assert decide(scores, "multi", Limits(0, 2)).tolist() == [[False] * 3, [True, False, True], [False] * 3]
-
-
-def test_limits_travel_with_the_calibration(tmp_path):
-    """Saved and loaded; a file from before them has none."""
-    Calibration(limits=Limits(1, 5)).save(tmp_path / "c.json")
-    assert Calibration.load(tmp_path / "c.json").limits == Limits(1, 5)
-    text = (tmp_path / "c.json").read_text()
-    (tmp_path / "old.json").write_text(text[: text.index(',\n "limits"')] + "\n}")
-    assert Calibration.load(tmp_path / "old.json").limits == Limits(0, None)
+    assert decide(scores, "multi", min_tags=1).tolist() == [[False, True, False], [True] * 3, [True, False, False]]
+    assert decide(scores, "multi", max_tags=2).tolist() == [[False] * 3, [True, False, True], [False] * 3]
 
 
 @pytest.mark.parametrize("loss", ["asymmetric", "soft_f1"])

@@ -17,7 +17,7 @@ from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.models.surgery import fuse_batch_norm
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 MEAN, VARIANCE = np.linspace(50, 150, 64), np.linspace(100, 900, 64)
 DEEP = {"resnet50", "resnet101"}  # slow to build and compile, so left out where their parts are covered elsewhere
@@ -235,12 +235,12 @@ def test_export_keeps_the_output(name, tmp_path):
     feature = {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512}
     scale = {"name": "db", "low": -60.0, "high": 30.0}
     contract = Contract("t", "single", ("a", "b", "c"), feature, scale, "uint8", 40, 20)
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, contract))
     mel = (10 ** np.random.default_rng(0).uniform(-6, 3, (64, 95))).astype(np.float32)
     mine, theirs = module(tf.constant(mel)), load_predict_fn(tmp_path / "export")(mel)
-    np.testing.assert_allclose(theirs["segment_scores"], mine["segment_scores"].numpy(), atol=1e-6)
-    assert theirs["segment_scores"].shape == (4, 3)
+    np.testing.assert_allclose(theirs["window_scores"], mine["window_scores"].numpy(), atol=1e-6)
+    assert theirs["window_scores"].shape == (4, 3)
 
 
 _ON_JAX = """

@@ -192,8 +192,8 @@ def test_training_reports_each_task(both_trained):
     for line in lines:
         assert line["validation"] == pytest.approx((line["validation_q1"] + line["validation_q2"]) / 2)
     calibration = json.loads(RunDir(both_trained).calibration.read_text())
-    assert calibration["q1"]["segment_shift"] == 0.0
-    assert calibration["q2"]["segment_shift"] != 0.0
+    assert calibration["q1"]["window_shift"] == 0.0
+    assert calibration["q2"]["window_shift"] != 0.0
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """Metrics against scikit-learn, aggregators by hand, calibration by brute force."""
 
+import json
+from typing import get_args
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from tfmusic.core.contract import Contract
+from tfmusic.errors import RunError
 from tfmusic.scoring import metrics
-from tfmusic.scoring.aggregate import AGGREGATORS, aggregate, to_logits, to_scores
-from tfmusic.scoring.calibrate import Calibration, best_threshold
+from tfmusic.scoring.aggregate import AGGREGATORS, AggregatorName, aggregate, to_logits, to_scores
+from tfmusic.scoring.track_scorer import TrackScorer, best_threshold, save_scorers
 
 
 @pytest.fixture
@@ -42,9 +47,9 @@ def test_weighted_metrics_agree_with_scikit_learn(rng):
     weights = rng.random(60)
     scores, targets = rng.random((60, 4)), metrics.one_hot(rng.integers(0, 4, 60), 4)
     expected = reference.accuracy_score(targets.argmax(1), scores.argmax(1), sample_weight=weights)
-    assert abs(metrics.headline(scores, targets, "single", weights) - expected) < 1e-12
+    assert abs(metrics.headline(metrics.decide(scores, "single"), targets, "single", weights) - expected) < 1e-12
     expected = reference.f1_score(targets, scores >= 0.5, average="micro", sample_weight=weights)
-    assert abs(metrics.headline(scores, targets, "multi", weights) - expected) < 1e-12
+    assert abs(metrics.headline(scores >= 0.5, targets, "multi", weights) - expected) < 1e-12
 
 
 def test_f1_of_nothing_is_zero():
@@ -132,30 +137,67 @@ def test_best_threshold_is_the_best(rng, ties):
 
 
 def test_calibration_makes_half_the_best_threshold(rng):
-    """After the shifts .5 is the best threshold, for segments and for tracks under every aggregator."""
+    """After the shifts .5 is the best threshold, for windows and for tracks under every aggregator."""
     targets = rng.random((40, 10)) < 0.15
     logits = [rng.normal(size=(rng.integers(1, 6), 10)) - 2.5 + 2.0 * row for row in targets]
-    calibration = Calibration.fit(logits, targets, top_k=3)
+    scorer = TrackScorer(kind="multi").fit(logits, targets)
     for name in AGGREGATORS:
-        scores = np.stack([calibration.track_scores(x, kind="multi", aggregator=name, top_k=3) for x in logits])
-        assert abs(metrics.headline(scores, targets, "multi") - best_threshold(scores, targets)[1]) < 1e-12
-    segments = np.concatenate([calibration.segment_scores(x, kind="multi") for x in logits])
+        scores = np.stack([scorer.track_scores(x, name) for x in logits])
+        assert abs(metrics.micro_f1(scores >= 0.5, targets) - best_threshold(scores, targets)[1]) < 1e-12
+    windows = np.concatenate([scorer.window_scores(x) for x in logits])
     repeated = np.repeat(targets, [len(x) for x in logits], axis=0)
-    assert abs(metrics.headline(segments, repeated, "multi") - best_threshold(segments, repeated)[1]) < 1e-12
+    assert abs(metrics.micro_f1(windows >= 0.5, repeated) - best_threshold(windows, repeated)[1]) < 1e-12
 
 
-def test_calibration_round_trip(tmp_path):
-    """What is saved is what is loaded."""
-    calibration = Calibration(0.25, dict.fromkeys(AGGREGATORS, -1.5))
-    calibration.save(tmp_path / "c.json")
-    assert Calibration.load(tmp_path / "c.json") == calibration
+def contract_of(kind):
+    """A contract of which the scorer reads the task and the kind."""
+    feature = {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512}
+    scale = {"name": "db", "low": -60.0, "high": 30.0}
+    return Contract("t", kind, ("a", "b"), feature, scale, "uint8", 16, 8)
+
+
+def test_scorer_round_trip(tmp_path):
+    """A scorer with limits and shifts is the same after saving and loading, and another task is not found."""
+    scorer = TrackScorer(
+        kind="multi", aggregator="vote", top_k=2, window_shift=0.25, track_shifts={"vote": -1.5}, min_tags=1, max_tags=5
+    )
+    save_scorers({"other": TrackScorer(kind="single"), "t": scorer}, tmp_path / "c.json")
+    assert TrackScorer.load(tmp_path / "c.json", contract_of("multi")) == scorer
+    with pytest.raises(RunError, match=r"c\.json: .* task t.*kind must be single"):
+        TrackScorer.load(tmp_path / "c.json", contract_of("single"))
+    save_scorers({"other": scorer}, tmp_path / "c.json")
+    with pytest.raises(RunError, match=r"c\.json: .* task t"):
+        TrackScorer.load(tmp_path / "c.json", contract_of("multi"))
+
+
+def test_an_aggregator_that_was_not_calibrated_is_not_compared(tmp_path):
+    """A file that names the shifts of some aggregators, or of one that is gone, is read; a missing shift is 0."""
+    fields = {"kind": "multi", "aggregator": "max", "window_shift": 0.5, "track_shifts": {"mean": 0.2, "gone": 1.0}}
+    (tmp_path / "c.json").write_text(json.dumps({"t": fields}))
+    scorer = TrackScorer.load(tmp_path / "c.json", contract_of("multi"))
+    assert scorer.aggregators == ("mean",)
+    logits = np.array([[0.3, -2.0], [0.1, 1.0]])
+    np.testing.assert_allclose(scorer.track_scores(logits), to_scores(logits - 0.5, "multi").max(0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("aggregator", "foo"), ("aggregator", ["mean"]), ("aggregator", None), ("max_tags", -1), ("extra", 1)]
+    + [("top_k", value) for value in (0, True, 2.5, "3")]
+    + [("track_shifts", value) for value in (3, {"mean": "x"}, [1])],
+)
+def test_a_scorer_with_a_wrong_value_is_refused(tmp_path, key, value):
+    """One line names the file and the key."""
+    (tmp_path / "c.json").write_text(json.dumps({"t": {"kind": "multi", key: value}}))
+    with pytest.raises(RunError, match=rf"c\.json: .*{key}"):
+        TrackScorer.load(tmp_path / "c.json", contract_of("multi"))
 
 
 def test_without_calibration_scores_stay():
-    """The neutral calibration changes nothing."""
-    logits = np.array([[0.3, -2.0]])
-    scores = Calibration().track_scores(logits, kind="multi", aggregator="mean", top_k=3)
-    np.testing.assert_array_equal(scores, to_scores(logits, "multi")[0])
+    """A scorer without shifts changes nothing, and compares all aggregators."""
+    logits, scorer = np.array([[0.3, -2.0]]), TrackScorer(kind="multi")
+    np.testing.assert_array_equal(scorer.track_scores(logits), to_scores(logits, "multi")[0])
+    assert scorer.aggregators == tuple(AGGREGATORS) == get_args(AggregatorName)
 
 
 def test_bootstrap_interval_is_as_wide_as_theory_says(rng):

@@ -21,7 +21,7 @@ from tfmusic.core.windows import cut
 from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import build_model
 from tfmusic.scoring.aggregate import AGGREGATORS
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @pytest.fixture(scope="session")
@@ -49,17 +49,16 @@ def test_graph_and_numpy_agree(kind, aggregator, n_frames):
     """Every aggregator, short tracks, exact multiples and more windows than one call takes: within 1e-5."""
     model, contract = small_model(kind)
     shift = {"single": 0.0, "multi": 0.3}[kind]
-    calibration = Calibration(-shift, dict.fromkeys(AGGREGATORS, shift))
-    module = TrackModel(model, contract, calibration, aggregator=aggregator, top_k=3)
+    scorer = TrackScorer(kind=kind, aggregator=aggregator, window_shift=-shift, track_shifts={aggregator: shift})
+    module = TrackModel(model, contract, scorer)
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, n_frames))).astype(np.float32)
     answer = module(tf.constant(mel))
     cells = Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel)
     windows, starts = cut(cells, frames=40, hop_frames=15)
     logits = np.asarray(model(windows, training=False))
-    expected = calibration.track_scores(logits, kind=kind, aggregator=aggregator, top_k=3)
-    np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
-    np.testing.assert_allclose(answer["segment_scores"], calibration.segment_scores(logits, kind=kind), atol=1e-5)
-    np.testing.assert_array_equal(answer["segment_starts"], starts)
+    np.testing.assert_allclose(answer["track_scores"], scorer.track_scores(logits), atol=1e-5)
+    np.testing.assert_allclose(answer["window_scores"], scorer.window_scores(logits), atol=1e-5)
+    np.testing.assert_array_equal(answer["window_starts"], starts)
 
 
 @pytest.mark.parametrize("name", ["db", "log10_1p10", "log10_1p10000"])
@@ -69,7 +68,7 @@ def test_graph_scales_as_the_converter_does(name, dtype):
     model, contract = small_model("single", dtype)
     scale = {"name": name, "low": -60.0 if name == "db" else 0.0, "high": 30.0 if name == "db" else 6.0}
     contract = Contract(**(vars(contract) | {"scale": scale}))
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     mel = (10 ** np.random.default_rng(0).uniform(-9, 4, (128, 200))).astype(np.float32)
     mel[:, 0] = 0.0
     cells = Encoder(Scale.from_dict(scale), dtype).encode(mel)
@@ -92,21 +91,19 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     )
     _, contract = small_model("multi")
     contract = replace(contract, frames=64)
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
     answer = load_predict_fn(tmp_path)(mel)
     windows, _ = cut(Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel), frames=64, hop_frames=15)
-    expected = Calibration().track_scores(
-        np.asarray(model(windows, training=False)), kind="multi", aggregator="mean", top_k=3
-    )
+    expected = TrackScorer(kind="multi").track_scores(np.asarray(model(windows, training=False)))
     np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
 
 
 def test_tracks_of_new_lengths_are_answered_by_one_graph(tmp_path):
     """A loaded export traces nothing for a length that it has not met: that takes time, and memory for good."""
     model, contract = small_model("single")
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
     answer = load_predict_fn(tmp_path)
     for n_frames in (50, 51, 77):
@@ -118,7 +115,7 @@ def test_tracks_of_new_lengths_are_answered_by_one_graph(tmp_path):
 def test_graph_refuses_what_is_no_power(bad, n_frames):
     """NaN, infinite and negative cells, and no frames at all, are an error in the graph too."""
     model, contract = small_model("single")
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     with pytest.raises(tf.errors.InvalidArgumentError, match="mel must be finite power"):
         module(tf.constant(np.full((128, n_frames), bad, np.float32)))
 
@@ -126,7 +123,7 @@ def test_graph_refuses_what_is_no_power(bad, n_frames):
 def test_signatures_take_the_files_shape():
     """`serving_default` takes [n_bins, n_frames], `file` the [1, n_bins, n_frames] of an .npy."""
     model, contract = small_model("single")
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     made = signatures(module, contract)
     assert made["serving_default"].structured_input_signature[0][0].shape.as_list() == [128, None]
     assert made["file"].structured_input_signature[0][0].shape.as_list() == [1, 128, None]

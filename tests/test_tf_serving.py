@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.test_serving import small_model
 from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.models import build_model
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 LENGTHS = (7, 40, 41, 700)
 
@@ -32,7 +32,7 @@ def saved(tmp_path_factory):
     """A SavedModel of a small q2 model."""
     path = tmp_path_factory.mktemp("serving") / "q2" / "1"
     model, contract = small_model("multi")
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(path), signatures=signatures(module, contract))
     return path
 
@@ -60,7 +60,7 @@ def test_batch_reads_metadata_of_each_track():
     _, contract = small_model("multi")
     contract = replace(contract, metadata=("genres=?", "genres=jazz", "genres=pop"))
     model = build_model("cnn1d", frames=40, n_bins=128, n_outputs=3, width=4, n_tokens=3)
-    module = TrackModel(model, contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     mels = some_mels((50, 60, 50))
     tokens = [["genres=jazz", "genres=pop"], ["genres=unheard of", ""], ["", ""]]
     scores = module.predict_batch(tf.constant(padded(mels)), tf.constant([50, 60, 50]), tf.constant(tokens))

@@ -115,7 +115,7 @@ def test_training_on_all_folds(records, tmp_path, capsys):
     """`training.fold=none`: no validation, a model and a neutral calibration; evaluate asks for other tracks."""
     run = tmp_path / "run"
     assert fit_small("q2", records, run, "training.epochs=1", "training.fold=none", "training.tensorboard=false") == 0
-    assert json.loads(RunDir(run).calibration.read_text())["segment_shift"] == 0.0
+    assert json.loads(RunDir(run).calibration.read_text())["q2"]["window_shift"] == 0.0
     assert not RunDir(run).tensorboard.exists()
     assert main(["evaluate", str(run)]) == 2
     assert "trained on every fold, so pass --split" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from tfmusic.core.windows import cut
 from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.surgery import fuse_batch_norm
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 _LABELS = tuple(f"label {i}" for i in range(10))
 _FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS}
@@ -49,6 +49,6 @@ def tracks(folder: str, name: str, width: int, frames: int, hop_frames: int) -> 
 
 def _saved(model: keras.Model, contract: Contract, folder: Path) -> Any:
     """Returns the answers of the model after it was saved and loaded as an export is."""
-    module = TrackModel(fuse_batch_norm(model), contract, Calibration(), aggregator="mean", top_k=3)
+    module = TrackModel(fuse_batch_norm(model), contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(folder), signatures=signatures(module, contract))
     return load_predict_fn(folder)

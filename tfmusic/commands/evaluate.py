@@ -83,7 +83,7 @@ def report_folds(
     from tfmusic.console import console
     from tfmusic.evaluation.audit import audit
     from tfmusic.evaluation.evaluation import Evaluation
-    from tfmusic.evaluation.out_of_fold import calibrate_apart, score_held_out
+    from tfmusic.evaluation.out_of_fold import fit_scorers_apart, score_held_out
 
     total = sum(len(manifest.track_ids(fold.read_json(fold.records)["validation"])) for fold in folder.folds())
     with console.progress("score", total, "tracks") as progress:
@@ -95,14 +95,12 @@ def report_folds(
         parts = [
             Evaluation.of(
                 contract,
-                calibration,
-                aggregator=options.aggregator,
-                top_k=options.top_k,
+                scorer,
                 track_ids=fold.track_ids,
                 logits=fold.logits,
                 targets=fold.targets,
             )
-            for fold, calibration in zip(folds, calibrate_apart(folds, contract.kind, options), strict=True)
+            for fold, scorer in zip(folds, fit_scorers_apart(options, contract.kind, folds), strict=True)
         ]
         evaluation = Evaluation.join(parts)
         values = [part.headline for part in parts]
@@ -186,8 +184,9 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     console.show(report["note"])
     write_json(report, out / "report.json")
     predicted, targets = evaluation.answers()
-    scores = evaluation.scores[evaluation.aggregator]
-    table = predictions_table(evaluation.track_ids, predicted, scores, evaluation.contract.labels, targets)
+    table = predictions_table(
+        evaluation.track_ids, predicted, evaluation.track_scores, evaluation.contract.labels, targets
+    )
     write_text(out / "predictions.csv", table.to_csv(index=False))
     write_text(out / "report.html", page)
     console.say(f"report: {out / 'report.html'}")
@@ -218,9 +217,7 @@ def _evaluate(
         ).part(stored.columns, has_own_logits=True)
     return Evaluation.of(
         loaded.contract,
-        loaded.calibration,
-        aggregator=loaded.aggregator,
-        top_k=loaded.top_k,
+        loaded.scorer,
         track_ids=scored.track_ids,
         logits=scored.logits,
         targets=scored.targets,

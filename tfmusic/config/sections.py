@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tfmusic.config.data import AirushData, AnyData, BalanceSection
-from tfmusic.core.contract import POWER
+from tfmusic.core.contract import POWER, Kind
 from tfmusic.core.feature import FeatureSection, OfflineAugmentSection
 from tfmusic.core.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.scoring.aggregate import AggregatorName
+from tfmusic.scoring.track_scorer import TrackScorer
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
 MetadataField = Literal[
     "genres", "artists", "album", "title", "lyric", "country", "gender", "artist_type", "production", "agency",
     "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
@@ -226,6 +227,13 @@ class EvaluationSection(Section):
     min_tags: CountOrZero = 0
     max_tags: Count | Literal["none"] = "none"
     batch_size: Count = 64
+
+    def scorer(self, kind: Kind) -> TrackScorer:
+        """Returns the scorer of a task, not calibrated yet."""
+        most = None if self.max_tags == "none" else self.max_tags
+        return TrackScorer(
+            kind=kind, aggregator=self.aggregator, top_k=self.top_k, min_tags=self.min_tags, max_tags=most
+        )
 
 
 class Config(Section):

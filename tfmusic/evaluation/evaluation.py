@@ -1,4 +1,4 @@
-"""What an evaluation says: headline metric, every aggregator, gain over segments, every label."""
+"""What an evaluation says: headline metric, every aggregator, gain over windows, every label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,67 +9,55 @@ import numpy as np
 from tfmusic.console import format_table
 from tfmusic.core.contract import Contract
 from tfmusic.scoring import metrics
-from tfmusic.scoring.aggregate import AGGREGATORS
-from tfmusic.scoring.calibrate import Calibration
 from tfmusic.scoring.curves import metric_intervals
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Track scores of labelled tracks under every aggregator, and segment scores.
+    """Track scores of labelled tracks under every aggregator, and window scores.
 
     Attributes:
         contract: labels and kind of the task.
-        aggregator: the one that decides.
+        scorer: how windows become tracks; of several folds the first one's, whose shifts are its own.
         track_ids: names of the tracks.
         targets: bool [n_tracks, n_labels].
         scores: [n_tracks, n_labels] by aggregator.
-        segment_scores: [n_segments, n_labels] of all tracks.
-        segment_targets: bool [n_segments, n_labels].
-        segment_counts: int [n_tracks], how many of the segments each track has, one after the other.
-        limits: how many tags an answer may have.
+        window_scores: [n_windows, n_labels] of all tracks.
+        window_targets: bool [n_windows, n_labels].
+        window_counts: int [n_tracks], how many of the windows each track has, one after the other.
     """
 
     contract: Contract
-    aggregator: str
+    scorer: TrackScorer
     track_ids: tuple[str, ...]
     targets: np.ndarray
     scores: dict[str, np.ndarray]
-    segment_scores: np.ndarray
-    segment_targets: np.ndarray
-    segment_counts: np.ndarray
-    limits: metrics.Limits
+    window_scores: np.ndarray
+    window_targets: np.ndarray
+    window_counts: np.ndarray
 
     @classmethod
     def of(
         cls,
         contract: Contract,
-        calibration: Calibration,
+        scorer: TrackScorer,
         *,
-        aggregator: str,
-        top_k: int,
         track_ids: tuple[str, ...],
         logits: Sequence[np.ndarray],
         targets: np.ndarray,
     ) -> "Evaluation":
-        """Returns the evaluation of logits [n_segments, n_labels] of every track."""
-        kind = contract.kind
-        scores = {
-            name: np.stack(
-                [calibration.track_scores(track, kind=kind, aggregator=name, top_k=top_k) for track in logits]
-            )
-            for name in AGGREGATORS
-        }
+        """Returns the evaluation of logits [n_windows, n_labels] of every track."""
+        scores = {name: np.stack([scorer.track_scores(track, name) for track in logits]) for name in scorer.aggregators}
         return cls(
             contract,
-            aggregator,
+            scorer,
             track_ids,
             targets,
             scores,
-            calibration.segment_scores(np.concatenate(logits), kind=kind),
+            scorer.window_scores(np.concatenate(logits)),
             np.repeat(targets, [len(track) for track in logits], axis=0),
             np.array([len(track) for track in logits]),
-            calibration.limits,
         )
 
     @classmethod
@@ -80,44 +68,53 @@ class Evaluation:
             return first
         return cls(
             first.contract,
-            first.aggregator,
+            first.scorer,
             tuple(track_id for part in parts for track_id in part.track_ids),
             np.concatenate([part.targets for part in parts]),
             {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
-            np.concatenate([part.segment_scores for part in parts]),
-            np.concatenate([part.segment_targets for part in parts]),
-            np.concatenate([part.segment_counts for part in parts]),
-            first.limits,
+            np.concatenate([part.window_scores for part in parts]),
+            np.concatenate([part.window_targets for part in parts]),
+            np.concatenate([part.window_counts for part in parts]),
         )
 
     @property
     def headline(self) -> float:
         """The task's metric under the aggregator that decides."""
-        return self._value(self.aggregator)
+        return self._value(self.scorer.aggregator)
+
+    @property
+    def track_scores(self) -> np.ndarray:
+        """Scores of the tracks under the aggregator that decides, [n_tracks, n_labels]."""
+        return self.scores[self.scorer.aggregator]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Which labels are predicted, bool [n_tracks, n_labels]."""
+        return self.scorer.decide(self.track_scores)
 
     def _value(self, aggregator: str) -> float:
-        return metrics.headline(self.scores[aggregator], self.targets, self.contract.kind, limits=self.limits)
+        return metrics.headline(self.scorer.decide(self.scores[aggregator]), self.targets, self.contract.kind)
 
     def report(self) -> dict[str, Any]:
         """Returns everything as JSON-ready values."""
         kind, labels = self.contract.kind, self.contract.labels
-        predicted = metrics.decide(self.scores[self.aggregator], kind, self.limits)
+        predicted = self.predicted
         # Those of a track sum to 1, so that long tracks count no more than short ones.
-        weights = np.repeat(1 / self.segment_counts, self.segment_counts)
-        segment = metrics.headline(self.segment_scores, self.segment_targets, kind, weights)
+        weights = np.repeat(1 / self.window_counts, self.window_counts)
+        window_value = metrics.headline(metrics.decide(self.window_scores, kind), self.window_targets, kind, weights)
         per_label = metrics.per_label(predicted, self.targets)
         report: dict[str, Any] = {
             "task": self.contract.task,
             "metric": metrics.headline_name(kind),
             "value": self.headline,
             "interval": metrics.bootstrap_interval(metrics.answer_counts(*self.answers(), kind)),
-            "aggregator": self.aggregator,
+            "aggregator": self.scorer.aggregator,
             "tracks": len(self.track_ids),
-            "segments": len(self.segment_scores),
+            "windows": len(self.window_scores),
             "metrics": metric_intervals(predicted, self.targets, kind),
             "aggregators": {name: self._value(name) for name in self.scores},
-            "segment_value": segment,
-            "track_gain": self.headline - segment,
+            "window_value": window_value,
+            "track_gain": self.headline - window_value,
             "labels": {
                 label: {name: values[i].item() for name, values in per_label.items()} for i, label in enumerate(labels)
             },
@@ -128,16 +125,15 @@ class Evaluation:
             report["confusion"] = counts.tolist()
         return report
 
-    def segments_of(self, place: int) -> np.ndarray:
-        """Returns the segment scores [n_segments, n_labels] of the track at a place."""
-        first = int(self.segment_counts[:place].sum())
-        return self.segment_scores[first : first + int(self.segment_counts[place])]
+    def windows_of(self, place: int) -> np.ndarray:
+        """Returns the window scores [n_windows, n_labels] of the track at a place."""
+        first = int(self.window_counts[:place].sum())
+        return self.window_scores[first : first + int(self.window_counts[place])]
 
     def answers(self) -> tuple[list[Any], list[Any]]:
         """Returns predicted and true label names (lists of them for several tags) of every track."""
-        predicted = metrics.decide(self.scores[self.aggregator], self.contract.kind, self.limits)
         labels, kind = self.contract.labels, self.contract.kind
-        return metrics.names(predicted, labels, kind), metrics.names(self.targets, labels, kind)
+        return self.scorer.names(self.track_scores, labels), metrics.names(self.targets, labels, kind)
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -145,8 +141,8 @@ def format_report(report: dict[str, Any]) -> str:
     lines = [
         f"{report['task']}: {report['metric']} {report['value']:.4f}"
         f" (95 % interval {report['interval'][0]:.3f} to {report['interval'][1]:.3f}) on {report['tracks']:,} tracks of"
-        f" {', '.join(report['splits'])} ({report['segments']:,} windows scored), aggregator {report['aggregator']}",
-        f"single windows {report['segment_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
+        f" {', '.join(report['splits'])} ({report['windows']:,} windows scored), aggregator {report['aggregator']}",
+        f"single windows {report['window_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
         f" the majority baseline {report['baseline_value']:.4f}",
         *_fold_line(report),
         "",

@@ -1,6 +1,6 @@
 """Tracks scored by a model that has not trained on them: the validation fold of a run, or every fold of several."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 
 from tfmusic.config.loading import load_config
 from tfmusic.config.sections import EvaluationSection
-from tfmusic.core.contract import Contract
+from tfmusic.core.contract import Contract, Kind
 from tfmusic.core.files import check_files
 from tfmusic.core.rundir import RunDir, to_finish
 from tfmusic.errors import RecordsError, RunError
@@ -16,9 +16,7 @@ from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
 from tfmusic.records.manifest import Manifest
-from tfmusic.scoring.aggregate import AGGREGATORS
-from tfmusic.scoring.calibrate import Calibration
-from tfmusic.scoring.metrics import Limits
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @dataclass(frozen=True)
@@ -92,27 +90,20 @@ def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Ca
     return scored
 
 
-def tag_limits(options: EvaluationSection) -> Limits:
-    """Returns how many tags an answer may have."""
-    return Limits(options.min_tags, None if options.max_tags == "none" else options.max_tags)
-
-
-def calibrate_together(folds: Sequence[TrackLogits], kind: str, options: EvaluationSection) -> Calibration:
-    """Returns the calibration that suits the tracks of all folds; a neutral one where there is nothing to calibrate."""
-    limits = tag_limits(options)
-    if kind == "single" or not options.calibrate:
-        return Calibration(limits=limits)
+def fit_scorer(options: EvaluationSection, kind: Kind, folds: Sequence[TrackLogits]) -> TrackScorer:
+    """Returns the scorer that suits the tracks of all folds; one without calibration where there is none to fit."""
+    scorer = options.scorer(kind)
+    if not options.calibrate or not folds:
+        return scorer
     logits = [track for fold in folds for track in fold.logits]
-    targets = np.concatenate([fold.targets for fold in folds])
-    return Calibration.fit(logits, targets, top_k=options.top_k, aggregators=AGGREGATORS, limits=limits)
+    return scorer.fit(logits, np.concatenate([fold.targets for fold in folds]))
 
 
-def calibrate_apart(folds: Sequence[TrackLogits], kind: str, options: EvaluationSection) -> list[Calibration]:
-    """Returns a calibration for every fold, each fitted on the tracks of the other folds."""
+def fit_scorers_apart(options: EvaluationSection, kind: Kind, folds: Sequence[TrackLogits]) -> list[TrackScorer]:
+    """Returns a scorer for every fold, each fitted on the tracks of the other folds."""
     if len(folds) == 1:
-        return [calibrate_together(folds, kind, options)]
-    others: Iterable[list[TrackLogits]] = ([f for j, f in enumerate(folds) if j != i] for i in range(len(folds)))
-    return [calibrate_together(some, kind, options) for some in others]
+        return [fit_scorer(options, kind, folds)]
+    return [fit_scorer(options, kind, [*folds[:i], *folds[i + 1 :]]) for i in range(len(folds))]
 
 
 def track_means(folds: Sequence[TrackLogits]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:

@@ -13,23 +13,19 @@ from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir, reading
 from tfmusic.reports.page import render, without_paths
-from tfmusic.scoring.metrics import Limits
+from tfmusic.scoring.track_scorer import TrackScorer
 
 CARD_JSON, CARD_MARKDOWN = "model_card.json", "MODEL_CARD.md"
 CARD_VERSION = 1
 
 
-def model_card(
-    run: RunDir, contract: Contract, *, aggregator: str, top_k: int, limits: Limits, n_parameters: int
-) -> dict[str, Any]:
+def model_card(run: RunDir, contract: Contract, scorer: TrackScorer, *, n_parameters: int) -> dict[str, Any]:
     """Returns the card of a run as JSON-ready values; no folder of this machine is named in it.
 
     Args:
         run: the run, evaluated or not.
         contract: of the task that the card is for.
-        aggregator: from windows to a track.
-        top_k: parameter of the aggregator top_k_mean.
-        limits: of the number of tags.
+        scorer: from windows to a track.
         n_parameters: of the model.
     """
     config = load_config(run.config)
@@ -44,7 +40,7 @@ def model_card(
         "kind": contract.kind,
         "labels": list(contract.labels),
         "input": _input(contract),
-        "answer": _answer(contract, aggregator, top_k, limits),
+        "prediction": _prediction(scorer),
         "model": _model(run, config, n_parameters),
         "data": _data(run, config),
         "evaluation": scored,
@@ -73,13 +69,14 @@ def _input(contract: Contract) -> dict[str, Any]:
     }
 
 
-def _answer(contract: Contract, aggregator: str, top_k: int, limits: Limits) -> dict[str, Any]:
-    """Returns how windows become an answer."""
-    answer: dict[str, Any] = {"aggregator": aggregator}
-    answer |= {"top_k": top_k} if aggregator == "top_k_mean" else {}
-    if contract.kind == "multi":
-        answer |= {"threshold": 0.5, "min_tags": limits.min_tags, "max_tags": limits.max_tags}
-    return answer
+def _prediction(scorer: TrackScorer) -> dict[str, Any]:
+    """Returns how the windows of a track become its prediction."""
+    steps: dict[str, Any] = {"aggregator": scorer.aggregator}
+    if scorer.aggregator == "top_k_mean":
+        steps["top_k"] = scorer.top_k
+    if scorer.kind == "multi":
+        steps |= {"threshold": 0.5, "min_tags": scorer.min_tags, "max_tags": scorer.max_tags}
+    return steps
 
 
 def _model(run: RunDir, config: Config, n_parameters: int) -> dict[str, Any]:
@@ -108,7 +105,7 @@ def _data(run: RunDir, config: Config) -> dict[str, Any]:
 
 
 def _evaluation(report: dict[str, Any]) -> dict[str, Any]:
-    kept = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "segment_value", "audit")
+    kept = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "window_value", "audit")
     known = {"metrics": {report["metric"]: [report["value"], *report["interval"]]}}
     known |= {name: report[name] for name in kept if name in report}
     baseline = {"baseline_value": report["baseline_value"]} if "baseline_value" in report else {}

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmusic.core.files import locked, put_in_place, write_checksums, write_text
-from tfmusic.core.rundir import RunDir, write_json
-from tfmusic.errors import RunError
+from tfmusic.core.rundir import write_json
 from tfmusic.export.card import CARD_JSON, CARD_MARKDOWN, card_markdown
-from tfmusic.scoring.aggregate import AGGREGATORS
+from tfmusic.scoring.track_scorer import save_scorers
 
 if TYPE_CHECKING:
     from tfmusic.inference.predictor import LoadedRun
@@ -29,27 +28,6 @@ def is_of_segments(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES.values())
 
 
-def read_answer(folder: Path) -> tuple[str, int]:
-    """Returns how the windows of a track become its answer: the aggregator and its k; from the card of an export.
-
-    Raises:
-        RunError: there is no card, or it names none.
-    """
-    card = folder / CARD_JSON
-    if not card.is_file():
-        raise RunError(f"{folder}: must say how windows become an answer, in {CARD_JSON}. Export the run again")
-    answer = RunDir(folder).read_json(card).get("answer")
-    named = answer if isinstance(answer, dict) else {}
-    aggregator = named.get("aggregator")
-    top_k = named.get("top_k") if aggregator == "top_k_mean" else 1
-    if not isinstance(aggregator, str) or aggregator not in AGGREGATORS or type(top_k) is not int or top_k < 1:
-        raise RunError(
-            f"{card}: answer must name an aggregator, {', '.join(AGGREGATORS)}, and for top_k_mean a top_k of 1 or"
-            f" more. Received: {answer!r}"
-        )
-    return aggregator, top_k
-
-
 @contextmanager
 def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
     """Yields a folder to write a model to, which appears under its name when complete, checksums included.
@@ -63,7 +41,7 @@ def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             loaded.contract.save(partial / "contract.json")
-            loaded.calibration.save(partial / "calibration.json")
+            save_scorers({loaded.contract.task: loaded.scorer}, partial / "calibration.json")
             names = "".join(f"{name}\n" for name in loaded.contract.labels)
             (partial / "labels.txt").write_text(names, encoding="utf-8")
             yield partial

@@ -21,7 +21,7 @@ from tfmusic.errors import RunError
 from tfmusic.export.layout import export_folder, write_card
 from tfmusic.inference.predictor import LoadedRun, card_of, load_run
 from tfmusic.models.surgery import fuse_batch_norm
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 WINDOWS_PER_CALL = 32  # a power of two; bounds memory: an hour of music has more than a thousand windows
 
@@ -33,24 +33,18 @@ class TrackModel(tf.Module):
 
     A model with metadata takes `module(mel, tokens)` as well, with tokens such as "genres=jazz", string [n].
 
-    Returns a dict of `track_scores` [n_labels], `segment_scores` [n_windows, n_labels] and `segment_starts`
+    Returns a dict of `track_scores` [n_labels], `window_scores` [n_windows, n_labels] and `window_starts`
     [n_windows], frames.
     """
 
-    def __init__(
-        self, model: keras.Model, contract: Contract, calibration: Calibration, *, aggregator: str, top_k: int
-    ) -> None:
+    def __init__(self, model: keras.Model, contract: Contract, scorer: TrackScorer) -> None:
         super().__init__()
-        self._model, self._contract, self._calibration = (
-            (lambda x: model(x, training=False)),
-            contract,
-            calibration,
-        )
+        self._model, self._contract, self._scorer = (lambda x: model(x, training=False)), contract, scorer
         # The variables alone are tracked: the saved graph then needs no Keras to load.
         variables = model.variables  # tf.Variables in Keras 2, around them in Keras 3
         self._weights = [item if isinstance(item, tf.Variable) else item.value for item in variables]
-        self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(contract.kind, top_k)[aggregator]
-        self._track_shift = calibration.track_shift[aggregator]
+        self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(scorer)[scorer.aggregator]
+        self._track_shift = scorer.track_shifts.get(scorer.aggregator, 0.0)
         scale = Scale.from_dict(contract.scale)
         self._scale = scale
         self._table = tf.constant(scale.table()) if contract.dtype == "uint8" else None
@@ -62,16 +56,15 @@ class TrackModel(tf.Module):
             mel = mel[0]
         cells = self._encode(mel)
         windows, starts = self._windows(cells)
-        logits = self._logits(cells, windows, self._metadata(tokens)) - self._calibration.segment_shift
-        kind = self._contract.kind
+        logits = self._logits(cells, windows, self._metadata(tokens)) - self._scorer.window_shift
         scores = self._aggregate(logits)
-        if kind == "multi" and self._track_shift:
+        if self._track_shift:
             clipped = tf.clip_by_value(scores, _EPSILON, 1 - _EPSILON)
             scores = tf.sigmoid(tf.math.log(clipped) - tf.math.log1p(-clipped) - self._track_shift)
         return {
             "track_scores": tf.cast(scores, tf.float32),
-            "segment_scores": tf.cast(_to_scores(logits, kind), tf.float32),
-            "segment_starts": starts,
+            "window_scores": tf.cast(_to_scores(logits, self._scorer.kind), tf.float32),
+            "window_starts": starts,
         }
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -180,8 +173,9 @@ def _to_scores(logits: tf.Tensor, kind: str) -> tf.Tensor:
     return tf.nn.softmax(logits) if kind == "single" else tf.sigmoid(logits)
 
 
-def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
+def _aggregators(scorer: TrackScorer) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
     """Returns the aggregators of `scoring.aggregate` on logits [n_windows, n_labels], float64, as graph functions."""
+    kind = scorer.kind
 
     def median(logits: tf.Tensor) -> tf.Tensor:
         ordered, n = tf.sort(_to_scores(logits, kind), axis=0), tf.shape(logits)[0]
@@ -195,7 +189,7 @@ def _aggregators(kind: str, top_k: int) -> dict[str, Callable[[tf.Tensor], tf.Te
         return (tf.reduce_sum(chosen, 0) + tf.reduce_mean(scores, 0)) / (n + 1)
 
     def top_k_mean(logits: tf.Tensor) -> tf.Tensor:
-        k = tf.minimum(top_k, tf.shape(logits)[0])
+        k = tf.minimum(scorer.top_k, tf.shape(logits)[0])
         return tf.reduce_mean(tf.sort(_to_scores(logits, kind), axis=0, direction="DESCENDING")[:k], axis=0)
 
     return {
@@ -260,13 +254,7 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         RunError: the run has no model, contract or calibration.
     """
     loaded = load_run(run, task)
-    module = TrackModel(
-        fuse_batch_norm(loaded.model),
-        loaded.contract,
-        loaded.calibration,
-        aggregator=loaded.aggregator,
-        top_k=loaded.top_k,
-    )
+    module = TrackModel(fuse_batch_norm(loaded.model), loaded.contract, loaded.scorer)
     with export_folder(out, loaded) as folder:
         _save(module, folder, loaded)
         report = run.report_folder(loaded.contract.task) / "report.json"

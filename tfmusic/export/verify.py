@@ -12,11 +12,11 @@ from tfmusic.core.files import CHECKSUMS_NAME, check_files
 from tfmusic.core.rundir import FOR_TRAINING, RunDir, is_run, to_finish
 from tfmusic.errors import RunError, TfmusicError, UsageError
 from tfmusic.export.card import CARD_JSON
-from tfmusic.export.layout import FILES, SAVED_MODEL, is_export, is_of_segments, read_answer
+from tfmusic.export.layout import FILES, SAVED_MODEL, is_export
 from tfmusic.records.build.build import RECORDS_VERSION
 from tfmusic.records.manifest import MANIFEST_NAME, Manifest
 from tfmusic.records.verify import count_files, faults_of
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,8 @@ def _faults_of_export(folder: Path) -> Iterator[str]:
 
 
 def _card(folder: Path) -> None:
-    """Reads the card, where there is one; an export of segments cannot answer without."""
-    if is_of_segments(folder):
-        read_answer(folder)
-    elif (folder / CARD_JSON).is_file():
+    """Reads the card, where there is one."""
+    if (folder / CARD_JSON).is_file():
         RunDir(folder).read_json(folder / CARD_JSON)
 
 
@@ -110,10 +108,9 @@ def _failures(*checks: Callable[[], object]) -> Iterator[str]:
 
 
 def _tasks(contract: Path, calibration: Path) -> None:
-    known = Contract.load(contract)
-    for head in known.heads or [None]:
+    for part in Contract.load(contract).parts().values():
         if calibration.is_file():
-            Calibration.load(calibration, head.task if head else None)
+            TrackScorer.load(calibration, part.contract)
 
 
 def _history(path: Path) -> None:

@@ -69,7 +69,7 @@ class Explanation:
             "slice_edges_s": seconds(importance.slice_edges, self.predictor.contract.frames_per_s),
             "labels": weights,
         }
-        result = TrackResult.of(self.answer, self.predictor.contract, self.predictor.aggregator)
+        result = TrackResult.of(self.answer, self.predictor.contract, self.predictor.scorer.aggregator)
         return {"track_id": self.track_id} | result.model_dump() | {"importance": told}
 
 
@@ -114,13 +114,13 @@ def _importance(
     on_pass: Callable[[], None],
 ) -> Importance:
     usual = np.median(mel, axis=1, keepdims=True)
-    before = to_logits(answer.segment_scores[:, labels])
+    before = to_logits(answer.window_scores[:, labels])
 
     def fall(hidden: np.ndarray) -> np.ndarray:
         """Returns the falls [n_windows, n_labels] where the cells of a mask [n_bins, n_frames] are hidden."""
         found = predictor.answer(np.where(hidden, usual, mel), tokens)
         on_pass()
-        return np.asarray(before - to_logits(found.segment_scores[:, labels]))
+        return np.asarray(before - to_logits(found.window_scores[:, labels]))
 
     n_bins, n_frames = mel.shape
     band_edges = np.linspace(0, n_bins, N_BANDS + 1).astype(int)

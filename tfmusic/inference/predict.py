@@ -23,9 +23,8 @@ from tfmusic.features.read import read_feature
 from tfmusic.inference.predictor import PREDICT_BATCH, LoadedRun, load_answering, load_contract
 from tfmusic.inputs.pipeline import for_evaluation
 from tfmusic.records.reader import StoredTrack
-from tfmusic.scoring import metrics
 from tfmusic.scoring.aggregate import collect_logits
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @dataclass
@@ -66,13 +65,12 @@ class Predictions:
     contract: Contract
     track_ids: tuple[str, ...]
     scores: np.ndarray
-    limits: metrics.Limits
+    scorer: TrackScorer
     skipped: Mapping[int, str] = field(default_factory=dict)
 
     def answers(self) -> list[Any]:
         """Returns a label name, or a list of tag names that may be empty, for every track; None for one skipped."""
-        kind = self.contract.kind
-        names = metrics.names(metrics.decide(self.scores, kind, self.limits), self.contract.labels, kind)
+        names = self.scorer.names(self.scores, self.contract.labels)
         return [None if row in self.skipped else answer for row, answer in enumerate(names)]
 
 
@@ -93,16 +91,16 @@ def predict_tracks(
     check_inputs(contract, [track.feature_path for track in reader.tracks])
     loaded = load_answering(model_path, contract, task)
     if loaded is not None:
-        contract, limits, found = loaded.contract, loaded.calibration.limits, _from_windows(loaded, reader)
+        contract, scorer, found = loaded.contract, loaded.scorer, _from_windows(loaded, reader)
     else:
-        limits = Calibration.load(model_path / "calibration.json").limits
+        scorer = TrackScorer.load(model_path / "calibration.json", contract)
         found = _from_saved_model(model_path, contract, reader)
     reader.check_any(len(found))
     ids = tuple(track.track_id for track in reader.tracks)
     scores = np.full((len(ids), len(contract.labels)), np.nan)
     for row, one in found.items():
         scores[row] = one
-    return Predictions(contract, ids, scores, limits, reader.skipped)
+    return Predictions(contract, ids, scores, scorer, reader.skipped)
 
 
 def feature_fn(contract: Contract) -> Callable[[Track], np.ndarray]:
@@ -163,10 +161,7 @@ def _from_windows(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarra
         metadata=metadata,
     )
     logits = collect_logits(batches, loaded.model.predict_on_batch)
-    return {
-        row: loaded.calibration.track_scores(one, kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k)
-        for row, one in logits.items()
-    }
+    return {row: loaded.scorer.track_scores(track) for row, track in logits.items()}
 
 
 def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmusic.config.loading import load_config
 from tfmusic.core.contract import Contract
 from tfmusic.core.files import check_files
 from tfmusic.core.rundir import RunDir, is_run, to_finish
@@ -16,13 +15,12 @@ from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
 from tfmusic.errors import RunError, UsageError
 from tfmusic.export.card import CARD_JSON, model_card
-from tfmusic.export.layout import is_export, is_of_segments, read_answer
+from tfmusic.export.layout import is_export, is_of_segments
 from tfmusic.inference.runtimes import SegmentModel, check_fits
 from tfmusic.inputs.pipeline import EvaluationBatch
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
-from tfmusic.scoring import metrics
-from tfmusic.scoring.calibrate import Calibration
+from tfmusic.scoring.track_scorer import TrackScorer
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,7 @@ class LoadedRun:
 
     model: Any  # with predict_on_batch: codes, or [codes, metadata], to logits
     contract: Contract
-    calibration: Calibration
-    aggregator: str
-    top_k: int
+    scorer: TrackScorer
 
 
 def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
@@ -55,11 +51,10 @@ def load_run(run: RunDir, task: str | None = None) -> LoadedRun:
     if contract.heads:
         model = keras.Model(model.input, _head(model, task, path))
     for_prediction(model)
-    evaluation = load_config(run.config).evaluation
-    calibration = Calibration.load(run.calibration, task if contract.heads else None)
     part = contract.parts()[task].contract
+    scorer = TrackScorer.load(run.calibration, part)
     check_fits(path, part, *([_spec(one) for one in some] for some in (model.inputs, model.outputs)))
-    return LoadedRun(model, part, calibration, evaluation.aggregator, evaluation.top_k)
+    return LoadedRun(model, part, scorer)
 
 
 def _head(model: keras.Model, task: str, path: Path) -> Any:
@@ -81,9 +76,7 @@ def card_of(run: RunDir, loaded: LoadedRun) -> dict[str, Any]:
     return model_card(
         run,
         loaded.contract,
-        aggregator=loaded.aggregator,
-        top_k=loaded.top_k,
-        limits=loaded.calibration.limits,
+        loaded.scorer,
         n_parameters=loaded.model.count_params(),
     )
 
@@ -114,9 +107,8 @@ def load_answering(path: Path, contract: Contract, task: str | None = None) -> L
     choose_task(contract, task)
     if not is_of_segments(path):
         return None
-    aggregator, top_k = read_answer(path)
-    calibration = Calibration.load(path / "calibration.json")
-    return LoadedRun(SegmentModel(path, contract), contract, calibration, aggregator, top_k)
+    scorer = TrackScorer.load(path / "calibration.json", contract)
+    return LoadedRun(SegmentModel(path, contract), contract, scorer)
 
 
 def load_contract(model_path: Path) -> Contract:
@@ -137,14 +129,14 @@ class TrackPrediction:
     Attributes:
         scores: [n_labels], calibrated, as `predict` gives them.
         chosen: bool [n_labels], the answer.
-        segment_scores: [n_windows, n_labels], calibrated.
+        window_scores: [n_windows, n_labels], calibrated.
         starts: first frame of every window, [n_windows].
         n_frames: length of the track, frames.
     """
 
     scores: np.ndarray
     chosen: np.ndarray
-    segment_scores: np.ndarray
+    window_scores: np.ndarray
     starts: np.ndarray
     n_frames: int
 
@@ -156,20 +148,14 @@ class Predictor:
     Attributes:
         contract: of the task that it answers.
         card: its model card; of an export of an older tfmusic only what the contract says.
-        limits: how many tags an answer may have.
-        scores_fn: linear power [n_bins, n_frames] and metadata tokens to track_scores, segment_scores, segment_starts.
+        scorer: how windows become a track.
+        scores_fn: linear power [n_bins, n_frames] and metadata tokens to track_scores, window_scores, window_starts.
     """
 
     contract: Contract
     card: dict[str, Any]
-    limits: metrics.Limits
+    scorer: TrackScorer
     scores_fn: Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]
-
-    @property
-    def aggregator(self) -> str:
-        """How windows become a track; `unknown` of an export of an older tfmusic."""
-        answer = self.card.get("answer")
-        return str(answer.get("aggregator", "unknown")) if isinstance(answer, dict) else "unknown"
 
     def answer(self, mel: np.ndarray, tokens: Sequence[str] = ()) -> TrackPrediction:
         """Returns the answer for a track.
@@ -180,9 +166,9 @@ class Predictor:
         """
         found = self.scores_fn(mel, tokens)
         scores = found["track_scores"].astype(np.float64)
-        chosen = metrics.decide(scores[None], self.contract.kind, self.limits)[0]
-        segments = found["segment_scores"].astype(np.float64)
-        return TrackPrediction(scores, chosen, segments, found["segment_starts"].astype(np.int64), mel.shape[1])
+        chosen = self.scorer.decide(scores[None])[0]
+        segments = found["window_scores"].astype(np.float64)
+        return TrackPrediction(scores, chosen, segments, found["window_starts"].astype(np.int64), mel.shape[1])
 
 
 def load_predictor(path: Path, task: str | None = None) -> Predictor:
@@ -196,11 +182,11 @@ def load_predictor(path: Path, task: str | None = None) -> Predictor:
     loaded = load_answering(path, contract, task)
     if loaded is not None:
         card = card_of(RunDir(path), loaded) if is_run(path) else _card(path, loaded.contract)
-        return Predictor(loaded.contract, card, loaded.calibration.limits, _of_windows(loaded))
+        return Predictor(loaded.contract, card, loaded.scorer, _of_windows(loaded))
     from tfmusic.export.savedmodel import load_predict_fn  # TensorFlow alone; the others may answer without it
 
-    limits = Calibration.load(path / "calibration.json").limits
-    return Predictor(contract, _card(path, contract), limits, load_predict_fn(path))
+    scorer = TrackScorer.load(path / "calibration.json", contract)
+    return Predictor(contract, _card(path, contract), scorer, load_predict_fn(path))
 
 
 def _card(export: Path, contract: Contract) -> dict[str, Any]:
@@ -211,7 +197,7 @@ def _card(export: Path, contract: Contract) -> dict[str, Any]:
 
 
 def _of_windows(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
-    contract, calibration = loaded.contract, loaded.calibration
+    contract, scorer = loaded.contract, loaded.scorer
     encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
 
     def scores(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -220,11 +206,9 @@ def _of_windows(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict
         firsts = range(0, len(windows), PREDICT_BATCH)
         logits = np.concatenate([_logits(loaded, windows[at : at + PREDICT_BATCH], known) for at in firsts])
         return {
-            "track_scores": calibration.track_scores(
-                logits, kind=contract.kind, aggregator=loaded.aggregator, top_k=loaded.top_k
-            ),
-            "segment_scores": calibration.segment_scores(logits, kind=contract.kind),
-            "segment_starts": starts,
+            "track_scores": scorer.track_scores(logits),
+            "window_scores": scorer.window_scores(logits),
+            "window_starts": starts,
         }
 
     return scores

@@ -52,7 +52,7 @@ class TrackResult(BaseModel):
         chosen = [names[i] for i in np.flatnonzero(prediction.chosen).tolist()]
         strongest = np.argsort(-prediction.scores, kind="stable")[:N_LINES].tolist()
         line = timeline(
-            prediction.segment_scores, prediction.starts, frames=contract.frames, n_frames=prediction.n_frames
+            prediction.window_scores, prediction.starts, frames=contract.frames, n_frames=prediction.n_frames
         )
         return cls(
             task=contract.task,

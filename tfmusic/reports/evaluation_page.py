@@ -15,7 +15,6 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
 from tfmusic.reports.page import render, short_name, without_paths
 from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
-from tfmusic.scoring import metrics
 from tfmusic.scoring.curves import reliability, threshold_curve, track_f1
 from tfmusic.scoring.timeline import timeline
 
@@ -46,7 +45,7 @@ def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir,
         run: the run that was scored; its learning curves, config and environment are shown.
         manifest: the records of the scored tracks, which their pictures come from.
     """
-    scores = evaluation.scores[evaluation.aggregator]
+    scores = evaluation.track_scores
     environment = run.read_json(run.environment) if run.environment.is_file() else {}
     return render(
         "report.html",
@@ -171,7 +170,7 @@ def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
         return np.asarray(scores[np.arange(len(scores)), targets.argmax(1)])
     others = np.maximum((~targets).sum(1), 1)
     margin = (scores * targets).sum(1) / np.maximum(targets.sum(1), 1) - (scores * ~targets).sum(1) / others
-    f1 = track_f1(metrics.decide(scores, "multi", evaluation.limits), targets)
+    f1 = track_f1(evaluation.scorer.decide(scores), targets)
     return np.asarray(f1 + 1e-3 * margin)
 
 
@@ -202,8 +201,8 @@ def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: lis
             for begin, length in zip(begins, lengths, strict=True)
         ]
     )
-    line = timeline(evaluation.segments_of(place), starts, frames=contract.frames, n_frames=len(cells))
-    answer = np.flatnonzero(metrics.decide(mine[None], contract.kind, evaluation.limits)[0]).tolist()
+    line = timeline(evaluation.windows_of(place), starts, frames=contract.frames, n_frames=len(cells))
+    answer = np.flatnonzero(evaluation.scorer.decide(mine[None])[0]).tolist()
     chart = track_chart(
         f"track-{place}",
         cells,

@@ -1,21 +1,24 @@
-"""Segment logits of one track to the scores of the track.
+"""Logits of a track's windows to the scores of the track.
 
-Every aggregator takes logits [n_segments, n_labels] and returns scores [n_labels] in [0, 1]:
+Every aggregator takes logits [n_windows, n_labels] and returns scores [n_labels] in [0, 1]:
 
-    mean        mean of the segment scores
-    median      median of the segment scores
-    max         highest segment score
-    vote        share of segments that choose the label; the mean score counts as one more vote, so it breaks ties
+    mean        mean of the window scores
+    median      median of the window scores
+    max         highest window score
+    vote        share of windows that choose the label; the mean score counts as one more vote, so it breaks ties
     logit_mean  score of the mean logits (a product of experts)
-    top_k_mean  mean of the k highest segment scores of each label
+    top_k_mean  mean of the k highest window scores of each label
+
+A new one is added here, to the name and to the table, and to its twin in `export/savedmodel.py`.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+AggregatorName = Literal["mean", "median", "max", "vote", "logit_mean", "top_k_mean"]
 Aggregator = Callable[[np.ndarray, str, int], np.ndarray]
 
 
@@ -57,7 +60,7 @@ AGGREGATORS: Mapping[str, Aggregator] = {
 
 
 def aggregate(logits: np.ndarray, *, kind: str, aggregator: str, top_k: int) -> np.ndarray:
-    """Returns the scores [n_labels] of a track with logits [n_segments, n_labels]."""
+    """Returns the scores [n_labels] of a track with logits [n_windows, n_labels]."""
     return AGGREGATORS[aggregator](np.asarray(logits, np.float64), kind, top_k)
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,54 +39,38 @@ def one_hot(ids: np.ndarray, n_classes: int) -> np.ndarray:
     return np.asarray(np.arange(n_classes) == ids[:, None])
 
 
-class Limits(NamedTuple):
-    """How many tags an answer has at least, and at most; None for no limit."""
+def decide(scores: np.ndarray, kind: str, *, min_tags: int = 0, max_tags: int | None = None) -> np.ndarray:
+    """Returns which labels are predicted, bool [n_tracks, n_labels].
 
-    min_tags: int = 0
-    max_tags: int | None = None
-
-
-NO_LIMITS = Limits()
-
-
-def decide(scores: np.ndarray, kind: str, limits: Limits = NO_LIMITS) -> np.ndarray:
-    """Returns the answer as bool [n_tracks, n_labels].
-
-    The best class; or every tag whose score is at least .5, filled up or cut off with the highest scores first where
-    they are fewer or more than the limits allow. Of equal scores the first label counts as the higher.
+    For one label a track that is the best class. For several tags it is every tag whose score is at least .5; where
+    these are fewer than `min_tags` or more than `max_tags`, the highest scores decide. Of equal scores the first
+    label counts as the higher.
     """
     if kind == "single":
         return one_hot(scores.argmax(1), scores.shape[1])
     rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    most = scores.shape[1] if limits.max_tags is None else limits.max_tags
-    return np.asarray(((scores >= 0.5) & (rank < most)) | (rank < limits.min_tags))
+    most = scores.shape[1] if max_tags is None else max_tags
+    return np.asarray(((scores >= 0.5) & (rank < most)) | (rank < min_tags))
 
 
 def names(chosen: np.ndarray, labels: Sequence[str], kind: str) -> list[Any]:
-    """Returns what `decide` chose as label names: one a track, or a list of them that may be empty."""
+    """Returns predicted labels by name: one a track, or a list of tags that may be empty."""
     lists = [[labels[i] for i in np.flatnonzero(row).tolist()] for row in chosen]
     return [row[0] for row in lists] if kind == "single" else lists
 
 
-def headline(
-    scores: np.ndarray,
-    targets: np.ndarray,
-    kind: str,
-    weights: np.ndarray | None = None,
-    limits: Limits = NO_LIMITS,
-) -> float:
+def headline(predicted: np.ndarray, targets: np.ndarray, kind: str, weights: np.ndarray | None = None) -> float:
     """Returns the metric of the task: accuracy for one label a track, global micro-F1 for several.
 
     Args:
-        scores: track scores [n_tracks, n_labels].
+        predicted: bool [n_tracks, n_labels].
         targets: bool [n_tracks, n_labels].
         kind: `single` or `multi`.
         weights: weight of every row, or None for 1.
-        limits: of the number of tags.
     """
     if kind == "single":
-        return float(np.average(scores.argmax(1) == targets.argmax(1), weights=weights))
-    return micro_f1(decide(scores, kind, limits), targets, weights)
+        return float(np.average(predicted.argmax(1) == targets.argmax(1), weights=weights))
+    return micro_f1(predicted, targets, weights)
 
 
 def headline_name(kind: str) -> str:

@@ -37,11 +37,11 @@ class Part:
     scores: tuple[float, ...]
 
 
-def timeline(segment_scores: np.ndarray, starts: np.ndarray, *, frames: int, n_frames: int) -> Timeline:
+def timeline(window_scores: np.ndarray, starts: np.ndarray, *, frames: int, n_frames: int) -> Timeline:
     """Returns the scores over time of windows that may overlap.
 
     Args:
-        segment_scores: [n_windows, n_labels].
+        window_scores: [n_windows, n_labels].
         starts: first frame of every window, ascending from 0, [n_windows].
         frames: length of a window.
         n_frames: length of the track, frames.
@@ -49,7 +49,7 @@ def timeline(segment_scores: np.ndarray, starts: np.ndarray, *, frames: int, n_f
     ends = np.minimum(starts + frames, n_frames)
     edges = np.unique(np.concatenate([starts, ends]))
     covers = (starts[None, :] <= edges[:-1, None]) & (ends[None, :] >= edges[1:, None])  # [n_stretches, n_windows]
-    return Timeline(edges, covers @ segment_scores / covers.sum(1, keepdims=True))
+    return Timeline(edges, covers @ window_scores / covers.sum(1, keepdims=True))
 
 
 def parts(line: Timeline, *, n_named: int, change_cost: float = CHANGE_COST) -> list[Part]:

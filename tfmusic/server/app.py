@@ -219,7 +219,7 @@ class Server:
         if minutes > self.limits.max_minutes:  # a few kilobytes can be hours of sound, and would hold up other requests
             most = self.limits.max_minutes
             return Failed(file=name, error=f"the file: must be at most {most:g} minutes long. Received: {minutes:.1f}")
-        return Track.of(self.predictor.answer(mel, tokens), contract, self.predictor.aggregator, file=name)
+        return Track.of(self.predictor.answer(mel, tokens), contract, self.predictor.scorer.aggregator, file=name)
 
 
 class BusyError(Exception):

@@ -16,12 +16,12 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.files import file_sha256, write_text
 from tfmusic.core.rundir import RunDir, is_run, write_json
 from tfmusic.errors import ConfigError, RunError, UsageError
-from tfmusic.evaluation.out_of_fold import calibrate_together, check_finished, score_held_out, tag_limits, track_means
+from tfmusic.evaluation.out_of_fold import check_finished, fit_scorer, score_held_out, track_means
 from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.models.surgery import load_saved
 from tfmusic.records.manifest import Manifest
 from tfmusic.scoring.aggregate import blend_weights
-from tfmusic.scoring.calibrate import Calibration, save_by_task
+from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.checks import OWN, check, check_partners
 from tfmusic.training.environment import environment
 from tfmusic.training.fit import TrainingProgress, fit
@@ -290,14 +290,11 @@ def _name(member: Path, out: Path) -> str:
 def _calibrate(run: RunDir, manifest: Manifest) -> None:
     """Fits the calibration on held-out tracks; a neutral one where every track has trained some member."""
     options, contract = load_config(run.config).evaluation, Contract.load(run.contract)
-    fitted = {task: Calibration(limits=tag_limits(options)) for task in contract.parts()}
-    has_tags = options.calibrate and any(part.contract.kind == "multi" for part in contract.parts().values())
+    parts = contract.parts()
+    scorers = {task: options.scorer(part.contract.kind) for task, part in parts.items()}
+    has_tags = options.calibrate and any(part.contract.kind == "multi" for part in parts.values())
     if has_tags and (run.folds() or run.read_json(run.records)["validation"]):
         held_out = score_held_out(run, manifest, is_finished=False)
-        for task, part in contract.parts().items():
-            fitted[task] = calibrate_together(held_out.part(task), part.contract.kind, options)
-    if contract.heads:
-        save_by_task(run.calibration, fitted)
-    else:
-        fitted[contract.task].save(run.calibration)
+        scorers = {task: fit_scorer(options, part.contract.kind, held_out.part(task)) for task, part in parts.items()}
+    save_scorers(scorers, run.calibration)
     run.seal()

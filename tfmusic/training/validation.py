@@ -1,18 +1,16 @@
 """Validation tracks through the model: the metric of an epoch, and the calibration of the finished model."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from tfmusic.core.contract import Contract
-from tfmusic.evaluation.out_of_fold import tag_limits
+from tfmusic.evaluation.out_of_fold import fit_scorer
 from tfmusic.inputs.tracks import TrackLogits
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
-from tfmusic.scoring.aggregate import AGGREGATORS
-from tfmusic.scoring.calibrate import Calibration, save_by_task
-from tfmusic.scoring.metrics import Limits, confusion, headline, headline_name
+from tfmusic.scoring.metrics import confusion, headline, headline_name
+from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.job import Job
 
 Confusions = dict[str, tuple[np.ndarray, tuple[str, ...]]]
@@ -28,14 +26,22 @@ def validate(job: Job) -> tuple[dict[str, Any], Confusions]:
     found: dict[str, tuple[str, float]] = {}
     confusions: Confusions = {}
     for task, part in job.contract.parts().items():
-        contract, mine = part.contract, scored.part(part.columns)
-        scores, limits = _scores(job, contract, mine)
-        value = headline(scores, mine.targets, contract.kind, limits=limits)
-        found[task] = (headline_name(contract.kind), value)
+        contract, tracks = part.contract, scored.part(part.columns)
+        predicted = _predicted(job, contract, tracks)
+        found[task] = (headline_name(contract.kind), headline(predicted, tracks.targets, contract.kind))
         if contract.kind == "single":
             n = len(contract.labels)
-            confusions[task] = (confusion(scores.argmax(1), mine.targets.argmax(1), n), contract.labels)
+            confusions[task] = (confusion(predicted.argmax(1), tracks.targets.argmax(1), n), contract.labels)
     return _numbers(job, found), confusions
+
+
+def _predicted(job: Job, contract: Contract, tracks: TrackLogits) -> np.ndarray:
+    """Returns the predicted labels of the validation tracks, bool [n_tracks, n_labels]."""
+    options = job.config.evaluation
+    scorer = options.scorer(contract.kind)
+    if options.calibrate:
+        scorer = scorer.fit(tracks.logits, tracks.targets, (options.aggregator,))
+    return scorer.decide(np.stack([scorer.track_scores(logits) for logits in tracks.logits]))
 
 
 def _numbers(job: Job, found: dict[str, tuple[str, float]]) -> dict[str, Any]:
@@ -47,37 +53,15 @@ def _numbers(job: Job, found: dict[str, tuple[str, float]]) -> dict[str, Any]:
 
 
 def calibrate(job: Job) -> None:
-    """Fits the calibration of the best checkpoint on the validation tracks and stores it; a neutral one without."""
-    limits = tag_limits(job.config.evaluation)
-    calibrations = {task: Calibration(limits=limits) for task in job.contract.parts()}
-    has_tags = any(part.contract.kind == "multi" for part in job.contract.parts().values())
-    if job.folds.validation and has_tags and job.config.evaluation.calibrate:
+    """Fits the scorer of the best checkpoint on the validation tracks and stores it, uncalibrated without them."""
+    options, parts = job.config.evaluation, job.contract.parts()
+    folds: list[TrackLogits] = []
+    has_tags = any(part.contract.kind == "multi" for part in parts.values())
+    if job.folds.validation and has_tags and options.calibrate:
         best = load_saved(job.run.checkpoint("best"))
-        scored = job.score_with(for_prediction(best).predict_on_batch)
-        calibrations = {
-            task: _fit(job, part.contract, scored.part(part.columns), AGGREGATORS)
-            for task, part in job.contract.parts().items()
-        }
-    if job.contract.heads:
-        save_by_task(job.run.calibration, calibrations)
-    else:
-        calibrations[job.contract.task].save(job.run.calibration)
-
-
-def _scores(job: Job, contract: Contract, scored: TrackLogits) -> tuple[np.ndarray, Limits]:
-    """Returns the scores of the validation tracks under the aggregator that decides, and the limits of the tags."""
-    options = job.config.evaluation
-    calibration = _fit(job, contract, scored, (options.aggregator,))
-    scores = [
-        calibration.track_scores(logits, kind=contract.kind, aggregator=options.aggregator, top_k=options.top_k)
-        for logits in scored.logits
-    ]
-    return np.stack(scores), calibration.limits
-
-
-def _fit(job: Job, contract: Contract, scored: TrackLogits, aggregators: Iterable[str]) -> Calibration:
-    options = job.config.evaluation
-    limits = tag_limits(options)
-    if contract.kind == "single" or not options.calibrate:
-        return Calibration(limits=limits)
-    return Calibration.fit(scored.logits, scored.targets, top_k=options.top_k, aggregators=aggregators, limits=limits)
+        folds = [job.score_with(for_prediction(best).predict_on_batch)]
+    scorers = {
+        task: fit_scorer(options, part.contract.kind, [fold.part(part.columns) for fold in folds])
+        for task, part in parts.items()
+    }
+    save_scorers(scorers, job.run.calibration)
