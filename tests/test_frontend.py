@@ -14,7 +14,7 @@ from tfmusic.cli import main
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.features.filterbanks import filterbank_map, map_filterbank
-from tfmusic.models.frontends import MusicnnFrontend, Pcen, musicnn_input, pcen_input, set_frontend, smoothing
+from tfmusic.models.frontends import MusicnnFrontend, Pcen, codes_to_image, set_frontend, smoothing
 from tfmusic.models.musicnn import FEATURE
 from tfmusic.pretrained import store
 from tfmusic.training.frozen import split_backbone
@@ -34,8 +34,8 @@ def test_pcen_in_the_graph_is_that_of_librosa(dtype, tolerance, tmp_path):
     mel = np.random.default_rng(0).gamma(0.4, 2.0, (128, 157)).astype(np.float32)
     measured = Scale.measure("db", [mel])
     codes = Encoder(measured, dtype).encode(mel)
-    made = Pcen(smoothing(157, 31.25), ("db", measured.low, measured.high))
-    inputs, image = pcen_input((157, 128), dtype=dtype, pcen=made)
+    made = Pcen(smoothing(157, 31.25), measured)
+    inputs, image = codes_to_image((157, 128), dtype=dtype, frontend=made)
     model = keras.Model(inputs, image)
     set_frontend(model, made.matrix)
     model.save(tmp_path / "m.keras")
@@ -72,8 +72,8 @@ def test_frontend_in_the_graph_is_the_frontend_in_numpy(scale, dtype, tolerance,
     want = np.log10(10000.0 * map_filterbank(mel, AIRUSH, FEATURE) + 1.0).T
     measured = Scale.measure(scale, [mel])
     codes = Encoder(measured, dtype).encode(mel)
-    made = MusicnnFrontend(filterbank_map(128, 1024, 96, 512, 16000), 2, 10000.0, (scale, measured.low, measured.high))
-    inputs, image = musicnn_input((94, 128), dtype=dtype, frontend=made)
+    made = MusicnnFrontend(filterbank_map(128, 1024, 96, 512, 16000), 2, 10000.0, measured)
+    inputs, image = codes_to_image((94, 128), dtype=dtype, frontend=made)
     model = keras.Model(inputs, image)
     set_frontend(model, made.matrix)
     model.save(tmp_path / "m.keras")

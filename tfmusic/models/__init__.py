@@ -12,14 +12,13 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmusic.models import cnn1d, cnn2d, convgru1d, crnn, mlp, musicnn, resnet, resnet_gru, shortchunk, vgg
-from tfmusic.models.blocks import normalised_input
-from tfmusic.models.frontends import MusicnnFrontend, Pcen, musicnn_input, pcen_input, set_frontend
+from tfmusic.models import cnn, musicnn, recurrent, resnet, shortchunk, vgg
+from tfmusic.models.frontends import Frontend, codes_to_image, set_frontend
 from tfmusic.models.heads import Outputs, add_metadata
 
 BUILDERS: dict[str, Callable[..., Any]] = {
-    "cnn1d": cnn1d.build,
-    "cnn2d": cnn2d.build,
+    "cnn1d": cnn.build_cnn1d,
+    "cnn2d": cnn.build_cnn2d,
     "vgg13": vgg.build_vgg13,
     "vgg16": vgg.build_vgg16,
     "vgg19": vgg.build_vgg19,
@@ -27,14 +26,14 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "resnet34": resnet.build_resnet34,
     "resnet50": resnet.build_resnet50,
     "resnet101": resnet.build_resnet101,
-    "crnn": crnn.build,
-    "resnet_gru": resnet_gru.build,
-    "convgru1d": convgru1d.build,
+    "crnn": recurrent.build_crnn,
+    "resnet_gru": recurrent.build_resnet_gru,
+    "convgru1d": recurrent.build_convgru1d,
     "shortchunk": shortchunk.build_shortchunk,
     "shortchunk_res": shortchunk.build_shortchunk_res,
     "musicnn": musicnn.build,
     "musicnn_mlp": musicnn.build_mlp,
-    "mlp": mlp.build,
+    "mlp": cnn.build_mlp,
 }
 
 
@@ -52,7 +51,7 @@ def build_model(
     dtype: str = "uint8",
     mean: np.ndarray | None = None,
     variance: np.ndarray | None = None,
-    frontend: MusicnnFrontend | Pcen | None = None,
+    frontend: Frontend | None = None,
     n_tokens: int = 0,
     token_width: int = 32,
     **options: Any,
@@ -80,14 +79,9 @@ def build_model(
         KeyError: there is no builder of that name.
         TypeError: the builder does not take an option.
     """
-    if frontend is None:
-        inputs, values = normalised_input((frames, n_bins), dtype=dtype, mean=mean, variance=variance)
-    elif isinstance(frontend, Pcen):
-        inputs, values = pcen_input((frames, n_bins), dtype=dtype, pcen=frontend)
-    else:
-        inputs, values = musicnn_input((frames, n_bins), dtype=dtype, frontend=frontend)
+    inputs, image = codes_to_image((frames, n_bins), dtype=dtype, frontend=frontend, mean=mean, variance=variance)
     given = {key: value for key, value in options.items() if value is not None}
-    logits = BUILDERS[name](values, n_outputs, **{"dropout": 0.0} | given)
+    logits = BUILDERS[name](image, n_outputs, **{"dropout": 0.0} | given)
     if isinstance(logits, dict):
         logits = layers.Concatenate(name="logits", dtype="float32")(list(logits.values()))
     if n_tokens:

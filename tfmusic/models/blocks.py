@@ -1,77 +1,89 @@
-"""Pieces that several networks share.
+"""Blocks of layers that several networks share.
 
-Where a maximum pool follows an activation that never falls (ReLU, ELU), networks here pool first: the same numbers,
-and an activation of a quarter of the cells or fewer.
+Max-pooling comes before ReLU and ELU: these never fall, so the result is the same, and the activation is computed on a
+quarter of the values or fewer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from keras import Input, layers
+from keras import layers
 
-
-def normalised_input(
-    shape: tuple[int, int], *, dtype: str, mean: np.ndarray | None, variance: np.ndarray | None
-) -> tuple[Any, Any]:
-    """Returns the input of codes [batch, frames, n_bins] and its normalised image [batch, frames, n_bins, 1].
-
-    The cast to float happens here, on the device: until then a cell is a byte. A bin that never changes keeps
-    variance 1, so that it becomes 0 rather than infinite.
-    """
-    inputs = Input(shape, dtype=dtype, name="codes")
-    if mean is None or variance is None:
-        values = layers.Rescaling(1.0, name="values")(inputs)
-    else:
-        spread = np.where(variance > 1e-8 * variance.max(), variance, 1.0)
-        # float32 even under mixed precision: 8 bits of code minus their mean need more than bfloat16's 8 bits.
-        values = layers.Normalization(
-            axis=-1, mean=mean.tolist(), variance=spread.tolist(), dtype="float32", name="normalise"
-        )(inputs)
-    return inputs, layers.Reshape((*shape, 1), name="image")(values)
+Stride = int | tuple[int, int]  # of both axes, or of (frames, bins)
 
 
 def conv_bn(
-    x: Any, channels: int, kernel: int, *, stride: int | tuple[int, int] = 1, gamma: str = "ones", name: str
+    x: Any,
+    channels: int,
+    kernel: int,
+    *,
+    stride: Stride = 1,
+    use_bias: bool = False,
+    gamma: str = "ones",
+    epsilon: float = 1e-5,
+    name: str,
 ) -> Any:
-    """Returns a convolution without bias and its batch normalisation; padding is symmetric at every stride."""
+    """Returns a convolution and its batch normalisation; the padding is symmetric at every stride."""
     if kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     else:
         x, stride = subsample(x, stride, name=name), 1
     x = layers.Conv2D(
-        channels, kernel, strides=stride, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        channels, kernel, strides=stride, use_bias=use_bias, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
+    return layers.BatchNormalization(momentum=0.9, epsilon=epsilon, gamma_initializer=gamma, name=f"{name}_bn")(x)
 
 
-def subsample(x: Any, stride: int | tuple[int, int], *, name: str) -> Any:
+def subsample(x: Any, stride: Stride, *, name: str) -> Any:
     """Returns every stride-th frame and bin: what a 1x1 convolution of that stride sees.
 
-    TensorFlow 2.21 on CPU writes beyond its memory in the gradient of a strided 1x1 convolution: 4 to 8
-    channels on 350 x 4 cells, batch 1, crashed 5 processes of 5. Thinning out first gives the same numbers.
+    TensorFlow 2.21 on CPU writes outside its memory in the gradient of a strided 1x1 convolution: with 4 to 8
+    channels on 350 x 4 positions, batch 1, 5 processes of 5 crashed. Subsampling first gives the same result.
     """
     return x if stride in (1, (1, 1)) else layers.MaxPooling2D(1, stride, name=f"{name}_subsample")(x)
 
 
-def basic_block(x: Any, channels: int, stride: int | tuple[int, int], *, skipped: float = 0.0, name: str) -> Any:
-    """Returns the residual block of two 3x3 convolutions (He et al. 2015).
+def residual_stages(
+    x: Any, depths: Sequence[int], strides: Sequence[Stride], *, width: int, stochastic_depth: float = 0.0
+) -> Any:
+    """Returns stages of basic blocks; each stage doubles the channels, and its first block has the stage's stride.
 
-    In training `skipped` is the share of examples that take the shortcut alone.
+    The last block is skipped for a share `stochastic_depth` of the training examples, earlier blocks for less in
+    proportion (Huang et al. 2016, arXiv 1603.09382).
+    """
+    n_blocks = 0
+    for stage, (depth, stage_stride) in enumerate(zip(depths, strides, strict=True)):
+        for block in range(depth):
+            n_blocks += 1
+            x = basic_block(
+                x,
+                width * 2**stage,
+                stage_stride if block == 0 else 1,
+                skip_rate=stochastic_depth * n_blocks / sum(depths),
+                name=f"stage{stage + 1}_block{block + 1}",
+            )
+    return x
+
+
+def basic_block(x: Any, channels: int, stride: Stride, *, skip_rate: float = 0.0, name: str) -> Any:
+    """Returns the residual block of two 3x3 convolutions (He et al. 2015, arXiv 1512.03385).
+
+    In training a share `skip_rate` of the examples takes the shortcut alone.
     """
     shortcut = x
     if stride not in (1, (1, 1)) or int(x.shape[-1]) != channels:
         shortcut = conv_bn(x, channels, 1, stride=stride, name=f"{name}_shortcut")
     y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
-    # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677): deep stacks then start at sane logits.
+    # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677), so deep networks start with small logits.
     y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
-    if skipped:
-        y = layers.Dropout(skipped, noise_shape=(None, 1, 1, 1), name=f"{name}_skip")(y)
+    if skip_rate:
+        y = layers.Dropout(skip_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_skip")(y)
     return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 
 def max_pool(x: Any, size: tuple[int, int], *, name: str) -> Any:
-    """Returns the maximum over blocks of (frames, bins), cut down to what is left where that is less."""
-    fitting = tuple(min(pool, int(left)) for pool, left in zip(size, x.shape[1:3], strict=True))
+    """Returns the maximum over blocks of (frames, bins); a block is never larger than the input."""
+    fitting = tuple(min(pool, int(length)) for pool, length in zip(size, x.shape[1:3], strict=True))
     return layers.MaxPooling2D(fitting, name=name)(x)
 
 
@@ -81,7 +93,7 @@ def bins_as_channels(x: Any) -> Any:
 
 
 def conv_block_1d(x: Any, channels: int, kernel: int, pool: int, *, name: str) -> Any:
-    """Returns a convolution over time with batch normalisation, ReLU and max-pooling of steps [batch, time, any]."""
+    """Returns a convolution over time with batch normalisation, max-pooling and ReLU, of steps [batch, time, any]."""
     x = layers.Conv1D(channels, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
     x = layers.MaxPooling1D(min(pool, int(x.shape[1])), name=f"{name}_pool")(x)

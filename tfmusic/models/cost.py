@@ -1,43 +1,53 @@
-"""What a network costs and how far it sees, read from its layers."""
+"""Multiply-adds and receptive field of a model, computed from its layers."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers
 
-_POOLS = (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
+_GLOBAL_POOLS = (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Returns the multiplications of one example's forward pass; those of convolutions, dense and recurrent layers."""
-    return sum(rule(layer) for layer in model.layers for kind, rule in _COSTS.items() if isinstance(layer, kind))
+    """Returns the multiply-adds of one example's forward pass in convolutions, dense and recurrent layers."""
+    return sum(_layer_cost(layer) for layer in model.layers)
 
 
 def receptive_field(model: keras.Model) -> int | None:
-    """Returns how many frames one position of the last feature map sees; None for all, where a layer is recurrent.
+    """Returns how many frames one position of the last feature map sees; None for all, in a recurrent network.
 
-    Counted up to where the head pools over positions: kernels add their reach, strides multiply those that follow,
-    and of parallel paths the longest counts.
+    Counts up to the layer where the head pools over positions. A kernel adds its reach times the stride so far; of
+    parallel paths the longest counts.
     """
-    seen: dict[int, tuple[int, int]] = {}
+    reach_and_step: dict[int, tuple[int, int]] = {}  # by tensor
     fields = []
     for layer in model.layers:
         if isinstance(layer, layers.RNN):
             return None
-        sources = [seen[id(tensor)] for tensor in _tensors(layer.input) if id(tensor) in seen]
+        sources = [reach_and_step[id(x)] for x in _tensors(layer.input) if id(x) in reach_and_step]
         if isinstance(layer, layers.InputLayer):
             sources = [(1, 1)]
-        if not sources:  # behind the pool
+        if not sources:  # after the pool
             continue
         reach, step = max(sources)
-        if isinstance(layer, _POOLS) or layer.name == "positions":
+        if isinstance(layer, _GLOBAL_POOLS) or layer.name == "positions":
             fields.append(reach)
             continue
         kernel, stride = _kernel_and_stride(layer)
-        seen[id(layer.output)] = (reach + (kernel - 1) * step, step * stride)
+        reach_and_step[id(layer.output)] = (reach + (kernel - 1) * step, step * stride)
     return max(fields)
+
+
+def _layer_cost(layer: Any) -> int:
+    if isinstance(layer, layers.GRU):
+        steps, n_inputs = (int(n) for n in layer.input.shape[1:])
+        return steps * 3 * int(layer.units) * (n_inputs + int(layer.units))
+    if not isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
+        return 0
+    kernel = () if isinstance(layer, layers.Dense) else layer.kernel_size
+    n_outputs = math.prod(int(n) for n in layer.output.shape[1:])
+    return n_outputs * math.prod(map(int, kernel)) * int(layer.input.shape[-1])
 
 
 def _kernel_and_stride(layer: Any) -> tuple[int, int]:
@@ -52,26 +62,3 @@ def _kernel_and_stride(layer: Any) -> tuple[int, int]:
 
 def _tensors(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _conv_cost(layer: Any) -> int:
-    n_channels = int(layer.input.shape[-1])
-    return math.prod(int(n) for n in layer.output.shape[1:]) * math.prod(map(int, layer.kernel_size)) * n_channels
-
-
-def _dense_cost(layer: Any) -> int:
-    return math.prod(int(n) for n in layer.output.shape[1:]) * int(layer.input.shape[-1])
-
-
-def _gru_cost(layer: Any) -> int:
-    steps, n_in = int(layer.input.shape[1]), int(layer.input.shape[2])
-    units = int(layer.units)
-    return steps * 3 * units * (n_in + units)
-
-
-_COSTS: dict[Any, Callable[[Any], int]] = {
-    layers.Conv1D: _conv_cost,
-    layers.Conv2D: _conv_cost,
-    layers.Dense: _dense_cost,
-    layers.GRU: _gru_cost,
-}

@@ -1,6 +1,6 @@
-"""Several trained models as one: the weighted mean of their logits.
+"""Several trained models as one model: the weighted mean of their logits.
 
-A backbone that several members have, such as musicnn's at rest, is there once and listens once.
+A backbone that several members share, such as musicnn's when it is frozen, is in the model once and runs once.
 """
 
 import math
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmusic.models.surgery import cut, is_same
+from tfmusic.models.surgery import equal_models, split_at_embedding
 
 
 def build_ensemble(
@@ -25,138 +25,139 @@ def build_ensemble(
     """Returns a model from codes [batch, frames, n_bins] to the weighted mean of the members' logits.
 
     The mean of logits is the logit of the normalised geometric mean of the scores, a product of experts (Hinton 1999).
-    `frames` is that of the member with the longest window; a shorter one looks at evenly spaced windows that cover
-    it, and the mean of their logits is its own.
+    `frames` is the longest window of the members. A member with a shorter window predicts evenly spaced windows that
+    cover it, and the mean of their logits counts as the member's.
 
     Args:
         members: two or more models on codes of the same dtype and number of bins.
-        weights: of every member, 0 or more; the higher their sum, the surer the whole.
-        tasks: names of the tasks where the models answer several, in the order of their logits.
-        member_metadata: the metadata tokens that each member knows; the ensemble takes those of `join_metadata`.
+        weights: one weight a member, 0 or more; the higher their sum, the more confident the ensemble.
+        tasks: names of the tasks, in the order of their logits, where the members predict several.
+        member_metadata: the metadata tokens that each member has learned; the ensemble takes `join_metadata` of them.
 
     Raises:
-        ValueError: fewer than two members, or not a weight for each.
+        ValueError: fewer than two members, or not one weight a member.
     """
     if len(members) < 2 or len(members) != len(weights):
-        raise ValueError(f"must have two members or more, and a weight each. Received: {len(members)}, {len(weights)}")
-    metadata = join_metadata(member_metadata or [])
+        raise ValueError(f"must have 2 or more members and a weight each. Received: {len(members)} and {len(weights)}")
+    vocabularies = member_metadata or [()] * len(members)
+    metadata = join_metadata(vocabularies)
     first = members[0].inputs[0]
     frames = max(int(member.inputs[0].shape[1]) for member in members)
     codes = keras.Input((frames, int(first.shape[2])), dtype=getattr(first.dtype, "name", first.dtype), name="codes")
     tokens = keras.Input((len(metadata),), dtype="float32", name="metadata") if metadata else None
-    halves = _halves(members, tasks)
-    answers = [
-        _answer(half, codes, _known(tokens, metadata, known, name=f"member{i}"), tasks, name=f"member{i}")
-        for i, (half, known) in enumerate(zip(halves, member_metadata or [()] * len(members), strict=True))
+    logits_of_members = []
+    for i, (member, vocabulary) in enumerate(zip(_split(members, tasks), vocabularies, strict=True)):
+        member_tokens = _select_tokens(tokens, metadata, vocabulary, name=f"member{i}")
+        logits_of_members.append(_predict(member, codes, member_tokens, name=f"member{i}"))
+    means = [
+        _weighted_mean(logits, weights, name=f"logits_{task}" if task else "logits")
+        for task, logits in zip(tasks or [""], zip(*logits_of_members, strict=True), strict=True)
     ]
-    names = {task: f"logits_{task}" for task in tasks} or {"": "logits"}
-    logits = [
-        _mean([answer[task] for answer in answers], weights, part=task, name=name) for task, name in names.items()
-    ]
-    whole = layers.Concatenate(name="logits", dtype="float32")(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(codes if tokens is None else [codes, tokens], whole, name="ensemble")
+    joined = layers.Concatenate(name="logits", dtype="float32")(means) if len(means) > 1 else means[0]
+    return keras.Model(codes if tokens is None else [codes, tokens], joined, name="ensemble")
 
 
-def join_metadata(known: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Returns the metadata tokens that any of several models knows, sorted."""
-    return tuple(sorted({token for some in known for token in some}))
+def join_metadata(vocabularies: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Returns the metadata tokens that at least one model has learned, sorted."""
+    return tuple(sorted({token for vocabulary in vocabularies for token in vocabulary}))
 
 
-def _known(tokens: Any, metadata: Sequence[str], known: Sequence[str], *, name: str) -> Any:
-    """Returns the tokens as a member knows them, in its order; None for one without metadata.
+def _select_tokens(tokens: Any, metadata: Sequence[str], vocabulary: Sequence[str], *, name: str) -> Any:
+    """Returns the tokens [batch, len(vocabulary)] of a member in its order; None for one without metadata.
 
-    What others know and it does not is a rare value of its field to it.
+    A token that only other members have learned becomes `FIELD=?`, the rare value of its field.
     """
-    if tokens is None or not known:
+    if tokens is None or not vocabulary:
         return None
-    place = {token: i for i, token in enumerate(known)}
-    columns = [place.get(token, place.get(f"{token.partition('=')[0]}=?")) for token in metadata]
-    choice = np.array([[float(column == i) for i in range(len(known))] for column in columns], np.float32)
-    chosen = layers.Dense(
-        len(known),
+    index = {token: i for i, token in enumerate(vocabulary)}
+    columns = [index.get(token, index.get(f"{token.partition('=')[0]}=?")) for token in metadata]
+    matrix = np.array([[float(column == i) for i in range(len(vocabulary))] for column in columns], np.float32)
+    selected = layers.Dense(
+        len(vocabulary),
         use_bias=False,
         trainable=False,
-        kernel_initializer=keras.initializers.Constant(choice.tolist()),
+        kernel_initializer=keras.initializers.Constant(matrix.tolist()),
         name=f"{name}_tokens",
     )(tokens)
-    return layers.ReLU(max_value=1.0, name=f"{name}_known")(chosen)  # several rare values count as one
+    return layers.ReLU(max_value=1.0, name=f"{name}_metadata")(selected)  # several rare values count as one
 
 
 @dataclass(frozen=True)
 class _Backbone:
-    """What members have in common, if they do: its model and what it has said of the windows so far."""
+    """A backbone that several members share; each window runs through it once."""
 
     model: keras.Model
-    heard: dict[int, Any] = field(default_factory=dict)
+    embeddings: dict[int, Any] = field(default_factory=dict)  # by the start of the window
 
-    def hear(self, window: Any, start: int) -> Any:
-        """Returns the embedding of the window from a start; of one that was heard before, the same tensor."""
-        if start not in self.heard:
-            self.heard[start] = self.model(window)
-        return self.heard[start]
+    def embed(self, window: Any, start: int) -> Any:
+        """Returns the embedding of the window that begins at frame `start`."""
+        if start not in self.embeddings:
+            self.embeddings[start] = self.model(window)
+        return self.embeddings[start]
 
 
 @dataclass(frozen=True)
-class _Half:
-    """The part of a member that is its own: all of it, or what comes after a backbone that others have as well."""
+class _Member:
+    """A member, without the backbone that it shares with others."""
 
     model: keras.Model
     frames: int
     backbone: _Backbone | None = None
 
 
-def _halves(members: Sequence[keras.Model], tasks: Sequence[str]) -> list[_Half]:
-    """Returns every member, cut where another one has the very same backbone."""
+def _split(members: Sequence[keras.Model], tasks: Sequence[str]) -> list[_Member]:
+    """Returns the members, split where another member has the same backbone."""
     outputs = [[member.get_layer(f"logits_{task}").output for task in tasks] for member in members]
-    cuts = [cut(member, wanted) for member, wanted in zip(members, outputs, strict=True)]
-    twins = [[j for j, other in enumerate(cuts) if one and other and is_same(one[0], other[0])] for one in cuts]
+    parts = [split_at_embedding(member, output) for member, output in zip(members, outputs, strict=True)]
     backbones: dict[int, _Backbone] = {}
-    halves = []
-    for i, (member, wanted, parts) in enumerate(zip(members, outputs, cuts, strict=True)):
+    split = []
+    for i, (member, part) in enumerate(zip(members, parts, strict=True)):
         frames = int(member.inputs[0].shape[1])
-        if parts is None or len(twins[i]) < 2:
-            whole = keras.Model(member.inputs, wanted or [member.outputs[0]], name=f"member{i}")
-            halves.append(_Half(whole, frames))
+        twins = [j for j, other in enumerate(parts) if part and other and equal_models(part[0], other[0])]
+        if part is None or len(twins) < 2:
+            whole = keras.Model(member.inputs, outputs[i] or [member.outputs[0]], name=f"member{i}")
+            split.append(_Member(whole, frames))
             continue
-        first = twins[i][0]
-        if first not in backbones:
-            backbones[first] = _Backbone(keras.Model(parts[0].inputs, parts[0].outputs[0], name=f"backbone{first}"))
-        head = keras.Model(parts[1].inputs, parts[1].outputs, name=f"member{i}")
-        halves.append(_Half(head, frames, backbones[first]))
-    return halves
+        backbone, head = part
+        if twins[0] not in backbones:
+            backbones[twins[0]] = _Backbone(keras.Model(backbone.inputs, backbone.outputs[0], name=f"backbone{i}"))
+        named = keras.Model(head.inputs, head.outputs, name=f"member{i}")
+        split.append(_Member(named, frames, backbones[twins[0]]))
+    return split
 
 
-def _answer(half: _Half, codes: Any, tokens: Any, tasks: Sequence[str], *, name: str) -> dict[str, Any]:
-    """Returns the logits of a member by task, `""` where there is one."""
-    own, frames = half.frames, int(codes.shape[1])
-    seen = []
-    for start in _starts(own, frames):
-        heard = _window(codes, start, own, frames, name=f"{name}_from{start}")
-        if half.backbone is not None:
-            heard = half.backbone.hear(heard, start)
-        seen.append(half.model(heard if tokens is None else [heard, tokens]))
-    by_window = [some if isinstance(some, list | tuple) else [some] for some in seen]
-    means = zip(*by_window, strict=True)
-    return {
-        task: _mean(list(parts), [1 / len(seen)] * len(seen), part=task, name=f"{name}_mean_{task}")
-        for task, parts in zip(tasks or [""], means, strict=True)
-    }
+def _predict(member: _Member, codes: Any, tokens: Any, *, name: str) -> list[Any]:
+    """Returns the logits of a member, one tensor a task: the mean over its windows."""
+    logits_of_windows = []
+    for start in _starts(member.frames, int(codes.shape[1])):
+        x = _window(codes, start, member.frames, name=f"{name}_from{start}")
+        if member.backbone is not None:
+            x = member.backbone.embed(x, start)
+        logits = member.model(x if tokens is None else [x, tokens])
+        logits_of_windows.append(logits if isinstance(logits, list | tuple) else [logits])
+    n_windows = len(logits_of_windows)
+    by_task = zip(*logits_of_windows, strict=True)
+    return [
+        _weighted_mean(logits, [1 / n_windows] * n_windows, name=f"{name}_mean{i}") for i, logits in enumerate(by_task)
+    ]
 
 
-def _starts(own: int, frames: int) -> list[int]:
-    n_windows = math.ceil(frames / own)
-    return [round(i * (frames - own) / max(n_windows - 1, 1)) for i in range(n_windows)]
+def _starts(window_frames: int, frames: int) -> list[int]:
+    """Returns the first frames of the fewest evenly spaced windows that cover `frames` frames."""
+    n_windows = math.ceil(frames / window_frames)
+    return [round(i * (frames - window_frames) / max(n_windows - 1, 1)) for i in range(n_windows)]
 
 
-def _window(codes: Any, start: int, own: int, frames: int, *, name: str) -> Any:
-    return codes if own == frames else layers.Cropping1D((start, frames - start - own), name=name)(codes)
+def _window(codes: Any, start: int, window_frames: int, *, name: str) -> Any:
+    n_after = int(codes.shape[1]) - start - window_frames
+    return layers.Cropping1D((start, n_after), name=name)(codes) if start or n_after else codes
 
 
-def _mean(logits: list[Any], weights: Sequence[float], *, part: str, name: str) -> Any:
+def _weighted_mean(logits: Sequence[Any], weights: Sequence[float], *, name: str) -> Any:
     if len(logits) == 1:
         return logits[0]
-    shares = [
-        layers.Rescaling(float(weight), dtype="float32", name=f"{name}_share{i}_{part}")(some)
-        for i, (some, weight) in enumerate(zip(logits, weights, strict=True))
+    terms = [
+        layers.Rescaling(float(weight), dtype="float32", name=f"{name}_term{i}")(x)
+        for i, (x, weight) in enumerate(zip(logits, weights, strict=True))
     ]
-    return layers.Add(dtype="float32", name=name)(shares)
+    return layers.Add(dtype="float32", name=name)(terms)

@@ -1,4 +1,4 @@
-"""From features to logits: one pooling over all positions, dropout, one dense layer a task."""
+"""From features to logits: one pooling over all positions, dropout, one dense layer for each task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,15 @@ from typing import Any
 import keras
 from keras import layers
 
-Outputs = int | Mapping[str, int]  # number of labels, or that of every task of a model with several heads
+Outputs = int | Mapping[str, int]  # number of labels, or of each task's labels by the name of the task
+
+EMBEDDING = "pool"  # the layer that ends the backbone
 
 
 def classify(features: Any, n_outputs: Outputs, *, pooling: str, dropout: float) -> Any:
     """Returns the logits of features [batch, time, bins, channels] or [batch, time, channels].
 
-    `pooling: last` is for features [batch, channels] that a recurrent layer has already pooled.
+    With `pooling="last"` the features are [batch, channels]: a recurrent layer has pooled them.
 
     Raises:
         ValueError: no pooling of that name.
@@ -29,26 +31,30 @@ def logits(embedding: Any, n_outputs: Outputs, *, dropout: float) -> Any:
 
 
 def pool(features: Any, pooling: str) -> Any:
-    """Returns one vector [batch, channels] of all positions: their average, maximum, or attention-weighted sum."""
+    """Returns one vector [batch, channels] of all positions: their average, maximum or attention-weighted sum.
+
+    Raises:
+        ValueError: no pooling of that name.
+    """
     channels = int(features.shape[-1])
     x = layers.Reshape((-1, channels), name="positions")(features)
     if pooling == "average" or (pooling == "attention" and x.shape[1] == 1):  # one position has all the weight
-        return layers.GlobalAveragePooling1D(name="pool")(x)
+        return layers.GlobalAveragePooling1D(name=EMBEDDING)(x)
     if pooling == "max":
-        return layers.GlobalMaxPooling1D(name="pool")(x)
+        return layers.GlobalMaxPooling1D(name=EMBEDDING)(x)
     if pooling == "attention":
         weights = layers.Softmax(axis=1, name="attention")(layers.Dense(1, name="attention_score")(x))
-        return layers.Reshape((channels,), name="pool")(layers.Dot(axes=1, name="attend")([x, weights]))
+        return layers.Reshape((channels,), name=EMBEDDING)(layers.Dot(axes=1, name="attend")([x, weights]))
     raise ValueError(f"pooling must be average, max or attention. Received: {pooling!r}")
 
 
-def add_metadata(codes: Any, audio: Any, n_tokens: int, *, width: int) -> tuple[list[Any], Any]:
-    """Returns the inputs of codes and metadata, and the sum of the logits of both.
+def add_metadata(codes: Any, audio_logits: Any, n_tokens: int, *, width: int) -> tuple[list[Any], Any]:
+    """Returns the inputs [codes, metadata] and the sum of the logits of both, [batch, n_outputs].
 
-    The tokens of a track are embedded and summed. Nothing here has a bias: a track without metadata gets the logits
+    The tokens of a track are embedded and summed. These layers have no bias: a track without metadata gets the logits
     of its audio alone.
     """
     metadata = keras.Input((n_tokens,), dtype="float32", name="metadata")
     x = layers.Dense(width, use_bias=False, activation="relu", name="tokens")(metadata)
-    told = layers.Dense(int(audio.shape[-1]), use_bias=False, dtype="float32", name="metadata_logits")(x)
-    return [codes, metadata], layers.Add(name="with_metadata", dtype="float32")([audio, told])
+    x = layers.Dense(int(audio_logits.shape[-1]), use_bias=False, dtype="float32", name="metadata_logits")(x)
+    return [codes, metadata], layers.Add(name="with_metadata", dtype="float32")([audio_logits, x])

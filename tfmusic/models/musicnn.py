@@ -4,24 +4,24 @@ from typing import Any
 
 from keras import layers
 
-from tfmusic.models.heads import Outputs, logits, pool
+from tfmusic.models.heads import EMBEDDING, Outputs, logits, pool
 
-# The authors' input: 3 s, as log10(10000 m + 1).
+# The authors' input: 3 s of mel power, as log10(10000 * power + 1).
 FEATURE = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 96}
 FRAMES = 187
 SCALE_FACTOR = 10000.0
 
-_HEIGHTS = (0.4, 0.7)  # of the timbral filters, as a share of the bins
-_LENGTHS = (128, 64, 32)  # of the temporal filters, frames
+_TIMBRAL_HEIGHTS = (0.4, 0.7)  # share of the bins
+_TEMPORAL_LENGTHS = (128, 64, 32)  # frames
 
 
 def build(x: Any, n_outputs: Outputs, *, width: int = 64, pooling: str = "max_mean", dropout: float = 0.5) -> Any:
     """Returns the logits of timbral and temporal filters, three residual layers over time and two dense layers.
 
-    Input [batch, frames, n_bins, 1]; at the authors' 187 x 96 and 50 outputs 787,159 trainable parameters, as
-    their MSD and MTT checkpoints hold, which `tfmusic.pretrained` reads. Receptive field: 146 frames.
-    `width` is that of the three layers; the front end has 3.2 times as many timbral filters and .8 times as many
-    temporal ones. `pooling: max_mean`, the authors', joins maximum and mean.
+    Input [batch, frames, n_bins, 1]; at the authors' 187 x 96 and 50 outputs 787,159 trainable parameters, as in their
+    MSD and MTT checkpoints, which `tfmusic.pretrained` reads. Receptive field: 146 frames. `width` is the number of
+    channels of the three residual layers; there are 3.2 times as many timbral filters and .8 times as many temporal
+    ones at each of their sizes. `pooling: max_mean`, the authors', concatenates maximum and mean.
     """
     x = layers.BatchNormalization(name="pool_bn")(_pool(_features(x, width), pooling))
     if dropout:
@@ -39,10 +39,10 @@ def build_mlp(
     pooling: str = "max_mean",
     dropout: float = 0.5,
 ) -> Any:
-    """Returns the logits of a perceptron of one hidden layer on what musicnn's backbone has pooled.
+    """Returns the logits of a perceptron with one hidden layer on the embedding of musicnn's backbone.
 
-    For other labels than the authors': the pooled vector is normalised by the music at hand instead of theirs, and
-    nothing after it is theirs. Input [batch, frames, n_bins, 1]; at 187 x 96 and 4 outputs 1,248,945 trainable
+    For other labels than the authors': their weights end at the embedding, and the batch normalisation after it learns
+    the statistics of the new music. Input [batch, frames, n_bins, 1]; at 187 x 96 and 4 outputs 1,248,945 trainable
     parameters. Receptive field: 146 frames.
     """
     x = layers.BatchNormalization(name="mlp_bn")(_pool(_features(x, width), pooling))
@@ -51,30 +51,31 @@ def build_mlp(
 
 
 def _features(x: Any, width: int) -> Any:
-    """Returns [batch, frames, channels]: the filters and the three layers over them, side by side."""
+    """Returns [batch, frames, channels]: the outputs of the filters and of the three layers, concatenated."""
     x = layers.BatchNormalization(name="input_bn")(x)
-    timbral = [_timbral(x, int(3.1875 * width), share, name=f"timbral{i}") for i, share in enumerate(_HEIGHTS, 1)]
+    timbral = [
+        _timbral(x, int(3.1875 * width), share, name=f"timbral{i}") for i, share in enumerate(_TIMBRAL_HEIGHTS, 1)
+    ]
     temporal = [
-        _temporal(x, max(int(0.796875 * width), 1), length, name=f"temporal{i}") for i, length in enumerate(_LENGTHS, 1)
+        _temporal(x, max(int(0.796875 * width), 1), length, name=f"temporal{i}")
+        for i, length in enumerate(_TEMPORAL_LENGTHS, 1)
     ]
     front = layers.Concatenate(name="front")([*timbral, *temporal])
-    steps = [front]
-    x = _conv_bn_1d(front, width, name="mid1")
-    steps.append(x)
+    outputs = [front, _conv_bn_1d(front, width, name="mid1")]
     for i in (2, 3):
-        x = layers.Add(name=f"mid{i}_add")([_conv_bn_1d(x, width, name=f"mid{i}"), x])
-        steps.append(x)
-    return layers.Concatenate(name="features")(steps)
+        x = outputs[-1]
+        outputs.append(layers.Add(name=f"mid{i}_add")([_conv_bn_1d(x, width, name=f"mid{i}"), x]))
+    return layers.Concatenate(name="features")(outputs)
 
 
 def _timbral(x: Any, channels: int, share: float, *, name: str) -> Any:
-    """Returns [batch, frames, channels]: filters of 7 frames, tall in bins, wherever in pitch they fit best."""
+    """Returns [batch, frames, channels]: filters of 7 frames and many bins; their maximum over the bins."""
     x = layers.ZeroPadding2D((3, 0), name=f"{name}_pad")(x)
     return _conv_bn_max(x, channels, (7, max(int(share * int(x.shape[2])), 1)), padding="valid", name=name)
 
 
 def _temporal(x: Any, channels: int, length: int, *, name: str) -> Any:
-    """Returns [batch, frames, channels]: filters long in time and one bin high, in the bin where they fit best."""
+    """Returns [batch, frames, channels]: filters of many frames and one bin; their maximum over the bins."""
     return _conv_bn_max(x, channels, (length, 1), padding="same", name=name)
 
 
@@ -94,4 +95,4 @@ def _pool(x: Any, pooling: str) -> Any:
     if pooling != "max_mean":
         return pool(x, pooling)
     both = [layers.GlobalMaxPooling1D(name="pool_max")(x), layers.GlobalAveragePooling1D(name="pool_mean")(x)]
-    return layers.Concatenate(name="pool")(both)
+    return layers.Concatenate(name=EMBEDDING)(both)

@@ -1,4 +1,7 @@
-"""Operations on tensors that are called alike by Keras 3, on every backend, and Keras 2.15, the one of the addons."""
+"""Tensor operations that Keras 3 (every backend) and Keras 2.15 (the addons stack) call by different names.
+
+The only place where model code looks at the version of Keras.
+"""
 
 from typing import Any
 

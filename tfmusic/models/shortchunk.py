@@ -16,8 +16,8 @@ def build_shortchunk(
     """Returns the logits of seven 3x3 convolutions, each halving time and bins, and two dense layers.
 
     Input [batch, frames, n_bins, 1], in the paper 231 frames (3.7 s) of 128 bins; with 50 outputs 3,687,348 trainable
-    parameters, as the authors' network has. Receptive field: 382 frames. Difference: pools shrink to what is left
-    on smaller inputs.
+    parameters, as in the authors' network. Receptive field: 382 frames. Difference: pools shrink where a smaller input
+    leaves less than their size.
     """
     x = _bn(x, "input_bn")
     for i, factor in enumerate(_CHANNELS, start=1):
@@ -32,7 +32,7 @@ def build_shortchunk_res(
     """Returns the logits of seven residual blocks of stride 2 and two dense layers.
 
     Input [batch, frames, n_bins, 1], in the paper 231 frames (3.7 s) of 128 bins; with 50 outputs 12,104,244 trainable
-    parameters, as the authors' network has; its shortcuts, too, are 3x3 convolutions. Receptive field: 763 frames.
+    parameters, as in the authors' network. The shortcuts are 3x3 convolutions as well. Receptive field: 763 frames.
     """
     x = _bn(x, "input_bn")
     for i, factor in enumerate(_CHANNELS, start=1):

@@ -1,4 +1,4 @@
-"""Trained models from their files."""
+"""Trained models: load one from its file, split it at the embedding, fuse its batch normalisations."""
 
 import json
 import zipfile
@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 
 from tfmusic.errors import RunError
+from tfmusic.models.heads import EMBEDDING
 from tfmusic.models.ops import IS_KERAS_3
 
 
@@ -18,124 +19,124 @@ def load_saved(path: Path) -> keras.Model:
     """Returns the model of a .keras file, not compiled.
 
     Raises:
-        RunError: the file is missing or damaged, or the model would run code of its own.
+        RunError: the file is missing, damaged or of another major version of Keras, or contains code of its own.
     """
     if not path.is_file():
-        raise RunError(f"{path}: no such file; it must be a Keras model of tfmusic")
+        raise RunError(f"{path}: no such file; expected a Keras model of tfmusic")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises errors of any kind on a damaged archive
-        theirs = _saved_by(path)
-        if theirs and theirs.split(".")[0] != keras.__version__.split(".")[0]:
+        if version := other_keras(path):
             raise RunError(
-                f"{path}: saved by Keras {theirs}, which Keras {keras.__version__} cannot read: use it on its own"
-                " stack, or export it there (a SavedModel answers anywhere), or train on from its weights here with"
+                f"{path}: Keras {version} saved it, and Keras {keras.__version__} cannot read it. Use the model with"
+                f" Keras {version}, or export it there as a SavedModel, or train on from its weights here with"
                 " model.init_from"
             ) from error
-        raise RunError(
-            f"{path}: must be a Keras model of tfmusic: {(str(error) or repr(error)).splitlines()[0][:300]}"
-        ) from error
+        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        raise RunError(f"{path}: must be a Keras model of tfmusic. Received: {reason}") from error
 
 
-def _saved_by(path: Path) -> str | None:
-    """Returns the version of Keras that wrote a .keras file, or None of a damaged one."""
+def other_keras(path: Path) -> str | None:
+    """Returns the version of Keras that saved a .keras file if its major version is not ours; else None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+            version = str(json.loads(archive.read("metadata.json"))["keras_version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile):
         return None
+    return None if version.split(".")[0] == keras.__version__.split(".")[0] else version
 
 
-_CUT = "pool"  # the layer that a backbone ends with
+def split_at_embedding(model: keras.Model, outputs: Sequence[Any] = ()) -> tuple[keras.Model, keras.Model] | None:
+    """Returns backbone and head of a model, with the model's own layers; None for a model without the layer `pool`.
 
+    The backbone goes from codes to the embedding [batch, n_dims]. The head takes the embedding and the model's other
+    inputs, such as metadata.
 
-def cut(model: keras.Model, outputs: Sequence[Any] = ()) -> tuple[keras.Model, keras.Model] | None:
-    """Returns the part of a model up to its pooling and the part after it; None where it has no such place.
-
-    The layers of both are the model's. The head takes the backbone's embedding [batch, n_dims], and after it what the
-    model takes beside the spectrogram; it gives `outputs`, tensors of the model, or else its own output.
+    Args:
+        model: the model.
+        outputs: tensors of the model that the head returns; empty for the model's own output.
     """
-    end = next((layer for layer in model.layers if layer.name == _CUT), None)
-    if end is None:
+    embedding = next((layer.output for layer in model.layers if layer.name == EMBEDDING), None)
+    if embedding is None:
         return None
-    return keras.Model(model.inputs[0], end.output), _head(model, end, list(outputs) or [model.outputs[0]])
+    return keras.Model(model.inputs[0], embedding), _head(model, embedding, list(outputs) or [model.outputs[0]])
 
 
-def is_same(one: keras.Model, other: keras.Model) -> bool:
-    """Returns whether two models are the same layers with the same weights, bit for bit."""
-    if one.get_config()["layers"] != other.get_config()["layers"]:
+def equal_models(a: keras.Model, b: keras.Model) -> bool:
+    """Returns whether two models have the same layers and, bit for bit, the same weights."""
+    if a.get_config()["layers"] != b.get_config()["layers"]:
         return False
-    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
-    return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+    return all(np.array_equal(w, v) for w, v in zip(a.get_weights(), b.get_weights(), strict=True))
 
 
-def _head(model: keras.Model, end: keras.layers.Layer, outputs: list[Any]) -> keras.Model:
-    """Returns what a model does after a layer, on inputs of its own.
+def _head(model: keras.Model, embedding: Any, outputs: list[Any]) -> keras.Model:
+    """Returns the part of a model after its embedding, on inputs of its own.
 
-    Keras would make a model from tensors within another as well, but then rewires inputs that both share.
+    keras.Model(embedding, outputs) makes such a model too, but then rewires the inputs that both models share.
     """
-    known = {id(end.output): keras.Input(end.output.shape[1:], name="embedding")}
-    known |= {id(some): keras.Input(some.shape[1:], name=f"{some.name}_beside") for some in model.inputs[1:]}
-    inputs = list(known.values())
+    replaced = {id(embedding): keras.Input(embedding.shape[1:], name="embedding")}
+    replaced |= {id(x): keras.Input(x.shape[1:], name=f"{x.name}_input") for x in model.inputs[1:]}
+    inputs = list(replaced.values())
     for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
+        takes_list = isinstance(layer.input, list | tuple)
+        sources = [id(x) for x in (layer.input if takes_list else [layer.input])]
+        is_input = isinstance(layer, layers.InputLayer)
+        if is_input or id(layer.output) in replaced or not all(source in replaced for source in sources):
             continue
-        needed = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
-        if all(id(tensor) in known for tensor in needed) and id(layer.output) not in known:
-            given = [known[id(tensor)] for tensor in needed]
-            known[id(layer.output)] = layer(given if isinstance(layer.input, list | tuple) else given[0])
-    answers = [known[id(output)] for output in outputs]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], answers if len(answers) > 1 else answers[0])
-
-
-_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
+        arguments = [replaced[source] for source in sources]
+        replaced[id(layer.output)] = layer(arguments if takes_list else arguments[0])
+    head_outputs = [replaced[id(output)] for output in outputs]
+    return keras.Model(
+        inputs if len(inputs) > 1 else inputs[0], head_outputs if len(head_outputs) > 1 else head_outputs[0]
+    )
 
 
 def fuse_batch_norm(model: keras.Model) -> keras.Model:
-    """Returns a model of the same logits to rounding, in which each convolution does its normalisation's work.
+    """Returns a model with the same logits to rounding, whose convolutions include their batch normalisation.
 
-    That is at rest, gamma (conv(x) + b - mean) / sqrt(variance + epsilon) + beta: a convolution with other weights.
-    Normalisations that follow anything else stay as they are, and so do those in half precision, where rounding would
-    show. The weights are copies; the model given is not changed. Keras 2 cannot do it and gets the model back.
+    In prediction, gamma (conv(x) + b - mean) / sqrt(variance + epsilon) + beta is a convolution with other weights.
+    A normalisation after any other layer stays, and so does one in half precision, where the rounding would show.
+    The weights are copies; the model given is not changed. Keras 2 cannot clone a model this way: there the model
+    itself is returned.
     """
     if not IS_KERAS_3:
         return model
-    pairs = {conv.name: norm for conv, norm in _foldable(model)}
-    gone = {norm.name for norm in pairs.values()}
+    norm_of = {conv.name: norm for conv, norm in _fusible_pairs(model)}
+    fused_norms = {norm.name for norm in norm_of.values()}
 
     def clone(layer: Any) -> Any:
         if isinstance(layer, keras.Model):  # a member of an ensemble
             return fuse_batch_norm(layer)
         config = layer.get_config()
-        if layer.name in gone:
+        if layer.name in fused_norms:
             return layers.Identity(name=layer.name, dtype=config["dtype"])
-        if layer.name in pairs:
+        if layer.name in norm_of:
             config["use_bias"] = True
         return layer.__class__.from_config(config)
 
     def call(layer: Any, *inputs: Any, **arguments: Any) -> Any:
-        return layer(*inputs) if layer.name in gone else layer(*inputs, **arguments)
+        return layer(*inputs) if layer.name in fused_norms else layer(*inputs, **arguments)
 
-    folded = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    fused = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for layer in model.layers:
-        if layer.name in pairs:
-            folded.get_layer(layer.name).set_weights(_fused_weights(layer, pairs[layer.name]))
-        elif layer.name not in gone and layer.weights and not isinstance(layer, keras.Model):
-            folded.get_layer(layer.name).set_weights(layer.get_weights())
-    return folded
+        if layer.name in norm_of:
+            fused.get_layer(layer.name).set_weights(_fused_weights(layer, norm_of[layer.name]))
+        elif layer.name not in fused_norms and layer.weights and not isinstance(layer, keras.Model):
+            fused.get_layer(layer.name).set_weights(layer.get_weights())
+    return fused
 
 
-def _foldable(model: keras.Model) -> list[tuple[Any, Any]]:
-    """Returns convolutions with the normalisation that alone reads them, channel by channel."""
-    found = []
+def _fusible_pairs(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Returns pairs of a linear float32 convolution and the only layer that reads it, a normalisation by channel."""
+    pairs = []
     for conv in model.layers:
-        is_plain = isinstance(conv, _CONVOLUTIONS) and conv.activation is keras.activations.linear
-        if not is_plain or conv.compute_dtype != "float32":
+        is_linear = isinstance(conv, layers.Conv1D | layers.Conv2D) and conv.activation is keras.activations.linear
+        if not is_linear or conv.compute_dtype != "float32":
             continue
         readers = [node.operation for node in conv._outbound_nodes]
         if len(readers) == 1 and isinstance(readers[0], layers.BatchNormalization) and _is_last(readers[0].axis, conv):
-            found.append((conv, readers[0]))
-    return found
+            pairs.append((conv, readers[0]))
+    return pairs
 
 
 def _is_last(axis: Any, conv: Any) -> bool:
@@ -144,6 +145,7 @@ def _is_last(axis: Any, conv: Any) -> bool:
 
 
 def _fused_weights(conv: Any, norm: Any) -> list[np.ndarray]:
+    """Returns kernel and bias of the convolution that does the work of both layers."""
     values = {weight.name: np.asarray(weight, np.float64) for weight in norm.weights}
     factor = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
     kernel, bias = np.asarray(conv.kernel, np.float64), np.asarray(conv.bias, np.float64) if conv.use_bias else 0.0

@@ -1,7 +1,7 @@
 """The convolutions of the VGG networks (Simonyan & Zisserman 2014, arXiv 1409.1556), on one channel.
 
-Differences from the paper: its three dense layers, which hold 120 million parameters and fix the input's size, give
-way to the shared head. Layers bear the names of Keras Applications, whose weights so find their place.
+Difference from the paper: the shared head replaces its three dense layers, which have 120 million parameters and fix
+the size of the input. Layers have the names of Keras Applications, so that its ImageNet weights fit.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def _build(x: Any, n_outputs: Outputs, depths: tuple[int, ...], *, width: int, p
                 3,
                 padding="same",
                 activation="relu",
-                kernel_initializer="he_normal",  # no batch normalisation mends a poor start here
+                kernel_initializer="he_normal",  # without batch normalisation the initial scale matters
                 name=f"block{block}_conv{conv}",
             )(x)
         x = max_pool(x, (2, 2), name=f"block{block}_pool")

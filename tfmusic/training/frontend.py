@@ -1,13 +1,14 @@
 """The frontend that a config asks for, from the spectrogram of the records."""
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.scale import Scale
 from tfmusic.errors import ConfigError
 from tfmusic.features.filterbanks import filterbank_map, frames_for_each
-from tfmusic.models.frontends import MusicnnFrontend, Pcen, smoothing
+from tfmusic.models.frontends import Frontend, MusicnnFrontend, Pcen, smoothing
 from tfmusic.models.musicnn import FEATURE, SCALE_FACTOR
 
 
-def find_frontend(name: str, contract: Contract) -> MusicnnFrontend | Pcen | None:
+def find_frontend(name: str, contract: Contract) -> Frontend | None:
     """Returns the frontend to musicnn's spectrogram or to PCEN, or None where none is asked for.
 
     Raises:
@@ -18,11 +19,10 @@ def find_frontend(name: str, contract: Contract) -> MusicnnFrontend | Pcen | Non
     source = contract.feature
     if source["name"] != "mel":
         raise ConfigError(f"input.frontend={name} is for mel-spectrograms. Received: {source['name']}")
-    scale = contract.scale
-    stored = (str(scale["name"]), float(scale["low"]), float(scale["high"]))
+    scale = Scale.from_dict(contract.scale)
     if name == "pcen":
-        return Pcen(smoothing(contract.frames, contract.frames_per_s), stored)
+        return Pcen(smoothing(contract.frames, contract.frames_per_s), scale)
     steps = frames_for_each(source, FEATURE)
     sizes = [int(side[key]) for side in (source, FEATURE) for key in ("n_bins", "n_fft")]
     matrix = filterbank_map(sizes[0], sizes[1], sizes[2], sizes[3], int(source["sample_rate_hz"]))
-    return MusicnnFrontend(matrix, steps, SCALE_FACTOR, stored)
+    return MusicnnFrontend(matrix, steps, SCALE_FACTOR, scale)

@@ -15,11 +15,11 @@ from tfmusic.errors import ConfigError
 from tfmusic.inputs.pipeline import TrainingInput
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
-from tfmusic.models.frontends import FIXED
-from tfmusic.models.surgery import cut
+from tfmusic.models.frontends import FRONTEND_LAYER
+from tfmusic.models.surgery import split_at_embedding
 from tfmusic.records.manifest import Manifest
 
-_WITHOUT_TRAINING = {FIXED, "normalise"}
+_WITHOUT_TRAINING = {FRONTEND_LAYER, "normalise"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def split_backbone(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Mod
     Raises:
         ConfigError: the model has no such place, or layers before it are not pretrained and so would have to learn.
     """
-    halves = cut(model)
+    halves = split_at_embedding(model)
     if halves is None:
         raise ConfigError(
             f"training.cache_frozen is for models that pool at the end of their backbone; {model.name} does not: set it"

@@ -20,7 +20,7 @@ from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.pipeline import Epochs
 from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model, for_prediction
-from tfmusic.models.frontends import FIXED
+from tfmusic.models.frontends import FRONTEND_LAYER
 from tfmusic.pretrained.sources import Pretrained, load_pretrained
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
@@ -132,7 +132,7 @@ class Job:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
         options, backbone = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
         for layer in self.model.layers:
-            layer.trainable = layer.name != FIXED and not (stage.is_frozen and layer.name in backbone)
+            layer.trainable = layer.name != FRONTEND_LAYER and not (stage.is_frozen and layer.name in backbone)
         self.frozen = self._freeze() if stage.is_frozen and options.cache_frozen else None
         steps_per_epoch = len(self.frozen) // self.frozen.batch_size if self.frozen else self.steps_per_epoch
         steps = stage.epochs * steps_per_epoch
