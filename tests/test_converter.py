@@ -141,17 +141,17 @@ def make_truncated(path):
 
 FAULTS = {
     "missing": (Path.unlink, "no such file"),
-    "truncated": (make_truncated, "must be a whole .npy file"),
-    "nan": (make_nan, "NaN cells"),
-    "empty": (lambda path: path.write_bytes(b""), "must be a whole .npy file"),
+    "truncated": (make_truncated, "must be a complete .npy file"),
+    "nan": (make_nan, "NaN values"),
+    "empty": (lambda path: path.write_bytes(b""), "must be a complete .npy file"),
     "no frames": (lambda path: np.save(path, np.ones((1, 128, 0), "f4")), "at least one frame"),
     "bins": (lambda path: np.save(path, np.ones((1, 96, 9), "f4")), "shape must be [1, 128, n_frames]"),
-    "infinite": (lambda path: np.save(path, np.full((1, 128, 9), np.inf, "f4")), "infinite cells"),
-    "negative": (lambda path: np.save(path, np.full((1, 128, 9), -1, "f4")), "negative cells"),
+    "infinite": (lambda path: np.save(path, np.full((1, 128, 9), np.inf, "f4")), "infinite values"),
+    "negative": (lambda path: np.save(path, np.full((1, 128, 9), -1, "f4")), "negative values"),
     "axes": (lambda path: np.save(path, np.ones(128, "f4")), "Received: [128]"),
     "complex": (lambda path: np.save(path, np.ones((1, 128, 9), complex)), "dtype complex128"),
     "pickle": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "never unpickled"),
-    "zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "it does not begin as one"),
+    "zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "does not begin like"),
     "integers": (lambda path: np.save(path, np.ones((1, 128, 9), int)), "dtype int64"),
 }
 

@@ -17,9 +17,8 @@ from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
 from tfmusic.errors import DataError
 from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, embedding_feature, read_embedding, read_index
-from tfmusic.features.filterbanks import filterbank_map, map_filterbank
+from tfmusic.features.filterbanks import filterbank_map, map_filterbank, mel_filterbank
 from tfmusic.features.npy import read_mel
-from tfmusic.features.spectrograms import mel_filterbank
 from tfmusic.records.manifest import Manifest
 
 FEATURE = embedding_feature("somebody", n_dims=5, sample_rate_hz=16000, hop_length=48000)

@@ -148,10 +148,10 @@ def test_faulty_files_are_skipped_and_listed(config, sounds, tmp_path, capsys):
     assert extract(config, data, tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "2 files written, 0 kept, 2 skipped" in shown
-    assert f"skipped {data / 'calm' / 'broken.mp3'}: must be a whole sound file" in shown
+    assert f"skipped {data / 'calm' / 'broken.mp3'}: must be a complete audio file" in shown
     assert f"skipped {data / 'calm' / 'short.wav'}: must be at least 512 samples at 16000 Hz long" in shown
     assert extract(config, data, tmp_path / "stop", "data.on_error=stop") == 2
-    assert "broken.mp3: must be a whole sound file" in capsys.readouterr().err
+    assert "broken.mp3: must be a complete audio file" in capsys.readouterr().err
     assert not list((tmp_path / "stop").rglob("*partial"))
 
 
@@ -218,9 +218,9 @@ def test_faulty_sound_in_a_build(config, sounds, tmp_path, capsys):
     assert build(config, data, tmp_path / "out") == 0
     skipped = Manifest.read(tmp_path / "out").skipped
     assert [entry["track_id"] for entry in skipped] == ["calm-broken"]
-    assert skipped[0]["reason"].startswith("broken.mp3: must be a whole sound file")
+    assert skipped[0]["reason"].startswith("broken.mp3: must be a complete audio file")
     assert build(config, data, tmp_path / "stop", "data.on_error=stop") == 2
-    assert "broken.mp3: must be a whole sound file" in capsys.readouterr().err
+    assert "broken.mp3: must be a complete audio file" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 

@@ -31,7 +31,7 @@ def test_real_floats_of_any_layout_are_read(tmp_path, dtype, order, shape):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.ones((1, 4, 9), np.int32), "cells must be real floats .* dtype int32"),
+        (np.ones((1, 4, 9), np.int32), "real floats .* dtype int32"),
         (np.ones((1, 4, 9), np.complex64), "dtype complex64"),
         (np.ones((1, 4, 9), bool), "dtype bool"),
         (np.ones(4, "f4"), r"shape must be \[1, 4, n_frames\]. Received: \[4\]"),
@@ -39,10 +39,10 @@ def test_real_floats_of_any_layout_are_read(tmp_path, dtype, order, shape):
         (np.ones((1, 5, 9), "f4"), r"Received: \[1, 5, 9\]"),
         (np.ones((1, 1, 4, 9), "f4"), r"Received: \[1, 1, 4, 9\]"),
         (np.ones((1, 4, 0), "f4"), "at least one frame"),
-        (np.full((1, 4, 9), np.nan, "f4"), "36 NaN cells, the first at bin 0, frame 0"),
-        (np.full((1, 4, 9), np.inf, "f4"), "36 infinite cells"),
-        (np.full((1, 4, 9), -1.0, "f4"), "36 negative cells"),
-        (np.full((1, 4, 9), 1e300, "f8"), "36 infinite cells"),
+        (np.full((1, 4, 9), np.nan, "f4"), "36 NaN values, the first at bin 0, frame 0"),
+        (np.full((1, 4, 9), np.inf, "f4"), "36 infinite values"),
+        (np.full((1, 4, 9), -1.0, "f4"), "36 negative values"),
+        (np.full((1, 4, 9), 1e300, "f8"), "36 infinite values"),
     ],
 )
 def test_bad_arrays(tmp_path, array, message):
@@ -87,7 +87,7 @@ def test_missing_file_and_archive(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         count_mel_frames(tmp_path / "none.npy", 4)
     np.savez(tmp_path / "x.npz", a=np.ones(3))
-    with pytest.raises(DataError, match="it does not begin as one"):
+    with pytest.raises(DataError, match="does not begin like"):
         count_mel_frames(tmp_path / "x.npz", 4)
 
 

@@ -269,5 +269,5 @@ def test_structured_cells(tmp_path):
     from tfmusic.features.npy import read_mel
 
     np.save(tmp_path / "x.npy", np.zeros((1, 4, 9), [("a", "f4"), ("b", "i4")]))
-    with pytest.raises(DataError, match="cells must be real floats"):
+    with pytest.raises(DataError, match="must be real floats"):
         read_mel(tmp_path / "x.npy", 4)

@@ -121,7 +121,7 @@ def test_files_are_answered_in_their_order(port):
     assert [one["file"] for one in told["tracks"]] == ["a.npy", "나.npy", "../../c.npy"]
     assert [one.get("prediction") for one in told["tracks"]] == ["low", "high", None]
     assert told["tracks"][0]["parts"][0]["end_s"] == pytest.approx(60 * 0.032)
-    assert told["tracks"][2]["error"].startswith("the file: must be a whole .npy file")
+    assert told["tracks"][2]["error"].startswith("the file: must be a complete .npy file")
     assert "script-src 'self'" in headers["content-security-policy"]
 
 

@@ -218,7 +218,7 @@ def test_bad_input_to_predict(trained, exported, tmp_path, capsys, model):
     path = exported if model == "export" else trained
     np.save(tmp_path / "7.npy", np.full((1, 128, 50), np.nan, np.float32))
     assert main(["predict", str(path), str(tmp_path), "--out", str(tmp_path / "o.json")]) == 2
-    assert "7.npy: cells must be finite" in capsys.readouterr().err
+    assert "7.npy: power must be finite" in capsys.readouterr().err
     np.save(tmp_path / "7.npy", np.ones((1, 96, 50), np.float32))
     assert main(["predict", str(path), str(tmp_path / "7.npy"), "--out", str(tmp_path / "o.json")]) == 2
     assert "7.npy: shape must be [1, 128, n_frames]" in capsys.readouterr().err

@@ -29,13 +29,13 @@ QUEUE = 128  # requests at once, so that none of the clients is asked to come ag
 BARE = """
 import json, sys, time
 import numpy as np
-from tfmusic.features.npy import read_cells
+from tfmusic.features.npy import read_values
 from tfmusic.inference.predictor import load_contract
 from tfmusic.export.savedmodel import load_predict_fn
 from pathlib import Path
 export = Path(sys.argv[1])
 labels = load_contract(export).labels
-mels = [read_cells(Path(name), load_contract(export).n_bins) for name in sys.argv[2:]]
+mels = [read_values(Path(name), load_contract(export).n_bins) for name in sys.argv[2:]]
 answer = load_predict_fn(export)
 scores = [dict(zip(labels, answer(mel)["track_scores"].tolist())) for mel in mels]
 print(json.dumps(scores), flush=True)

@@ -1,7 +1,7 @@
-"""Sound files to blocks of mono samples at the wanted rate; memory holds a block, whatever the length of the music.
+"""Audio files to blocks of mono samples at a given rate; memory holds one block, however long the track.
 
-soundfile (libsndfile) decodes, the channels are averaged, soxr resamples at its quality HQ, as `librosa.load` does.
-The law of lengths: n samples at rate r are ceil(n s / r) at rate s.
+As in `librosa.load`, soundfile (libsndfile) decodes, the channels are averaged, and soxr resamples with quality HQ.
+n samples at rate r become ceil(n s / r) samples at rate s.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from tfmusic.core.runtime import without_decoder_notes
 from tfmusic.errors import DataError
-from tfmusic.features.mpeg import CountedMpeg, count_uncounted
+from tfmusic.features.mpeg import Mp3WithCount, count_without_xing
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`
@@ -24,14 +24,14 @@ _CONTAINERS = frozenset(("mov", "mp4", "m4a", "aac", "asf", "matroska", "webm", 
 MAX_HOURS = 3.0  # a few kilobytes can decode to days
 _MIN_RATE_HZ = 1000
 _BLOCK_VALUES = 1 << 18
-_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU")  # which hold the number of samples
+_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU")  # formats whose header has the number of samples
 _SHORT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_BYTES = 0x7FFFF000  # what writes into a pipe leaves the size open: 0, or this and more
-_MP3_SLACK = 2 * 1152  # samples that a decoder may add or cut at the ends
+_UNKNOWN_BYTES = 0x7FFFF000  # a program that writes into a pipe does not know the size: it writes 0, or at least this
+_MP3_SLACK = 2 * 1152  # samples that a decoder may add or remove at the ends
 
 
 def is_audio(path: Path) -> bool:
-    """Returns whether a file name is that of a sound file."""
+    """Returns whether a file name has the suffix of an audio file."""
     return path.suffix.lower() in SUFFIXES + AV_SUFFIXES
 
 
@@ -39,8 +39,8 @@ def read_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """Yields the track as blocks of mono samples, float32 [n], full scale 1.
 
     Raises:
-        DataError: missing, corrupt, truncated or empty file, over three hours, NaN or infinite samples, or a format
-            whose decoder is not installed.
+        DataError: the file is missing, damaged, truncated, empty or longer than `MAX_HOURS`, has NaN or infinite
+            samples, or needs a decoder that is not installed.
     """
     return _resampled(_native_blocks(path), sample_rate_hz)
 
@@ -48,21 +48,20 @@ def read_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
 def count_samples(path: Path, sample_rate_hz: int) -> int:
     """Returns how many samples `read_blocks` yields.
 
-    Headers of .wav, .flac, .aiff and .au hold their number, and reading them later checks it. Those of the others may
-    lie: they are decoded, at some 1,000 seconds of music a second for .mp3. Raises as `read_blocks`.
+    The headers of .wav, .flac, .aiff and .au have the number, and `read_blocks` checks it later. Other headers may be
+    wrong: such a file is decoded, an .mp3 at about 1,000 seconds of music a second. Raises as `read_blocks`.
     """
-    known = None if path.suffix.lower() in AV_SUFFIXES else _header_length(path)
-    if known is None:
-        rate_hz, n_samples = sample_rate_hz, 0
-        for found_hz, block in _native_blocks(path):
-            rate_hz, n_samples = found_hz, n_samples + len(block)
-        known = rate_hz, n_samples
-    return resampled_length(known[1], known[0], sample_rate_hz)
+    length = None if path.suffix.lower() in AV_SUFFIXES else _header_length(path)
+    native_hz, n_samples = length or (sample_rate_hz, 0)
+    if length is None:
+        for native_hz, block in _native_blocks(path):  # noqa: B007 - the last one counts
+            n_samples += len(block)
+    return resampled_length(n_samples, native_hz, sample_rate_hz)
 
 
-def resampled_length(n_samples: int, rate_hz: int, wanted_hz: int) -> int:
+def resampled_length(n_samples: int, rate_hz: int, target_hz: int) -> int:
     """Returns the number of samples after resampling: n s / r, rounded up."""
-    return -(-n_samples * wanted_hz // rate_hz)
+    return -(-n_samples * target_hz // rate_hz)
 
 
 def versions() -> dict[str, str]:
@@ -70,51 +69,55 @@ def versions() -> dict[str, str]:
     import soundfile
     import soxr
 
-    found = {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__}
-    return found | {"soxr": soxr.__version__}
+    return {
+        "soundfile": soundfile.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": soxr.__version__,
+    }
 
 
-def _resampled(blocks: Iterator[tuple[int, np.ndarray]], wanted_hz: int) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterator[tuple[int, np.ndarray]], target_hz: int) -> Iterator[np.ndarray]:
+    """Yields resampled blocks; each one waits for its successor, because the last needs the exact length."""
     import soxr
 
     stream, waiting = None, np.zeros(0, np.float32)
-    rate_hz, n_read, n_given = wanted_hz, 0, 0
+    rate_hz, n_read, n_yielded = target_hz, 0, 0
     for rate_hz, block in blocks:
         n_read += len(block)
-        if rate_hz == wanted_hz:
+        if rate_hz == target_hz:
             yield block
             continue
-        stream = stream or soxr.ResampleStream(rate_hz, wanted_hz, 1, dtype="float32", quality="HQ")
-        n_given += len(waiting)
+        stream = stream or soxr.ResampleStream(rate_hz, target_hz, 1, dtype="float32", quality="HQ")
+        n_yielded += len(waiting)
         yield waiting
         waiting = stream.resample_chunk(block)
-    if stream is not None:  # what the filter still holds; its length may miss the law by one
+    if stream is not None:  # the samples that the filter still holds; soxr's total may be off by one
         rest = np.concatenate([waiting, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
-        n_missing = resampled_length(n_read, rate_hz, wanted_hz) - n_given
+        n_missing = resampled_length(n_read, rate_hz, target_hz) - n_yielded
         yield np.pad(rest[:n_missing], (0, max(n_missing - len(rest), 0)))
 
 
 def _native_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields rate and mono samples of the blocks of a file, checked."""
+    """Yields the rate and the mono samples of every block of a file, checked."""
     n_samples, first_hz = 0, 0
     decode = _decode_av if path.suffix.lower() in AV_SUFFIXES else _decode_soundfile
     for rate_hz, block in decode(path):
         n_samples, first_hz = n_samples + len(block), first_hz or rate_hz
         if rate_hz != first_hz:
-            raise DataError(f"{path}: must keep one sample rate. Received: {first_hz} Hz, then {rate_hz} Hz")
+            raise DataError(f"{path}: the sample rate must not change. Received: {first_hz} Hz, then {rate_hz} Hz")
         _check_length(path, n_samples, rate_hz)
         if not np.isfinite(block).all():
-            raise DataError(f"{path}: samples must be finite. Received: NaN or infinite ones")
+            raise DataError(f"{path}: samples must be finite. Received: NaN or infinity")
         yield rate_hz, np.ascontiguousarray(block, np.float32)
     if n_samples == 0:
-        raise DataError(f"{path}: must hold sound. Received: no samples")
+        raise DataError(f"{path}: must contain audio. Received: no samples")
 
 
 def _check_length(path: Path, n_samples: int, rate_hz: int) -> None:
     if rate_hz < _MIN_RATE_HZ:
         raise DataError(f"{path}: the sample rate must be at least {_MIN_RATE_HZ} Hz. Received: {rate_hz}")
     if n_samples > MAX_HOURS * 3600 * rate_hz:
-        raise DataError(f"{path}: must be at most {MAX_HOURS:g} hours long; cut it into parts. Received: more")
+        raise DataError(f"{path}: must be at most {MAX_HOURS:g} hours long. Received: more; split the file")
 
 
 def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
@@ -137,11 +140,11 @@ def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             yield file.samplerate, _mix(block)
         slack = _MP3_SLACK if file.format == "MP3" else 0
         if expected is not None and n_read < expected - slack:
-            raise DataError(f"{path}: truncated: must hold {expected:,} samples by its header. Received: {n_read:,}")
+            raise DataError(f"{path}: truncated: its header says {expected:,} samples. Received: {n_read:,}")
 
 
 def _mix(block: np.ndarray) -> np.ndarray:
-    """Returns the mean of all channels of [n, channels]; `mean` over so short an axis takes seven times as long."""
+    """Returns the mean of the channels of [n, channels]; `mean` over so short an axis takes seven times as long."""
     total = block[:, 0].copy()
     for channel in range(1, block.shape[1]):
         total += block[:, channel]
@@ -150,44 +153,44 @@ def _mix(block: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, bool]]:
-    """Opens a sound file; yields it, and whether its header is known to hold its length."""
+    """Opens an audio file; yields it, and whether its header is known to have its length."""
     import soundfile
 
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: must hold sound. Received: an empty file")
-    with ExitStack() as opened:
+        raise DataError(f"{path}: must contain audio. Received: an empty file")
+    with ExitStack() as stack:
         try:
             with without_decoder_notes():
-                file = opened.enter_context(soundfile.SoundFile(path))
-            uncounted = count_uncounted(path) if file.format == "MP3" else 0
+                file = stack.enter_context(soundfile.SoundFile(path))
+            uncounted = count_without_xing(path) if file.format == "MP3" else 0
             if file.frames < uncounted - _MP3_SLACK:
                 with without_decoder_notes():
-                    file = opened.enter_context(soundfile.SoundFile(opened.enter_context(CountedMpeg(path))))
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that stands for headerless audio
+                    file = stack.enter_context(soundfile.SoundFile(stack.enter_context(Mp3WithCount(path))))
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix of headerless audio
             raise _damaged(path, error) from error
         yield file, file.format in _EXACT_HEADERS or (file.format == "MP3" and not uncounted)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    # soundfile repeats the path, and libsndfile calls what mpg123 cannot open missing.
-    why = str(error).splitlines()[0].rpartition(": ")[2] if str(error) else type(error).__name__
-    why = "the decoder finds no music" if why.startswith("File does not exist") else why
-    return DataError(f"{path}: must be a whole sound file: {why}")
+    # soundfile repeats the path, and libsndfile says that a file which mpg123 cannot open does not exist.
+    reason = str(error).splitlines()[0].rpartition(": ")[2] if str(error) else type(error).__name__
+    reason = "the decoder found no audio" if reason.startswith("File does not exist") else reason
+    return DataError(f"{path}: must be a complete audio file. Received: {reason}")
 
 
 def _expected_length(file: Any, path: Path) -> int | None:
-    """Returns the number of samples that the header promises, or None where it leaves that open."""
+    """Returns the number of samples by the header, or None if the header leaves it open."""
     if file.format in ("WAV", "WAVEX"):
         short = _SHORT_WAV.search(file.extra_info)
         if short and int(short[2]) < int(short[1]) < _UNKNOWN_BYTES:
-            raise DataError(f"{path}: truncated: must hold {short[1]} bytes of sound. Received: {short[2]}")
+            raise DataError(f"{path}: truncated: its header says {short[1]} bytes of audio. Received: {short[2]}")
     return int(file.frames) if 0 < file.frames < 1 << 48 else None
 
 
 def _header_length(path: Path) -> tuple[int, int] | None:
-    """Returns rate and number of samples where the header is to be trusted."""
+    """Returns rate and number of samples by the header, or None if the format's header cannot be trusted."""
     with _open(path) as (file, _):
         expected = _expected_length(file, path) if file.format in _EXACT_HEADERS else None
         if expected is None:
@@ -205,13 +208,15 @@ def _decode_av(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         raise DataError(f"{path}: no such file")
     try:
         with av.open(str(path), container_options={"protocol_whitelist": "file"}) as container:
-            if not _CONTAINERS.intersection(container.format.name.split(",")):  # a list of other files, say
-                raise DataError(f"{path}: must be a sound file. Received: {container.format.name}")
+            if not _CONTAINERS.intersection(container.format.name.split(",")):  # a playlist, for example
+                raise DataError(f"{path}: must be an audio file. Received: {container.format.name}")
             if not container.streams.audio:
-                raise DataError(f"{path}: must hold sound. Received: no audio stream")
+                raise DataError(f"{path}: must contain audio. Received: no audio stream")
             planar = av.AudioResampler(format="fltp")  # the same rate and channels, one plane each
             for frame in container.decode(audio=0):
                 for part in planar.resample(frame):
                     yield part.sample_rate, part.to_ndarray().mean(axis=0)
     except av.FFmpegError as error:
-        raise DataError(f"{path}: must be a whole sound file: {error.strerror or type(error).__name__}") from error
+        raise DataError(
+            f"{path}: must be a complete audio file. Received: {error.strerror or type(error).__name__}"
+        ) from error

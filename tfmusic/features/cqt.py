@@ -1,9 +1,10 @@
 """The constant-Q transform: bins at equal steps of pitch, each with a window of the same number of periods.
 
-A frame is the inner product of the sound with windowed tones, taken in the frequency domain with sparse kernels (Brown
-& Puckette 1992, An efficient algorithm for the calculation of a constant Q transform). Low pitches are taken from the
-sound at an eighth of its rate, where their long windows are short (the octaves of Schoerkhuber & Klapuri 2010,
-Constant-Q transform toolbox for music processing). Windows, lengths and norm are those of `librosa.cqt` 0.11.
+A frame is the inner product of the sound with windowed tones, computed in the frequency domain with sparse kernels
+(Brown & Puckette 1992, An efficient algorithm for the calculation of a constant Q transform). Low pitches are computed
+at an eighth of the sample rate, where their long windows have fewer samples (as in the octaves of Schoerkhuber &
+Klapuri 2010, Constant-Q transform toolbox for music processing). Windows, lengths and norm are those of `librosa.cqt`
+0.11.
 """
 
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from tfmusic.core.contract import C1_HZ
 from tfmusic.features.spectrograms import CentredWindows, collect
 
 _DIVISOR = 8  # of the sample rate, for low pitches
-_LOW_SHARE = 0.5  # of half the lower rate: the highest of these
-_LOST_ENERGY = 1e-8  # share of a kernel's energy that may be left out
+_LOW_SHARE = 0.5  # of half the lower rate: the highest of the low pitches
+_LOST_ENERGY = 1e-8  # share of a kernel's energy that may be dropped
 
 
 def cqt(blocks: Iterator[np.ndarray], *, sample_rate_hz: int, hop_length: int, n_bins: int) -> np.ndarray:
@@ -34,14 +35,14 @@ def power_at_pitches(
 ) -> np.ndarray:
     """Returns |CQT|^2 with any number of bins an octave, float32 [n_bins, 1 + n_samples // hop_length]."""
     bands = _bands(sample_rate_hz, hop_length, n_bins, bins_per_octave)
-    sides = [_Side(band) for band in bands]
+    transforms = [_BandTransform(band) for band in bands]
     n_samples = 0
     for block in blocks:
         n_samples += len(block)
-        for side in sides:
-            side.push(block)
-    parts = [side.finish() for side in sides]
-    return np.concatenate([part[:, : 1 + n_samples // hop_length] for part in parts])
+        for transform in transforms:
+            transform.push(block)
+    n_frames = 1 + n_samples // hop_length
+    return np.concatenate([transform.finish()[:, :n_frames] for transform in transforms])
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Band:
         divisor: of the sample rate.
         n_fft: length of a window at that rate.
         hop_length: distance of the windows at that rate.
-        kernels: sparse, complex [n_bins, n_fft // 2 + 1], conjugated.
+        kernels: sparse complex64 [n_bins, n_fft // 2 + 1], conjugated.
     """
 
     divisor: int
@@ -61,8 +62,8 @@ class _Band:
     kernels: Any
 
 
-class _Side:
-    """One band of a stream: resamples, cuts, projects."""
+class _BandTransform:
+    """Computes one band of a stream: resamples, slices windows, multiplies with the kernels."""
 
     def __init__(self, band: _Band) -> None:
         import soxr
@@ -77,7 +78,7 @@ class _Side:
 
     def finish(self) -> np.ndarray:
         rest = self._at_rate(np.zeros(0, np.float32), last=True)
-        # As many zeros as make sure of the last frame: the resampler may round the length down.
+        # One zero more makes sure of the last frame: the resampler may round the length down.
         self._parts += map(self._project, self._windows.push(np.pad(rest, (0, 1))))
         self._parts += map(self._project, self._windows.finish())
         return collect(self._parts, lambda part: part)
@@ -88,20 +89,20 @@ class _Side:
     def _project(self, windows: np.ndarray) -> np.ndarray:
         from scipy.fft import rfft
 
-        found = self._band.kernels @ rfft(windows, axis=1).T
-        return np.asarray(found.real**2 + found.imag**2, np.float32)
+        bins = self._band.kernels @ rfft(windows, axis=1).T
+        return np.asarray(bins.real**2 + bins.imag**2, np.float32)
 
 
 @lru_cache(maxsize=4)
 def _bands(rate_hz: int, hop_length: int, n_bins: int, bins_per_octave: int) -> tuple[_Band, ...]:
-    """Returns the bands from low to high; one where the hop cannot be divided."""
+    """Returns the bands from low to high; a single one if the hop is not divisible by `_DIVISOR`."""
     pitches_hz = C1_HZ * 2.0 ** (np.arange(n_bins) / bins_per_octave)
     n_low = int(np.searchsorted(pitches_hz, _LOW_SHARE * rate_hz / 2 / _DIVISOR))
     if hop_length % _DIVISOR:
         n_low = 0
-    halves = [(_DIVISOR, pitches_hz[:n_low]), (1, pitches_hz[n_low:])]
+    groups = [(_DIVISOR, pitches_hz[:n_low]), (1, pitches_hz[n_low:])]
     return tuple(
-        _band(pitches, divisor, rate_hz, hop_length, bins_per_octave) for divisor, pitches in halves if len(pitches)
+        _band(pitches, divisor, rate_hz, hop_length, bins_per_octave) for divisor, pitches in groups if len(pitches)
     )
 
 
@@ -109,27 +110,27 @@ def _band(pitches_hz: np.ndarray, divisor: int, rate_hz: int, hop_length: int, b
     from scipy.sparse import csr_array
 
     step = 2.0 ** (2.0 / bins_per_octave)
-    periods = (step + 1.0) / (step - 1.0)  # so that neighbours meet at half their width
+    periods = (step + 1.0) / (step - 1.0)  # neighbours meet at half their width
     lengths = periods * (rate_hz / divisor) / pitches_hz
     n_fft = 2 ** int(np.ceil(np.log2(lengths.max())))
     rows = []
     for pitch_hz, length in zip(pitches_hz, lengths, strict=True):
         half = int(length / 2)
-        place = np.arange(-half, half + 1)
-        # The Hann window of a length that is no whole number, which short windows would feel rounded.
-        window = 0.5 + 0.5 * np.cos(2.0 * np.pi * place / length)
-        tone = window * np.exp(2j * np.pi * place * pitch_hz * divisor / rate_hz)
-        laid = np.zeros(n_fft, complex)
-        laid[n_fft // 2 + place] = tone / window.sum()
-        spectrum = np.fft.fft(laid)[: n_fft // 2 + 1].conj() / n_fft
-        rows.append(np.sqrt(length * divisor) * _thin_out(spectrum))
+        position = np.arange(-half, half + 1)
+        # The Hann window of a fractional length: rounding it would change short windows noticeably.
+        window = 0.5 + 0.5 * np.cos(2.0 * np.pi * position / length)
+        tone = window * np.exp(2j * np.pi * position * pitch_hz * divisor / rate_hz)
+        kernel = np.zeros(n_fft, complex)
+        kernel[n_fft // 2 + position] = tone / window.sum()
+        spectrum = np.fft.fft(kernel)[: n_fft // 2 + 1].conj() / n_fft
+        rows.append(np.sqrt(length * divisor) * _drop_weakest(spectrum))
     return _Band(divisor, n_fft, hop_length // divisor, csr_array(np.array(rows, np.complex64)))
 
 
-def _thin_out(spectrum: np.ndarray) -> np.ndarray:
-    """Returns the spectrum with its weakest values set to 0."""
+def _drop_weakest(spectrum: np.ndarray) -> np.ndarray:
+    """Returns the spectrum with its weakest values set to 0, in place."""
     energy = np.abs(spectrum) ** 2
     order = np.argsort(energy)
-    lost = order[np.cumsum(energy[order]) < _LOST_ENERGY * energy.sum()]
-    spectrum[lost] = 0.0
+    weakest = order[np.cumsum(energy[order]) < _LOST_ENERGY * energy.sum()]
+    spectrum[weakest] = 0.0
     return spectrum

@@ -1,9 +1,9 @@
-"""From one mel-spectrogram to another one of the same music: other bins, other window, other hop.
+"""Mel filterbanks: Slaney's, and the map from one mel-spectrogram to another of the same music.
 
-A pretrained network wants the spectrogram it was trained on, and only another is at hand. Each wanted filter is the
-non-negative combination of the filters at hand that comes nearest to it (least squares, on the finer FFT); frames in
-between are interpolated; power is scaled by the square of the windows' ratio, since a window twice as long collects
-four times the energy of a tone and of noise alike. It cannot bring back what the longer window has smoothed in time.
+A pretrained network needs the spectrogram that it was trained on, with its own bins, window and hop. `filterbank_map`
+expresses each target filter as the nearest non-negative combination of the source's filters (least squares, on the
+finer FFT). Frames in between are interpolated. Power is scaled by the squared ratio of the windows, since a window
+twice as long collects four times the energy. What the longer window has smoothed in time stays smooth.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,36 @@ from typing import Any
 import numpy as np
 
 from tfmusic.errors import DataError
-from tfmusic.features.spectrograms import mel_filterbank
+
+# The mel scale of Slaney's Auditory Toolbox (1998): linear up to 1 kHz, then logarithmic, 27 mels from 1 to 6.4 kHz.
+_HZ_PER_MEL = 200.0 / 3.0
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def mel_filterbank(n_bins: int, *, sample_rate_hz: int, n_fft: int) -> np.ndarray:
+    """Returns triangular filters float64 [n_bins, n_fft // 2 + 1], each of area 1 Hz, up to half the sample rate.
+
+    Equal to `librosa.filters.mel` of version 0.11 with its defaults, in float64.
+    """
+    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(np.array(sample_rate_hz / 2.0)), n_bins + 2))
+    bins_hz = np.linspace(0.0, sample_rate_hz / 2.0, n_fft // 2 + 1)
+    widths = np.diff(edges_hz)
+    rising = (bins_hz - edges_hz[:-2, None]) / widths[:-1, None]
+    falling = (edges_hz[2:, None] - bins_hz) / widths[1:, None]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    return np.asarray(triangles * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None])
+
+
+def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
+    above = _BREAK_MEL + np.log(np.maximum(hz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    return np.where(hz < _BREAK_HZ, hz / _HZ_PER_MEL, above)
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _BREAK_MEL) - _BREAK_MEL))
+    return np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, above)
 
 
 def map_filterbank(mel: np.ndarray, source: Mapping[str, Any], target: Mapping[str, Any]) -> np.ndarray:

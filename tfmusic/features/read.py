@@ -10,11 +10,11 @@ from tfmusic.core.contract import POWER
 from tfmusic.errors import DataError
 from tfmusic.features import audio, embeddings, npy
 from tfmusic.features.audio import is_audio
-from tfmusic.features.chroma import chroma_cqt, chroma_stft, tempogram
+from tfmusic.features.chroma import chroma_cqt, chroma_stft
 from tfmusic.features.cqt import cqt
 from tfmusic.features.extracted import check_extracted
 from tfmusic.features.offline_augment import Change, apply_change
-from tfmusic.features.spectrograms import log_mel, mel, raw, stft
+from tfmusic.features.spectrograms import log_mel, mel, raw, stft, tempogram
 
 
 def read_feature(path: Path, track_id: str, feature: Mapping[str, Any], *, change: Change | None = None) -> np.ndarray:
@@ -27,7 +27,7 @@ def read_feature(path: Path, track_id: str, feature: Mapping[str, Any], *, chang
     if feature["name"] == embeddings.NAME:
         return embeddings.read_embedding(path, track_id, int(feature["n_bins"]))
     check_extracted(path, feature)
-    return _checked(npy.read_cells(path, int(feature["n_bins"])), str(path), feature)
+    return _checked(npy.read_values(path, int(feature["n_bins"])), str(path), feature)
 
 
 def count_frames(path: Path, track_id: str, feature: Mapping[str, Any]) -> int:
