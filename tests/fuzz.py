@@ -20,7 +20,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy as np
 from tests import golden
 from tfmusic.cli import one_line
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.files import check_files, digest_of
 from tfmusic.errors import TfmusicError
 from tfmusic.records.format import SegmentHeader, decode, encode_prefix
@@ -157,9 +158,9 @@ def npz(**arrays):
 
 
 def embeddings(folder):
-    from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
+    from tfmusic.features.embeddings import EmbeddingsWriter
 
-    feature = embedding_feature("x", n_dims=3, sample_rate_hz=16000, hop_length=512)
+    feature = Feature(name="embedding", source="x", n_bins=3, sample_rate_hz=16000, hop_length=512)
     with EmbeddingsWriter(folder / "e.npz", feature, ["b"]) as writer:
         writer.add("a", np.ones((2, 3)), np.zeros(2))
         writer.finish()
@@ -220,8 +221,6 @@ def server():
     from tfmusic.server.app import Limits, make_app
 
     predictor = listener()
-    feature = {**predictor.contract.feature, "n_fft": 1024}
-    predictor = replace(predictor, contract=replace(predictor.contract, feature=feature))
     app = make_app(predictor, Limits(1, 8, 30.0, 1.0), hosts=["x"])
 
     async def ask(body, content_type):

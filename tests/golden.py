@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfmusic.core.feature import Feature
 from tfmusic.core.track import Dataset, Track
 from tfmusic.records.build.build import build_records
 from tfmusic.records.build.plan import BuildOptions
@@ -14,8 +15,8 @@ GOLDEN = Path(__file__).parents[1] / "records" / "golden" / "format-1"
 N_BINS, N_FRAMES = 4, (1, 5, 6, 7, 12, 13, 30, 2)
 
 OPTIONS = BuildOptions(
-    feature={"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS},
-    segment_frames=6, hop_frames=4, dtype="uint8", scale="db", scale_range=None, num_shards=2,
+    feature=Feature(n_bins=N_BINS),
+    segment_frames=6, hop_frames=4, dtype="uint8", scale="db", num_shards=2,
     shard_bytes=1 << 20, n_folds=2,
     split_seed=0, order_seed=0, on_error="stop", workers=1,
 )  # fmt: skip

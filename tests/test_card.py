@@ -34,7 +34,7 @@ def test_card_says_what_the_evaluation_said(evaluated):
     contract = Contract.load(run / "contract.json")
     used = json.loads((run / "records.json").read_text(encoding="utf-8"))
     assert card["labels"] == list(contract.labels)
-    assert card["input"]["feature"] == dict(contract.feature)
+    assert card["input"]["feature"] == contract.feature.model_dump()
     assert card["data"]["training_tracks"] == len(used["training_tracks"])
     assert card["evaluation"]["metrics"] == report["metrics"]
     assert set(card["evaluation"]["metrics"]) == {"micro-F1", "precision", "recall", "macro-F1"}

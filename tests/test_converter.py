@@ -77,7 +77,7 @@ def test_other_storage_types_and_scales(music, tmp_path):
     manifest = Manifest.read(out)
     track = next(iterate_tracks(manifest, "fold0"))
     mel = np.load(music / "q2/train/train_data/mel_spectrogram" / f"{track.track_id}.npy")[0]
-    expected = np.clip(np.log10(1 + 10 * mel), 0, manifest.contract.scale["high"]).T
+    expected = np.clip(np.log10(1 + 10 * mel), 0, manifest.contract.scale.high).T
     assert track.cells.dtype == np.float16
     np.testing.assert_allclose(track.cells, expected, atol=4e-3)
 

@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale
 from tfmusic.inputs.augment import Distortion, distort, random_crop
 
-CONTRACT = Contract("q2", "multi", ("a",), {"n_bins": 16}, {"name": "db", "low": -60.0, "high": 30.0}, "uint8", 40, 20)
+CONTRACT = Contract("q2", "multi", ("a",), Feature(n_bins=16), Scale("db", -60.0, 30.0), "uint8", 40, 20)
 CODES_A_DB = 255 / 90
 
 
@@ -64,7 +66,7 @@ def test_gain_adds_the_same_to_every_cell_of_an_example():
 
 def test_equalizer_is_a_curve_over_bins_alike_in_all_frames():
     """Neighbouring bins differ little, frames not at all; floats stay within the scale."""
-    floats = replace(CONTRACT, dtype="float32", feature={"n_bins": 64})
+    floats = replace(CONTRACT, dtype="float32", feature=Feature(n_bins=64))
     cells = np.zeros((30, 3, 64), np.float32)
     curve = distort(cells, Distortion(equalizer_db=5.0), floats, seed(4)).numpy()
     np.testing.assert_array_equal(curve[:, 0], curve[:, 2])
@@ -110,7 +112,7 @@ def test_gain_on_other_scales_multiplies_power(name, factor):
     """The power that the values stand for grows by the same number of dB in every cell of an example."""
     power = np.random.default_rng(0).uniform(0.05, 5.0, (20, 6, 16))
     cells = np.log10(1 + factor * power).astype(np.float32)
-    contract = replace(CONTRACT, dtype="float32", scale={"name": name, "low": 0.0, "high": 9.0})
+    contract = replace(CONTRACT, dtype="float32", scale=Scale(name, 0.0, 9.0))
     out = distort(cells, Distortion(gain_db=6.0), contract, seed(3)).numpy().astype(np.float64)
     gain_db = 10 * np.log10((10**out - 1) / factor / power)
     np.testing.assert_allclose(gain_db, np.broadcast_to(gain_db[:, :1, :1], gain_db.shape), atol=1e-3)

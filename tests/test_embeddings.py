@@ -12,18 +12,19 @@ from tests.conftest import fit_small
 from tests.test_pretrained import as_wheel, checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
-from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder
 from tfmusic.core.windows import cut
 from tfmusic.errors import DataError
-from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, embedding_feature, read_embedding, read_index
+from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, read_embedding, read_index
 from tfmusic.features.filterbanks import filterbank_map, map_filterbank, mel_filterbank
 from tfmusic.features.npy import read_mel
+from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.records.manifest import Manifest
 
-FEATURE = embedding_feature("somebody", n_dims=5, sample_rate_hz=16000, hop_length=48000)
-AIRUSH = {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
-MUSICNN = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 96}
+FEATURE = Feature(name="embedding", source="somebody", n_bins=5, sample_rate_hz=16000, hop_length=48000)
+AIRUSH = Feature(name="mel")
 
 
 def write(path, **tracks):
@@ -98,7 +99,7 @@ def test_names_that_numpy_would_confuse(tmp_path):
 )
 def test_a_feature_that_is_not_whole_is_refused(tmp_path, changed):
     """Every field must be there and of its kind, before anything is built on the file."""
-    fields = {key: value for key, value in (FEATURE | changed).items() if value is not None}
+    fields = {key: value for key, value in (FEATURE.model_dump() | changed).items() if value is not None}
     np.savez(tmp_path / "e.npz", feature=np.array(json.dumps(fields)), track_ids=["a"], trained_on=np.array([], str))
     with pytest.raises(DataError, match=r"e\.npz: must be a file that tfmusic embed wrote"):
         read_index(tmp_path / "e.npz")
@@ -177,8 +178,8 @@ def power_spectrogram(audio, n_fft, hop):
 
 
 def mel_of(audio, feature):
-    filters = mel_filterbank(feature["n_bins"], sample_rate_hz=16000, n_fft=feature["n_fft"])
-    return filters @ power_spectrogram(audio, feature["n_fft"], feature["hop_length"])
+    filters = mel_filterbank(feature.n_bins, sample_rate_hz=16000, n_fft=feature.n_fft)
+    return filters @ power_spectrogram(audio, feature.n_fft, feature.hop_length)
 
 
 @pytest.mark.parametrize("kind", ["noise", "tones"])
@@ -200,7 +201,7 @@ def test_frontend_comes_near_the_wanted_spectrogram(kind):
 
 def test_frontend_matrix_is_near_and_never_negative():
     """Non-negative, and within .18 of the wanted filters, as the docstring says."""
-    matrix = filterbank_map(128, 1024, 96, 512, 16000)
+    matrix = filterbank_map(AIRUSH, MUSICNN)
     assert matrix.shape == (96, 128)
     assert (matrix >= 0).all()
     at_hand, wanted = (mel_filterbank(n, sample_rate_hz=16000, n_fft=1024) for n in (128, 96))
@@ -211,7 +212,7 @@ def test_frontend_matrix_is_near_and_never_negative():
 def test_frontend_interpolates_frames():
     """Frames at hand stay, those between lie in the middle; the same feature is left alone; others are refused."""
     mel = np.random.default_rng(0).uniform(size=(128, 5)).astype(np.float32)
-    at_hand = filterbank_map(128, 1024, 96, 512, 16000) @ mel
+    at_hand = filterbank_map(AIRUSH, MUSICNN) @ mel
     between = map_filterbank(mel, AIRUSH, MUSICNN)
     np.testing.assert_allclose(between[:, ::2], at_hand, rtol=1e-6)
     np.testing.assert_allclose(between[:, 1::2], (at_hand[:, :-1] + at_hand[:, 1:]) / 2, rtol=1e-5)
@@ -219,7 +220,7 @@ def test_frontend_interpolates_frames():
     assert map_filterbank(mel[:, :1], AIRUSH, MUSICNN).shape == (96, 1)
     for changed in ({"sample_rate_hz": 22050}, {"hop_length": 400}):
         with pytest.raises(DataError, match="feature must have sample_rate_hz=16000 and a hop_length that is a mult"):
-            map_filterbank(mel, AIRUSH | changed, MUSICNN)
+            map_filterbank(mel, AIRUSH.model_copy(update=changed), MUSICNN)
 
 
 # --- The command ------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def test_embeddings_of_a_run_are_what_its_head_sees(trained, music, tmp_path):
     contract = Contract.load(RunDir(trained).contract)
     model = keras.saving.load_model(RunDir(trained).checkpoint("best"), compile=False)
     kernel, bias = model.get_layer("logits").get_weights()
-    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+    encoder = Encoder(contract.scale, contract.dtype)
     with np.load(out) as file:
         for name in ids:
             cells = encoder.encode(read_mel(mels / f"{name}.npy", 128))
@@ -268,7 +269,7 @@ def test_mlp_on_musicnn_embeddings_end_to_end(embedded, music, tmp_path, capsys)
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     contract = Manifest.read(records).contract
     assert (contract.n_bins, contract.dtype, contract.frames) == (1506, "float32", 1)
-    assert contract.feature["source"] == "MSD_musicnn"
+    assert contract.feature.source == "MSD_musicnn"
     mlp = ["fit", "q1", "--records", str(records), "--run-dir", str(run), "model.name=mlp", "training.epochs=2"]
     assert main([*mlp, "training.batch_size=8", "training.fold=0", "metadata.fields=[]"]) == 0
     assert "embeddings of MSD_musicnn, 1,506 dimensions for 3.0 s" in capsys.readouterr().out

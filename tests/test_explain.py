@@ -8,6 +8,8 @@ import pytest
 from tests.test_report import check_stands_alone
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale
 from tfmusic.inference.explain import explain, n_passes
 from tfmusic.inference.predictor import Predictor
 from tfmusic.scoring.aggregate import to_scores
@@ -17,8 +19,8 @@ from tfmusic.scoring.track_scorer import TrackScorer
 def listener(frames=16, hop=8, *, kind="single"):
     """A model that hears one thing: the power of bins 48 to 63 speaks for `high`, that of bins 0 to 15 for `low`."""
     contract = Contract(
-        "t", kind, ("low", "high", "가"), {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512},
-        {"name": "db", "low": -60.0, "high": 30.0}, "uint8", frames, hop,
+        "t", kind, ("low", "high", "가"), Feature(n_bins=64),
+        Scale("db", -60.0, 30.0), "uint8", frames, hop,
     )  # fmt: skip
 
     def scores(mel, tokens):

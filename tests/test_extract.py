@@ -15,6 +15,8 @@ from tests.sounds import chords, music, write
 from tests.test_audio import untagged_mp3
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale
 from tfmusic.core.track import Track
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features.read import compute
@@ -30,7 +32,7 @@ feature: {n_fft: 512, hop_length: 256, n_bins: 32}
 record: {segment_frames: 64, hop_frames: 64, num_shards: 2}
 input: {frames: 32, hop_frames: 32}
 """
-FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 32}
+FEATURE = Feature(n_fft=512, hop_length=256, n_bins=32)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_files_mirror_the_data(extracted, sounds):
     assert found.dtype == np.float32
     assert found.shape == (1, 32, 1 + int(np.ceil(len(resampled) * 16000 / 22050)) // 256)
     said = json.loads((extracted / "feature.json").read_text())
-    assert said["feature"] == FEATURE
+    assert said["feature"] == FEATURE.model_dump()
     assert set(said["made_by"]) == {"soundfile", "libsndfile", "soxr"}
 
 
@@ -265,11 +267,11 @@ def test_predict_and_embed_take_sound(trained, config, tmp_path, capsys):
 
 def test_sound_for_a_model_of_embeddings(tmp_path):
     """What a model of embeddings takes cannot be computed from sound here; both sides are named."""
-    feature = {"name": "embedding", "source": "MSD_musicnn", "sample_rate_hz": 16000, "hop_length": 8, "n_bins": 4}
-    contract = Contract("q1", "single", ("a", "b"), feature, {}, "float32", 1, 1)
+    feature = Feature(name="embedding", source="MSD_musicnn", sample_rate_hz=16000, hop_length=8, n_bins=4)
+    contract = Contract("q1", "single", ("a", "b"), feature, Scale.measure("identity", []), "float32", 1, 1)
     with pytest.raises(UsageError, match=r"x.mp3: the model takes embeddings of MSD_musicnn.* Received: sound"):
         check_inputs(contract, [tmp_path / "x.mp3"])
-    with pytest.raises(DataError, match="a sound file cannot stand for embedding of MSD_musicnn"):
+    with pytest.raises(DataError, match=r"x.mp3: .*embedding of MSD_musicnn.*a sound file"):
         survey.count_samples(tmp_path / "x.mp3", feature)
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import fit_small
 from tests.test_pretrained import as_wheel, checkpoint  # noqa: F401 - a fixture
 from tfmusic.cli import main
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.features.filterbanks import filterbank_map, map_filterbank
@@ -19,7 +20,7 @@ from tfmusic.models.musicnn import FEATURE
 from tfmusic.pretrained import store
 from tfmusic.training.frozen import split_backbone
 
-AIRUSH = {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
+AIRUSH = Feature(name="mel")
 ASKED = (
     "model.name=musicnn_mlp", "model.width=64", "model.weights=musicnn", "model.hidden=16", "input.frontend=musicnn",
     "input.frames=94", "input.hop_frames=94", "training.freeze_epochs=2", "training.epochs=2",
@@ -72,7 +73,7 @@ def test_frontend_in_the_graph_is_the_frontend_in_numpy(scale, dtype, tolerance,
     want = np.log10(10000.0 * map_filterbank(mel, AIRUSH, FEATURE) + 1.0).T
     measured = Scale.measure(scale, [mel])
     codes = Encoder(measured, dtype).encode(mel)
-    made = MusicnnFrontend(filterbank_map(128, 1024, 96, 512, 16000), 2, 10000.0, measured)
+    made = MusicnnFrontend(filterbank_map(AIRUSH, FEATURE), 2, 10000.0, measured)
     inputs, image = codes_to_image((94, 128), dtype=dtype, frontend=made)
     model = keras.Model(inputs, image)
     set_frontend(model, made.matrix)
@@ -96,9 +97,7 @@ def test_fit_on_a_frozen_backbone_and_export(stored, records, music, tmp_path, c
     for name in ("timbral1_conv", "mid3_bn", "input_bn"):
         for mine, their in zip(best.get_layer(name).get_weights(), theirs[name], strict=True):
             np.testing.assert_array_equal(mine, their)
-    np.testing.assert_array_equal(
-        best.get_layer("frontend").get_weights()[0], filterbank_map(128, 1024, 96, 512, 16000).T
-    )
+    np.testing.assert_array_equal(best.get_layer("frontend").get_weights()[0], filterbank_map(AIRUSH, FEATURE).T)
     losses = [json.loads(line)["loss"] for line in RunDir(out).metrics.read_text().splitlines()]
     assert losses[1] < losses[0]
     assert main(["export", str(out)]) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests import golden
-from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 
@@ -12,7 +12,7 @@ def test_golden_records_are_read():
     """Every track of the golden folder comes back with its frames and labels."""
     manifest = Manifest.read(golden.GOLDEN)
     manifest.verify(list(manifest.splits))
-    encoder = Encoder(Scale.from_dict(manifest.contract.scale), "uint8")
+    encoder = Encoder(manifest.contract.scale, "uint8")
     tracks = {track.row: track for split in manifest.splits for track in iterate_tracks(manifest, split)}
     assert sorted(tracks) == list(range(len(golden.N_FRAMES)))
     for row, track in tracks.items():

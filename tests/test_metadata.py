@@ -12,7 +12,9 @@ from tests.conftest import fit_small
 from tfmusic.cli import main
 from tfmusic.config.sections import MetadataSection
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Scale
 from tfmusic.datasets import airush
 from tfmusic.datasets.metadata import FIELDS, tokens_of
 from tfmusic.inputs.metadata import Metadata, known_tokens, metadata_table
@@ -20,6 +22,7 @@ from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.records.manifest import Manifest
 
+WINDOW = (Feature(), Scale("db", -60.0, 30.0), "uint8", 4, 4)
 FOLDS = ("fold0", "fold1", "fold2", "fold3", "fold4")
 ASKED = ("metadata.fields=[country,gender,album_year]", "metadata.min_count=2", "training.epochs=1")
 
@@ -76,7 +79,7 @@ def test_no_label_of_the_test_list_becomes_a_token(music):
 
 def test_unknown_values_count_as_rare():
     """A value that training has not seen is `field=?` where that is known, and nothing where it is not."""
-    contract = Contract("q1", "single", ("a",), {}, {}, "uint8", 4, 4, metadata=("country=?", "country=kr", "genres=x"))
+    contract = Contract("q1", "single", ("a",), *WINDOW, metadata=("country=?", "country=kr", "genres=x"))
     assert contract.encode_metadata(["country=kr", "genres=y"]) == [0.0, 1.0, 0.0]
     assert contract.encode_metadata(["country=us", "genres=x"]) == [1.0, 0.0, 1.0]
     assert contract.encode_metadata([]) == [0.0, 0.0, 0.0]
@@ -86,7 +89,7 @@ def test_whole_fields_are_hidden_in_training(records):
     """A field is hidden as a whole, from about the share of examples that dropout says."""
     manifest = Manifest.read(records)
     tokens = known_tokens(manifest, FOLDS, ["country", "gender"], 1)
-    contract = Contract("q2", "multi", (), {}, {}, "uint8", 4, 4, metadata=tokens)
+    contract = Contract("q2", "multi", (), *WINDOW, metadata=tokens)
     metadata = Metadata.of(manifest, contract, 0.4)
     rows = np.arange(manifest.n_rows).repeat(50)
     drawn = metadata.draw(rows, np.array([1, 2])).numpy()

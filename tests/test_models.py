@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale
 from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
@@ -232,8 +234,7 @@ def test_training_lowers_the_loss(name, precision):
 def test_export_keeps_the_output(name, tmp_path):
     """A SavedModel answers for a whole track as the module does, for every architecture."""
     model = small(name, frames=40)
-    feature = {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512}
-    scale = {"name": "db", "low": -60.0, "high": 30.0}
+    feature, scale = Feature(n_bins=64), Scale("db", -60.0, 30.0)
     contract = Contract("t", "single", ("a", "b", "c"), feature, scale, "uint8", 40, 20)
     module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, contract))

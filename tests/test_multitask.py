@@ -12,7 +12,9 @@ from tests.conftest import fit_small
 from tfmusic.cli import main
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract, Head
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
+from tfmusic.core.scale import Scale
 from tfmusic.core.track import Track
 from tfmusic.datasets import airush
 from tfmusic.datasets.multitask import join
@@ -119,11 +121,10 @@ def test_joined_artists_stay_in_one_fold(music):
 
 def test_contract_parts_and_json(tmp_path):
     """Each task has its columns; the file reads back the same; one task has no heads in its file."""
-    feature = {"name": "mel", "n_bins": 4, "sample_rate_hz": 16000, "hop_length": 512, "n_fft": 1024}
     heads = (Head("q1", "single", ("a", "b")), Head("q2", "multi", ("a", "c", "d")))
     labels = ("q1:a", "q1:b", "q2:a", "q2:c", "q2:d")
     contract = Contract(
-        "q1_q2", "tasks", labels, feature, {"name": "db", "low": -60.0, "high": 30.0}, "uint8", 10, 5, heads=heads
+        "q1_q2", "tasks", labels, Feature(n_bins=4), Scale("db", -60.0, 30.0), "uint8", 10, 5, heads=heads
     )
     parts = contract.parts()
     assert [(name, part.columns) for name, part in parts.items()] == [("q1", slice(0, 2)), ("q2", slice(2, 5))]

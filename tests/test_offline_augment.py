@@ -11,13 +11,13 @@ from tests.sounds import chords, music, write
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.errors import RecordsError
-from tfmusic.features.offline_augment import Change, apply_change, changed_length, draw, stretch
+from tfmusic.features.offline_augment import Change, OfflineAugment, apply_change, changed_length, draw, stretch
 from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 from tfmusic.training.checks import choose_folds
 
-SETTINGS = {"seed": 0, "stretch": [0.8, 0.9, 1.0, 1.1], "pitch_semitones": 2.0, "shift_samples": 8000, "noise": 0.0025}
+SETTINGS = OfflineAugment(pitch_semitones=2.0)
 OFFLINE_AUGMENT = ("offline_augment.copies=2", "offline_augment.pitch_semitones=2.0")
 NAMES = [f"{label}/{n}" for label in ("calm", "loud") for n in range(4)]
 CONFIG = """
@@ -41,7 +41,7 @@ def loudest_hz(sound):
 def test_a_copy_is_drawn_by_its_name():
     """The same whenever it is drawn; another for another track, copy or seed; all within the bounds."""
     assert draw(SETTINGS, "a", 1) == draw(SETTINGS, "a", 1)
-    others = [draw(SETTINGS, "b", 1), draw(SETTINGS, "a", 2), draw(SETTINGS | {"seed": 1}, "a", 1)]
+    others = [draw(SETTINGS, "b", 1), draw(SETTINGS, "a", 2), draw(SETTINGS.model_copy(update={"seed": 1}), "a", 1)]
     assert draw(SETTINGS, "a", 1) not in others
     drawn = [draw(SETTINGS, "a", copy) for copy in range(400)]
     assert Counter(change.tempo for change in drawn).keys() == {0.8, 0.9, 1.0, 1.1}
@@ -153,7 +153,7 @@ def test_copies_stand_apart(records, config, sounds, tmp_path):
 def test_copies_have_the_length_of_their_tempo(records):
     """Segments are cut from what is stretched."""
     manifest = Manifest.read(records)
-    settings = manifest.settings["perturb"]
+    settings = OfflineAugment.model_validate(manifest.settings["perturb"])
     sizes = {t.track_id: len(t.cells) for split in manifest.splits for t in iterate_tracks(manifest, split)}
     for seed, name in enumerate(NAMES):
         track_id = name.replace("/", "-")
@@ -203,7 +203,7 @@ def test_training_and_evaluation(config, records, tmp_path, capsys):
     assert {line.partition(",")[0] for line in predictions} == fold
     assert main(["evaluate", str(tmp_path / "run"), "--split", "fold1_copies"]) == 2
     assert "never scored" in capsys.readouterr().err
-    assert Contract.load(tmp_path / "run" / "contract.json").feature["name"] == "mel"
+    assert Contract.load(tmp_path / "run" / "contract.json").feature.name == "mel"
 
 
 def test_official_splits(config, tmp_path):

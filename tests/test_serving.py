@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
@@ -37,8 +38,8 @@ def small_model(kind, dtype="uint8"):
     return build_model(
         "cnn1d", frames=40, n_bins=128, n_outputs=3, width=4, dtype=dtype, mean=mean, variance=variance
     ), Contract(
-        "t", kind, ("가", "나/다", "라"), {"n_bins": 128, "sample_rate_hz": 16000, "hop_length": 512},
-        {"name": "db", "low": -60.0, "high": 30.0}, dtype, 40, 15,
+        "t", kind, ("가", "나/다", "라"), Feature(n_bins=128),
+        Scale("db", -60.0, 30.0), dtype, 40, 15,
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_graph_and_numpy_agree(kind, aggregator, n_frames):
     module = TrackModel(model, contract, scorer)
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, n_frames))).astype(np.float32)
     answer = module(tf.constant(mel))
-    cells = Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel)
+    cells = Encoder(contract.scale, "uint8").encode(mel)
     windows, starts = cut(cells, frames=40, hop_frames=15)
     logits = np.asarray(model(windows, training=False))
     np.testing.assert_allclose(answer["track_scores"], scorer.track_scores(logits), atol=1e-5)
@@ -66,12 +67,12 @@ def test_graph_and_numpy_agree(kind, aggregator, n_frames):
 def test_graph_scales_as_the_converter_does(name, dtype):
     """The same cells from the graph as from the encoder, silence included; uint8 to the last code."""
     model, contract = small_model("single", dtype)
-    scale = {"name": name, "low": -60.0 if name == "db" else 0.0, "high": 30.0 if name == "db" else 6.0}
+    scale = Scale(name, -60.0, 30.0) if name == "db" else Scale(name, 0.0, 6.0)
     contract = Contract(**(vars(contract) | {"scale": scale}))
     module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     mel = (10 ** np.random.default_rng(0).uniform(-9, 4, (128, 200))).astype(np.float32)
     mel[:, 0] = 0.0
-    cells = Encoder(Scale.from_dict(scale), dtype).encode(mel)
+    cells = Encoder(scale, dtype).encode(mel)
     ours = module._encode(tf.constant(mel)).numpy()
     assert ours.dtype == cells.dtype
     if dtype == "uint8":
@@ -95,7 +96,7 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
     answer = load_predict_fn(tmp_path)(mel)
-    windows, _ = cut(Encoder(Scale.from_dict(contract.scale), "uint8").encode(mel), frames=64, hop_frames=15)
+    windows, _ = cut(Encoder(contract.scale, "uint8").encode(mel), frames=64, hop_frames=15)
     expected = TrackScorer(kind="multi").track_scores(np.asarray(model(windows, training=False)))
     np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
 

@@ -5,14 +5,13 @@ import pytest
 
 from tests.sounds import chords
 from tfmusic.config.loading import config_from_text
-from tfmusic.core.contract import C1_HZ
-from tfmusic.core.feature import DEFAULTS, PRESETS
+from tfmusic.core.feature import C1_HZ, DEFAULTS, PRESETS, Feature
 from tfmusic.errors import ConfigError
 from tfmusic.features.read import COMPUTE, compute, frames_of
 from tfmusic.features.spectrograms import CentredWindows
 
 MINIMAL = "task: q2\ndata: {loader: airush, question: q2}\n"
-FEATURES = {name: {"name": name, **DEFAULTS[name]} for name in DEFAULTS}
+FEATURES = {name: Feature(name=name) for name in DEFAULTS}
 
 
 def of(sound, feature, pieces=1):
@@ -35,10 +34,10 @@ def test_every_feature_has_defaults_and_code():
 def test_law_of_frames(name, extra):
     """n samples have 1 + n // hop frames, at multiples of the hop and beside them; raw has n / hop rounded up."""
     feature = FEATURES[name]
-    n_samples = 8 * feature["hop_length"] + extra
+    n_samples = 8 * feature.hop_length + extra
     expected = {-1: 8, 0: 8, 1: 9} if name == "raw" else {-1: 8, 0: 9, 1: 9}
     values = of(chords(1.0)[:n_samples], feature, pieces=3)
-    assert values.shape == (feature["n_bins"], expected[extra])
+    assert values.shape == (feature.n_bins, expected[extra])
     assert values.dtype == np.float32
     assert values.flags.c_contiguous
     assert frames_of(n_samples, feature) == expected[extra]
@@ -85,7 +84,7 @@ def test_cqt_of_a_tone():
 
 def test_ten_seconds_of_cqt():
     """Ten seconds have 431 frames by the law; the 430 x 84 excerpts of FMA are the whole hops, 220,500 // 512."""
-    feature = dict(PRESETS["fma-cqt"])
+    feature = Feature.model_validate("fma-cqt")
     assert frames_of(220_500, feature) == 431
     assert 220_500 // 512 == 430
     assert of(chords(10.0), feature).shape == (84, 431)
@@ -124,14 +123,14 @@ def test_raw_is_the_sound():
 def test_mel_agrees_with_librosa(preset):
     """Within .001 dB down to 100 dB below the loudest cell; `log-mel` is its power_to_db without a range."""
     librosa = pytest.importorskip("librosa")
-    feature = dict(PRESETS[preset])
-    sound = chords(5.0, feature["sample_rate_hz"])
+    feature = Feature.model_validate(preset)
+    sound = chords(5.0, feature.sample_rate_hz)
     expected = librosa.feature.melspectrogram(
-        y=sound.astype(np.float64), sr=feature["sample_rate_hz"], n_fft=feature["n_fft"],
-        hop_length=feature["hop_length"], n_mels=feature["n_bins"],
+        y=sound.astype(np.float64), sr=feature.sample_rate_hz, n_fft=feature.n_fft,
+        hop_length=feature.hop_length, n_mels=feature.n_bins,
     )  # fmt: skip
     assert db_apart(of(sound, feature, pieces=4), expected, above_db=100).max() < 1e-3
-    log_mel = of(sound, feature | {"name": "log-mel"})
+    log_mel = of(sound, feature.model_copy(update={"name": "log-mel"}))
     np.testing.assert_allclose(log_mel, librosa.power_to_db(expected, top_db=None), atol=1e-3)
 
 
@@ -147,7 +146,7 @@ def test_others_agree_with_librosa():
         "tempogram": librosa.feature.tempogram(y=y, sr=22050),
     }
     for name, values in expected.items():
-        feature = FEATURES[name] | {"sample_rate_hz": 22050}
+        feature = FEATURES[name].model_copy(update={"sample_rate_hz": 22050})
         np.testing.assert_allclose(of(sound, feature, pieces=4), values, rtol=1e-4, atol=1e-6 * values.max())
     cqt = db_apart(of(sound, FEATURES["cqt"]), np.abs(librosa.cqt(y, sr=22050)) ** 2, above_db=20)
     assert cqt.mean() < 0.1

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.benchmarks.clock import Bench
 from tests.benchmarks.made_up import N_BINS, answering
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
 from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
@@ -18,13 +19,13 @@ from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.track_scorer import TrackScorer
 
 _LABELS = tuple(f"label {i}" for i in range(10))
-_FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": N_BINS}
+_FEATURE = Feature(name="mel", n_bins=N_BINS)
 _SCALE = Scale("db", -45.0, 45.0)
 
 
 def tracks(folder: str, name: str, width: int, frames: int, hop_frames: int) -> Bench:
     """Returns parts `saved_model` and `segment`, both in windows; the same weights answer in both."""
-    contract = Contract("q1", "single", _LABELS, _FEATURE, _SCALE.to_dict(), "uint8", frames, hop_frames)
+    contract = Contract("q1", "single", _LABELS, _FEATURE, _SCALE, "uint8", frames, hop_frames)
     mean, variance = np.full(N_BINS, 127.5), np.full(N_BINS, 74.0**2)
     shape = {"frames": frames, "n_bins": N_BINS, "n_outputs": len(_LABELS), "width": width}
     model = for_prediction(build_model(name, mean=mean, variance=variance, **shape))

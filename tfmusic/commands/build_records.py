@@ -13,6 +13,7 @@ from tfmusic.records.build.beam import RUNNERS, BeamRun
 if TYPE_CHECKING:
     from tfmusic.config.sections import Config
     from tfmusic.core.contract import Contract
+    from tfmusic.core.scale import Scale, ScaleName
     from tfmusic.core.track import Dataset
     from tfmusic.records.build.build import BuildSummary
     from tfmusic.records.build.plan import BuildOptions
@@ -99,31 +100,31 @@ def _beam(args: argparse.Namespace) -> BeamRun | None:
 
 
 def _options(config: "Config", args: argparse.Namespace, contract: "Contract | None") -> "BuildOptions":
-    from tfmusic.features.embeddings import NAME, read_index
+    from tfmusic.core.feature import EMBEDDING
+    from tfmusic.features.embeddings import read_index
     from tfmusic.records.build.plan import BuildOptions
 
-    feature, dtype, scale = config.feature.model_dump(), str(config.record.dtype), str(config.record.scale)
-    segment_frames, hop_frames, scale_range = config.record.segment_frames, config.record.hop_frames, None
+    feature, dtype = config.feature, str(config.record.dtype)
+    scale: Scale | ScaleName = config.record.scale
+    segment_frames, hop_frames = config.record.segment_frames, config.record.hop_frames
     backbone_tracks: tuple[str, ...] = ()
     if args.embeddings is not None:  # an example is the embedding of one segment, as it is
         index = read_index(args.embeddings)
         feature, dtype, scale, segment_frames, hop_frames = index.feature, "float32", "identity", 1, 1
         backbone_tracks = index.trained_on
     if contract is not None:
-        if (args.embeddings is not None or contract.feature["name"] == NAME) and contract.feature != feature:
+        if (args.embeddings is not None or contract.feature.name == EMBEDDING) and contract.feature != feature:
             raise UsageError(
-                f"--embeddings must be of what the model of --contract takes, {dict(contract.feature)}."
+                f"--embeddings must be of what the model of --contract takes, {contract.feature}."
                 f" Received: {feature if args.embeddings else 'none'}"
             )
-        feature, dtype, scale = dict(contract.feature), contract.dtype, contract.scale["name"]
-        scale_range = (contract.scale["low"], contract.scale["high"])
+        feature, dtype, scale = contract.feature, contract.dtype, contract.scale
     return BuildOptions(
         feature=feature,
         segment_frames=segment_frames,
         hop_frames=hop_frames,
         dtype=dtype,
         scale=scale,
-        scale_range=scale_range,
         num_shards=args.num_shards or config.record.num_shards,
         shard_bytes=config.record.shard_mib << 20,
         n_folds=config.data.folds,
@@ -133,7 +134,7 @@ def _options(config: "Config", args: argparse.Namespace, contract: "Contract | N
         min_s=config.data.min_s,
         segments=config.record.segments,
         segments_per_track=config.record.segments_per_track,
-        offline_augment=config.offline_augment.model_dump() if config.offline_augment.copies else None,
+        offline_augment=config.offline_augment,
         backbone_tracks=backbone_tracks,
         workers=args.workers,
     )
@@ -216,10 +217,9 @@ def _show(summary: "BuildSummary", config: "Config") -> None:
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     console.table(rows, ("split", "tracks", "segments", "hours", "shards", "MB"), digits=2)
     clipped = 100 * manifest.clipped_cells / max(manifest.total_cells, 1)
-    scale = manifest.contract.scale
     console.say(
         f"{manifest.source_bytes / 1e6:,.1f} MB read, {clipped:.2f} % of cells at the ends of the scale"
-        f" {scale['name']} [{scale['low']:g}, {scale['high']:g}], {len(manifest.skipped)} tracks skipped,"
+        f" {manifest.contract.scale}, {len(manifest.skipped)} tracks skipped,"
         f" {summary.seconds:.1f} s"
     )
     if summary.resumed_shards:

@@ -47,12 +47,11 @@ def run(args: argparse.Namespace) -> None:
     with console.progress("embed", len(tracks), "tracks") as progress:
         skipped = embed_tracks(embedder, tracks, args.out, progress.advance)
     feature = embedder.feature
-    every_s = feature["hop_length"] / feature["sample_rate_hz"]
     n_written = len(tracks) - len(skipped)
-    console.result(tracks=n_written, out=args.out, source=feature["source"])
+    console.result(tracks=n_written, out=args.out, source=feature.source)
     console.say(
-        f"{n_written:,} tracks, a vector of {feature['n_bins']:,} every {every_s:.1f} s,"
-        f" {feature['source']}: {args.out}"
+        f"{n_written:,} tracks, a vector of {feature.n_bins:,} every {1 / feature.frames_per_s:.1f} s,"
+        f" {feature.source}: {args.out}"
     )
     arguments.fail_on_skipped(skipped, len(tracks), lacks="embedding")
 

@@ -71,14 +71,14 @@ def _say(found: "Explanation") -> None:
 def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
     from tfmusic.console import console
     from tfmusic.core.files import write_bytes, write_text
-    from tfmusic.core.scale import Encoder, Scale
+    from tfmusic.core.scale import Encoder
     from tfmusic.reports.explanation import TrackPicture, explanation_page, explanation_png
 
     contract, result = found.predictor.contract, found.to_dict()
     if out.suffix == ".json":
         write_text(out, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         return console.say(f"explanation: {out}")
-    codes = Encoder(Scale.from_dict(contract.scale), contract.dtype).encode(mel)
+    codes = Encoder(contract.scale, contract.dtype).encode(mel)
     picture = TrackPicture(contract, codes, result)
     if out.suffix == ".html":
         write_text(out, explanation_page(picture))

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
     from tfmusic.records.build.extract import extract, find_jobs
 
-    feature = config.feature.model_dump()
+    feature = config.feature
     jobs = find_jobs(args.data, args.out, feature)
     if args.dry_run:
         return console.show(f"dry run: would write {len(jobs):,} files of {feature} to {args.out}")

@@ -14,6 +14,7 @@ from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     from tfmusic.config.sections import Config
+    from tfmusic.core.feature import Feature
     from tfmusic.core.track import Dataset
     from tfmusic.reports.inspection import Inspection
     from tfmusic.reports.pictures import Example
@@ -83,7 +84,9 @@ def _write(
         for number, (label, ids) in enumerate(wanted.items(), 1):
             some = [examples[track_id] for track_id in ids if track_id in examples]
             if some:
-                pictures.examples(number, label, some, source.feature)
+                pictures.examples(
+                    number, label, some, frames_per_s=source.feature.frames_per_s, is_power=source.is_power
+                )
         write_json(found.to_dict() | {"pages": list(wanted)}, partial / MARKER)
         put_in_place(partial, args.out)
     finally:
@@ -111,7 +114,8 @@ def _holds_records(args: argparse.Namespace) -> bool:
 class _Source(ABC):
     """Where tracks come from: what there is, and stretches of some of them."""
 
-    feature: Mapping[str, Any]
+    feature: "Feature"
+    is_power = False  # whether examples are linear power; what is stored is on its scale already
 
     @abstractmethod
     def inspect(self) -> "Inspection":
@@ -124,7 +128,7 @@ class _Source(ABC):
     def _example(self, track_id: str, values: Any) -> "Example":
         from tfmusic.reports.pictures import Example
 
-        rate = self.feature["sample_rate_hz"] / self.feature["hop_length"]
+        rate = self.feature.frames_per_s
         frames = min(int(_EXAMPLE_S * rate), values.shape[1])
         start = (values.shape[1] - frames) // 2
         return Example(track_id, values[:, start : start + frames].copy(), start / rate)
@@ -134,8 +138,11 @@ class _Data(_Source):
     """Raw data of any loader."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        from tfmusic.core.feature import POWER
+
         self.args, self.config = args, _config(args)
-        self.feature = self.config.feature.model_dump()
+        self.feature = self.config.feature
+        self.is_power = self.feature.name in POWER
         self.dataset = self._load()
 
     def _load(self) -> "Dataset":
@@ -176,10 +183,7 @@ class _Records(_Source):
         if args.config or args.overrides:
             raise UsageError(f"{args.data} holds records, which need no config. Received: {args.config}")
         self.manifest: Manifest = Manifest.read(args.data)
-        # What is stored is on its scale already.
-        self.feature = dict(self.manifest.contract.feature) | {
-            "name": f"stored {self.manifest.contract.feature['name']}"
-        }
+        self.feature = self.manifest.contract.feature
 
     def inspect(self) -> "Inspection":
         """Returns the inspection of tracks.csv."""

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tfmusic.config.data import AirushData, AnyData, BalanceSection
-from tfmusic.core.contract import POWER, Kind
-from tfmusic.core.feature import FeatureSection, OfflineAugmentSection
+from tfmusic.core.contract import Kind
+from tfmusic.core.feature import EMBEDDING, POWER, Feature
+from tfmusic.core.scale import ScaleName
 from tfmusic.core.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.features.offline_augment import OfflineAugment
 from tfmusic.scoring.aggregate import AggregatorName
 from tfmusic.scoring.track_scorer import TrackScorer
 
@@ -35,7 +37,7 @@ class RecordSection(Section):
     segments: Literal["all", "first", "random", "even"] = "all"
     segments_per_track: Count = 1
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
-    scale: Literal["db", "log10_1p10", "log10_1p10000", "identity"] = "db"
+    scale: ScaleName = "db"
     num_shards: Count = 4
     shard_mib: Count = 128
     seed: Seed = 0
@@ -241,8 +243,8 @@ class Config(Section):
 
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
     data: AnyData
-    feature: FeatureSection = FeatureSection()
-    offline_augment: OfflineAugmentSection = OfflineAugmentSection()
+    feature: Feature = Feature()
+    offline_augment: OfflineAugment = OfflineAugment()
     record: RecordSection = RecordSection()
     input: InputSection = InputSection()
     augment: AugmentSection = AugmentSection()
@@ -286,6 +288,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _scale_suits_the_feature(self) -> "Config":
         name, record = self.feature.name, self.record
+        if name == EMBEDDING:
+            raise ValueError(
+                "feature.name must be a spectrogram's; embeddings are read from a file: build-records --embeddings."
+                f" Received: {name}"
+            )
         if name not in POWER and record.scale != "identity":
             raise ValueError(
                 f"record.scale must be identity for {name}, with record.dtype float16 or float32: its values are no"

@@ -1,29 +1,20 @@
 """The contract: what a model's input must be, stored with records, run and export, compared before use."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from tfmusic.core.feature import Feature
 from tfmusic.core.files import read_json_file, write_text
+from tfmusic.core.scale import Scale
 from tfmusic.errors import RunError
 
 CONTRACT_VERSION = 1
 
 Kind = Literal["single", "multi", "tasks"]
-FeatureName = Literal["mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw"]
-ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
-WITHOUT_FFT = ("cqt", "chroma_cqt", "raw")  # whose windows follow from the pitches, or which have none
-EMBEDDING = "embedding"  # the name of a feature that a network has made
-
-# Features whose values are power, so that dB and logarithms of them mean something; others are stored as they are.
-POWER = ("mel", "stft", "cqt")
-
-C1_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # 32.70 Hz, the lowest bin of the features cqt and chroma_cqt
-CHROMA_CQT_OCTAVES = 7
-
 _MOST = 1 << 30  # of any size; beyond it lies no music, but the memory of a machine
 
 
@@ -44,8 +35,8 @@ class Contract:
         task: name of the task, such as q2.
         kind: `single` (one label a track), `multi` (several tags a track), or `tasks` (several tasks, see `heads`).
         labels: names of the outputs, in the order of the logits; `TASK:LABEL` where there are several tasks.
-        feature: name and parameters of the spectrogram (sample_rate_hz, n_fft, hop_length, n_bins).
-        scale: name, low and high of the scale that turns linear power into stored codes.
+        feature: the spectrogram, or embedding, with its parameters.
+        scale: turns linear power into stored codes.
         dtype: storage type of a cell: uint8, float16 or float32.
         frames: length of the model's input, frames.
         hop_frames: distance between windows when a track is scored, frames.
@@ -56,8 +47,8 @@ class Contract:
     task: str
     kind: Kind
     labels: tuple[str, ...]
-    feature: Mapping[str, Any]
-    scale: Mapping[str, Any]
+    feature: Feature
+    scale: Scale
     dtype: str
     frames: int
     hop_frames: int
@@ -68,12 +59,12 @@ class Contract:
     @property
     def n_bins(self) -> int:
         """Height of the spectrogram, bins."""
-        return int(self.feature["n_bins"])
+        return self.feature.n_bins
 
     @property
     def frames_per_s(self) -> float:
         """Frames in a second of music."""
-        return float(self.feature["sample_rate_hz"]) / float(self.feature["hop_length"])
+        return self.feature.frames_per_s
 
     def answers(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Returns which of the stored labels of a track are right answers: the first where a track has one label."""
@@ -92,14 +83,18 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the contract for JSON; `heads` and `metadata`, younger than format 1, only where there are some."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ("heads", "metadata")}
+        objects = {"feature": self.feature.model_dump(), "scale": self.scale.to_dict()}
+        fields = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
+        fields |= objects | {"heads": [asdict(head) for head in self.heads]}
+        return {name: value for name, value in fields.items() if value or name not in ("heads", "metadata")}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Returns the contract that `to_dict` gave; raises ValueError, TypeError, KeyError, AttributeError."""
         heads = tuple(Head(head["task"], head["kind"], tuple(head["labels"])) for head in fields.get("heads", ()))
+        objects = {"feature": Feature.from_dict(fields["feature"]), "scale": Scale.from_dict(fields["scale"])}
         tuples = {"labels": tuple(fields["labels"]), "heads": heads, "metadata": tuple(fields.get("metadata", ()))}
-        contract = cls(**(dict(fields) | tuples))
+        contract = cls(**(dict(fields) | tuples | objects))
         _check(contract)
         return contract
 
@@ -144,25 +139,18 @@ class Contract:
 
 def _check(contract: Contract) -> None:
     """Raises ValueError, TypeError or KeyError where a field has no sense, or asks for more memory than there is."""
-    feature, scale, n_labels = contract.feature, contract.scale, len(contract.labels)
-    sizes = {name: feature[name] for name in ("n_bins", "sample_rate_hz", "hop_length")}
-    sizes |= {"n_fft": feature.get("n_fft") or 1, "frames": contract.frames, "hop_frames": contract.hop_frames}
+    feature, n_labels = contract.feature, len(contract.labels)
+    sizes = feature.parameters() | {"frames": contract.frames, "hop_frames": contract.hop_frames}
     wrong = [name for name, size in sizes.items() if type(size) is not int or not 1 <= size <= _MOST]
-    names = [contract.task, feature["name"], scale["name"], *contract.labels, *contract.metadata]
+    names = [contract.task, feature.source or "", *contract.labels, *contract.metadata]
     names += [name for head in contract.heads for name in (head.task, *head.labels)]
     wrong += [repr(name)[:80] for name in names if not isinstance(name, str) or not name.isprintable()]
-    wrong += [] if feature["name"] in (*get_args(FeatureName), EMBEDDING) else ["feature"]
-    keys = {"source"} if feature["name"] == EMBEDDING else set() if feature["name"] in WITHOUT_FFT else {"n_fft"}
-    wrong += [str(key) for key in feature.keys() ^ {"name", "n_bins", "sample_rate_hz", "hop_length", *keys}]
-    wrong += [] if scale["name"] in get_args(ScaleName) else ["scale"]
     wrong += ["labels"] if len(set(contract.labels)) < n_labels or not n_labels else []
     wrong += ["heads"] if contract.heads and sum(len(head.labels) for head in contract.heads) != n_labels else []
     kinds = [contract.kind, *(head.kind for head in contract.heads)]
     wrong += ["kind"] if not set(kinds) <= set(get_args(Kind)) else []
     wrong += ["dtype"] if contract.dtype not in ("uint8", "float16", "float32") else []
-    is_range = all(type(end) in (int, float) and math.isfinite(end) for end in (scale["low"], scale["high"]))
-    wrong += ["scale"] if not is_range or scale["low"] >= scale["high"] else []
-    if not wrong and max(sizes["n_bins"] * sizes["n_fft"], sizes["n_bins"] * sizes["frames"]) > _MOST:
+    if not wrong and feature.n_bins * max(feature.n_fft or 1, contract.frames) > _MOST:
         wrong = ["n_bins, n_fft or frames"]
     if wrong:
         raise ValueError(f"no valid {', '.join(wrong[:5])}")

@@ -1,20 +1,25 @@
-"""The sections of a config that say what is made of sound: `feature` and `offline_augment`.
+"""The feature: what a track is turned into before it is stored, with its parameters, defaults and presets.
 
-`feature` is a mapping, or the name of a preset in its place: `feature: gtzan`.
+The section `feature` of a config is one, and so is the feature of a contract. In a config it is a mapping, or the name
+of a preset: `feature: gtzan`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from tfmusic.core.contract import C1_HZ, CHROMA_CQT_OCTAVES, WITHOUT_FFT, FeatureName
-from tfmusic.core.section import Count, CountOrZero, PositiveOrZero, Section, Seed
+from tfmusic.core.section import Count, Section, first_error
 
-_MOST_OCTAVES = 40.0  # above every sound
+EMBEDDING: Final = "embedding"  # the feature that a network has made, one step a segment
+POWER = ("mel", "stft", "cqt")  # features of linear power, of which dB make sense; others are stored as they are
+WITHOUT_FFT = ("cqt", "chroma_cqt", "raw", EMBEDDING)
+C1_HZ = 440.0 * 2.0 ** (-69 / 12 + 2)  # 32.70 Hz, the lowest bin of the features cqt and chroma_cqt
+CHROMA_CQT_OCTAVES = 7
 
+_MOST_OCTAVES = 40.0  # above every sound; keeps 2**octaves finite
 
-# What a key that is left out takes, by the name of the feature.
+# Defaults of the keys that are left out, by the name of the feature.
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "mel": {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
     "log-mel": {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
@@ -36,17 +41,51 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class FeatureSection(Section):
-    """What a track is turned into, or what its `.npy` file holds; a key that is left out takes that of `DEFAULTS`.
+class Feature(Section):
+    """The kind of spectrogram, or of embedding, with its parameters. A key that is left out takes that of `DEFAULTS`.
 
-    `cqt`, `chroma_cqt` and `raw` have no n_fft; `raw` is audio in frames of hop_length samples.
+    A feature has `n_bins` values in every frame, and a frame every `hop_length` samples. `cqt`, `chroma_cqt`, `raw` and
+    `embedding` have no n_fft; `raw` is audio in frames of hop_length samples. `source` is the network that made the
+    embeddings, so that those of another network are refused.
     """
 
-    name: FeatureName = "mel"
+    name: Literal[
+        "mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw", "embedding"
+    ] = "mel"  # fmt: skip
+    source: str | None = None
     sample_rate_hz: Count = 16000
     n_fft: Count | None = 1024
     hop_length: Count = 512
     n_bins: Count = 128
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> Self:
+        """Returns the feature of a JSON file, which must spell out every key.
+
+        Raises:
+            ValueError: it is no feature.
+        """
+        try:
+            feature = cls.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(f"feature: {first_error(error)}") from error
+        if feature.model_dump() != fields:
+            raise ValueError(f"feature must have the keys {', '.join(feature.model_dump())}. Received: {fields}")
+        return feature
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames in a second of music."""
+        return self.sample_rate_hz / self.hop_length
+
+    def parameters(self) -> dict[str, int]:
+        """Returns all numbers of a spectrogram by their names: what the function that computes it takes."""
+        return {key: value for key, value in self.model_dump().items() if key not in ("name", "source")}
+
+    def __str__(self) -> str:
+        """Returns the feature as messages name it: `mel (sample_rate_hz=16000, ...)`."""
+        parameters = ", ".join(f"{key}={value}" for key, value in self.parameters().items())
+        return f"{self.name}{f' of {self.source}' if self.source else ''} ({parameters})"
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +95,8 @@ class FeatureSection(Section):
                 raise ValueError(f"feature must be a mapping, or one of {', '.join(PRESETS)}. Received: {value!r}")
             value = PRESETS[value]
         name = value.get("name", "mel") if isinstance(value, Mapping) else None
+        if name == EMBEDDING:
+            return {"n_fft": None} | dict(value)
         if not isinstance(name, str) or name not in DEFAULTS:
             return value  # the types of the fields say what is wrong
         if name in WITHOUT_FFT and value.get("n_fft") is not None:
@@ -66,12 +107,16 @@ class FeatureSection(Section):
         return {"n_fft": None} | dict(DEFAULTS[name]) | dict(value)
 
     @model_validator(mode="after")
-    def _can_be_computed(self) -> "FeatureSection":
+    def _can_be_computed(self) -> Self:
         wanted = self._wanted_bins()
         if wanted not in (None, self.n_bins):
             raise ValueError(f"feature.n_bins must be {wanted} for {self.name}. Received: {self.n_bins}")
-        if self.n_fft is None and self.name not in WITHOUT_FFT:
-            raise ValueError(f"feature.n_fft must be given for {self.name}. Received: none")
+        if (self.n_fft is None) != (self.name in WITHOUT_FFT):
+            rule = "left out" if self.n_fft else "given"
+            raise ValueError(f"feature.n_fft must be {rule} for {self.name}. Received: {self.n_fft or 'none'}")
+        if (self.source is None) != (self.name != EMBEDDING):
+            rule = "left out" if self.source else "given"
+            raise ValueError(f"feature.source must be {rule} for {self.name}. Received: {self.source or 'none'}")
         if self.n_fft is not None and self.n_fft % 2:
             raise ValueError(f"feature.n_fft must be even. Received: {self.n_fft}")
         octaves = {"cqt": self.n_bins / 12, "chroma_cqt": CHROMA_CQT_OCTAVES}.get(self.name, 0.0)
@@ -92,18 +137,3 @@ class FeatureSection(Section):
     @model_serializer(mode="wrap")
     def _without_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in handler(self).items() if value is not None}
-
-
-class OfflineAugmentSection(Section):
-    """Copies of training tracks whose audio is changed before the feature is computed; none for 0 copies.
-
-    Each copy is stretched by one of the tempo factors of `stretch`, moved by up to `pitch_semitones` up or down, rolled
-    by up to `shift_samples`, and gets white noise of standard deviation `noise` (full scale is 1), in this order.
-    """
-
-    copies: Annotated[int, Field(ge=0, le=100)] = 0
-    noise: PositiveOrZero = 0.0025
-    shift_samples: CountOrZero = 8000
-    stretch: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)] = [0.8, 0.9, 1.0, 1.1]
-    pitch_semitones: Annotated[float, Field(ge=0.0, le=12.0)] = 0.0
-    seed: Seed = 0

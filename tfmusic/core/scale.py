@@ -9,11 +9,11 @@ gather, and the exported graph does exactly the same. The interval is 1/128 of i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from tfmusic.core.contract import ScaleName
+ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
 
 DB_RANGE = 90.0  # what lies further below the loudest cell is noise of the encoder
 
@@ -64,8 +64,16 @@ class Scale:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Returns the scale that `to_dict` wrote."""
-        return cls(fields["name"], float(fields["low"]), float(fields["high"]))
+        """Returns the scale that `to_dict` gave; raises ValueError, TypeError or KeyError where it is none."""
+        name, low, high = fields["name"], fields["low"], fields["high"]
+        is_range = all(type(end) in (int, float) and np.isfinite(end) for end in (low, high)) and low < high
+        if name not in get_args(ScaleName) or not is_range or len(fields) > 3:
+            raise ValueError(f"scale must have a name, low and high, low below high. Received: {str(fields)[:120]}")
+        return cls(name, float(low), float(high))
+
+    def __str__(self) -> str:
+        """Returns the scale as messages name it: `db [-56, 34]`."""
+        return f"{self.name} [{self.low:g}, {self.high:g}]"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns name, low and high for JSON."""

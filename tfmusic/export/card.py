@@ -58,8 +58,8 @@ def card_markdown(card: dict[str, Any]) -> str:
 def _input(contract: Contract) -> dict[str, Any]:
     fields = sorted({token.partition("=")[0] for token in contract.metadata})
     return {
-        "feature": dict(contract.feature),
-        "scale": dict(contract.scale),
+        "feature": contract.feature.model_dump(),
+        "scale": contract.scale.to_dict(),
         "dtype": contract.dtype,
         "window_frames": contract.frames,
         "window_s": round(contract.frames / contract.frames_per_s, 3),

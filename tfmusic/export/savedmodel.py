@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
-from tfmusic.core.scale import Scale
 from tfmusic.errors import RunError
 from tfmusic.export.layout import export_folder, write_card
 from tfmusic.inference.predictor import LoadedRun, card_of, load_run
@@ -45,9 +44,8 @@ class TrackModel(tf.Module):
         self._weights = [item if isinstance(item, tf.Variable) else item.value for item in variables]
         self._aggregate: Callable[[tf.Tensor], tf.Tensor] = _aggregators(scorer)[scorer.aggregator]
         self._track_shift = scorer.track_shifts.get(scorer.aggregator, 0.0)
-        scale = Scale.from_dict(contract.scale)
-        self._scale = scale
-        self._table = tf.constant(scale.table()) if contract.dtype == "uint8" else None
+        self._scale = contract.scale
+        self._table = tf.constant(contract.scale.table()) if contract.dtype == "uint8" else None
 
     @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, mel: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:

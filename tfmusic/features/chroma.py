@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tfmusic.core.contract import CHROMA_CQT_OCTAVES
+from tfmusic.core.feature import CHROMA_CQT_OCTAVES
 from tfmusic.features.cqt import power_at_pitches
 from tfmusic.features.spectrograms import collect, divide_by_maximum, power_spectra
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.core.contract import C1_HZ
+from tfmusic.core.feature import C1_HZ
 from tfmusic.features.spectrograms import CentredWindows, collect
 
 _DIVISOR = 8  # of the sample rate, for low pitches

@@ -1,6 +1,6 @@
 """Embedding files: one `.npz` with the embeddings of every track, written track by track, read one track at a time.
 
-feature        JSON text: what the embeddings are (see `embedding_feature`)
+feature        JSON text: the feature `embedding`, whose n_bins is n_dims, and whose hop_length is that of the segments
 track_ids      names of the tracks, text [n_tracks], in their order
 tracks         float32 [n_tracks, n_dims], the mean over the segments of a track
 trained_on     names of the tracks that trained the network, where they are known, text
@@ -12,7 +12,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,11 +23,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from tfmusic.core.contract import EMBEDDING
+from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.errors import DataError
-
-NAME = EMBEDDING
-_WHOLE_NUMBERS = ("n_bins", "sample_rate_hz", "hop_length")
 
 # What numpy, zipfile and zlib raise on archives and arrays that are damaged, pickled, or claim more than memory holds.
 _DAMAGED = (
@@ -38,28 +35,10 @@ _DAMAGED = (
 _DATE = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same embeddings, the same bytes
 
 
-def embedding_feature(source: str, *, n_dims: int, sample_rate_hz: int, hop_length: int) -> dict[str, Any]:
-    """Returns the feature of a contract for embeddings; they are steps of `hop_length` samples of `n_dims` bins.
-
-    Args:
-        source: the network that made them, so that those of another are refused.
-        n_dims: length of an embedding.
-        sample_rate_hz: of the music.
-        hop_length: distance of the segments, samples.
-    """
-    return {
-        "name": NAME,
-        "source": source,
-        "sample_rate_hz": sample_rate_hz,
-        "hop_length": hop_length,
-        "n_bins": n_dims,
-    }
-
-
 class EmbeddingsWriter:
     """Writes an embedding file; it appears under its name when `finish` was called."""
 
-    def __init__(self, path: Path, feature: Mapping[str, Any], trained_on: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, feature: Feature, trained_on: Iterable[str] = ()) -> None:
         """Opens a hidden file beside the target; `trained_on` are the tracks that trained the network."""
         self.path, self._partial = path, path.with_name(f".{path.name}.partial")
         self._partial.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +46,7 @@ class EmbeddingsWriter:
         self._ids: list[str] = []
         self._means: list[np.ndarray] = []
         try:
-            self._write("feature", np.array(json.dumps(dict(feature), sort_keys=True)))
+            self._write("feature", np.array(json.dumps(feature.model_dump(), sort_keys=True)))
             self._write("trained_on", np.array(sorted(trained_on), dtype=np.str_))
         except OSError:
             self._drop()
@@ -109,7 +88,7 @@ class EmbeddingsWriter:
 class EmbeddingIndex:
     """What an embedding file holds: its feature, its tracks in their order, and who trained the network."""
 
-    feature: dict[str, Any]
+    feature: Feature
     track_ids: tuple[str, ...]
     trained_on: tuple[str, ...]
 
@@ -118,13 +97,11 @@ def read_index(path: Path) -> EmbeddingIndex:
     """Returns the index of an embedding file; raises DataError where it is none."""
     file = _open(path)
     try:
-        feature = json.loads(_texts(file["feature"])[0])
+        feature = Feature.from_dict(json.loads(_texts(file["feature"])[0]))
         ids, trained_on = (_texts(file[key]) for key in ("track_ids", "trained_on"))
-        is_whole = [isinstance(feature[key], int) and feature[key] > 0 for key in _WHOLE_NUMBERS]
-        usable = feature["name"] == NAME and isinstance(feature["source"], str) and all(is_whole)
     except (KeyError, TypeError, RecursionError, OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
-    if not usable or feature.keys() != {"name", "source", *_WHOLE_NUMBERS}:
+    if feature.name != EMBEDDING:
         raise DataError(f"{path}: must be a file that tfmusic embed wrote. Received: feature {feature}")
     return EmbeddingIndex(feature, ids, trained_on)
 

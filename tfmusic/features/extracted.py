@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from tfmusic.core.feature import Feature
 from tfmusic.core.files import read_json_file, write_text
 from tfmusic.errors import DataError
 
@@ -17,13 +17,13 @@ FORMAT = "tfmusic features 1"
 _LEVELS = 6  # folders upwards in which it is looked for
 
 
-def write_feature(folder: Path, feature: Mapping[str, Any], made_by: Mapping[str, str]) -> None:
+def write_feature(folder: Path, feature: Feature, made_by: Mapping[str, str]) -> None:
     """Writes the file into a folder; `made_by` has the versions of what decodes."""
-    body = {"format": FORMAT, "feature": dict(feature), "made_by": dict(made_by)}
+    body = {"format": FORMAT, "feature": feature.model_dump(), "made_by": dict(made_by)}
     write_text(folder / NAME, json.dumps(body, indent=1) + "\n")
 
 
-def find_feature(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_feature(folder: Path) -> tuple[Path, Feature] | None:
     """Returns the file that speaks for a folder, with the feature that it names; None where there is none.
 
     Raises:
@@ -41,7 +41,7 @@ def find_feature(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _feature_of(path: Path) -> dict[str, Any] | None:
+def _feature_of(path: Path) -> Feature | None:
     """Returns the feature that a file names; None where it is something else of that name."""
     try:
         body = read_json_file(path)
@@ -49,14 +49,14 @@ def _feature_of(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         return None
-    feature = body.get("feature")
-    if not isinstance(feature, dict):
-        raise DataError(f"{path}: must name a feature. Received: {feature!r}")
-    return feature
+    try:
+        return Feature.from_dict(body.get("feature"))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def check_extracted(path: Path, feature: Mapping[str, Any]) -> None:
+def check_extracted(path: Path, feature: Feature) -> None:
     """Raises DataError where the folder of a spectrogram holds another feature than the one that is wanted."""
     found = find_feature(path.parent)
-    if found is not None and found[1] != dict(feature):
-        raise DataError(f"{path}: the feature must be {dict(feature)}. Received: {found[1]} by {found[0]}")
+    if found is not None and found[1] != feature:
+        raise DataError(f"{path}: the feature must be {feature}. Received: {found[1]} by {found[0]}")

@@ -6,12 +6,11 @@ finer FFT). Frames in between are interpolated. Power is scaled by the squared r
 twice as long collects four times the energy. What the longer window has smoothed in time stays smooth.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
+from tfmusic.core.feature import Feature
 from tfmusic.errors import DataError
 
 # The mel scale of Slaney's Auditory Toolbox (1998): linear up to 1 kHz, then logarithmic, 27 mels from 1 to 6.4 kHz.
@@ -45,53 +44,54 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, above)
 
 
-def map_filterbank(mel: np.ndarray, source: Mapping[str, Any], target: Mapping[str, Any]) -> np.ndarray:
+def map_filterbank(mel: np.ndarray, source: Feature, target: Feature) -> np.ndarray:
     """Returns linear power [target n_bins, n] of linear power [source n_bins, n_frames].
 
     Args:
         mel: linear power.
-        source: sample_rate_hz, n_fft, hop_length and n_bins of `mel`.
-        target: those wanted; the same sample rate, and a hop that divides the source's.
+        source: the feature of `mel`.
+        target: the wanted one; the same sample rate, and a hop that divides the source's.
 
     Raises:
         DataError: the sample rates differ, or the hops do not divide.
     """
-    if all(source[key] == target[key] for key in ("sample_rate_hz", "n_fft", "hop_length", "n_bins")):
+    if source == target:
         return mel
     steps = frames_for_each(source, target)
-    shapes = [(int(side["n_bins"]), int(side["n_fft"])) for side in (source, target)]
-    mapped = filterbank_map(*shapes[0], *shapes[1], int(source["sample_rate_hz"])) @ mel
-    return _between_frames(mapped, steps)
+    return _between_frames(filterbank_map(source, target) @ mel, steps)
 
 
-def frames_for_each(source: Mapping[str, Any], target: Mapping[str, Any]) -> int:
+def frames_for_each(source: Feature, target: Feature) -> int:
     """Returns how many frames of the target there are for one of the source.
 
     Raises:
         DataError: the sample rates differ, or the hops do not divide.
     """
-    steps, rest = divmod(int(source["hop_length"]), int(target["hop_length"]))
-    if source["sample_rate_hz"] != target["sample_rate_hz"] or rest:
+    steps, rest = divmod(source.hop_length, target.hop_length)
+    if source.sample_rate_hz != target.sample_rate_hz or rest:
         raise DataError(
-            f"feature must have sample_rate_hz={target['sample_rate_hz']} and a hop_length that is a multiple of"
-            f" {target['hop_length']}. Received: {dict(source)}"
+            f"feature must have sample_rate_hz={target.sample_rate_hz} and a hop_length that is a multiple of"
+            f" {target.hop_length}. Received: {source}"
         )
     return steps
 
 
 @lru_cache(maxsize=4)
-def filterbank_map(n_bins: int, n_fft: int, target_bins: int, target_fft: int, sample_rate_hz: int) -> np.ndarray:
-    """Returns the map [target_bins, n_bins], float32, none below 0, of power at `n_fft` to power at `target_fft`.
+def filterbank_map(source: Feature, target: Feature) -> np.ndarray:
+    """Returns the map [target n_bins, source n_bins], float32, none below 0, of power to power at another n_fft.
 
     From 128 bins at 1024 to 96 at 512 its filters differ from the wanted ones by .18 of their norm.
     """
     from scipy.optimize import nnls
 
-    fine = max(n_fft, target_fft)
-    at_hand = mel_filterbank(n_bins, sample_rate_hz=sample_rate_hz, n_fft=fine)
-    wanted = mel_filterbank(target_bins, sample_rate_hz=sample_rate_hz, n_fft=fine)
+    source_fft, target_fft = source.n_fft or 0, target.n_fft or 0  # mel-spectrograms have one
+    fine = max(source_fft, target_fft)
+    at_hand, wanted = (
+        mel_filterbank(feature.n_bins, sample_rate_hz=feature.sample_rate_hz, n_fft=fine)
+        for feature in (source, target)
+    )
     rows = [nnls(at_hand.T, row)[0] for row in wanted]
-    return np.asarray((target_fft / n_fft) ** 2 * np.stack(rows), np.float32)
+    return np.asarray((target_fft / source_fft) ** 2 * np.stack(rows), np.float32)
 
 
 def _between_frames(mel: np.ndarray, steps: int) -> np.ndarray:

@@ -7,16 +7,32 @@ the sound and playing it as much faster.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
+from tfmusic.core.section import CountOrZero, PositiveOrZero, Section, Seed
 from tfmusic.features.spectrograms import hann
 
 _N_FFT, _HOP = 2048, 512
 _FRAMES_AT_ONCE = 512
+
+
+class OfflineAugment(Section):
+    """Copies of training tracks whose audio is changed before the feature is computed; none for 0 copies.
+
+    Each copy is stretched by one of the tempo factors of `stretch`, moved by up to `pitch_semitones` up or down, rolled
+    by up to `shift_samples`, and gets white noise of standard deviation `noise` (full scale is 1), in this order.
+    """
+
+    copies: Annotated[int, Field(ge=0, le=100)] = 0
+    noise: PositiveOrZero = 0.0025
+    shift_samples: CountOrZero = 8000
+    stretch: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(default=[0.8, 0.9, 1.0, 1.1], min_length=1)
+    pitch_semitones: Annotated[float, Field(ge=0.0, le=12.0)] = 0.0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -38,23 +54,15 @@ class Change:
     seed: int
 
 
-def draw(settings: Mapping[str, Any], track_id: str, copy: int) -> Change:
-    """Returns the change of a copy, the same whenever and wherever it is drawn.
-
-    Args:
-        settings: `seed`, `stretch` (tempo factors to choose from), `pitch_semitones` (at most, up or down),
-            `shift_samples` (at most) and `noise`.
-        track_id: name of the track.
-        copy: number of the copy, from 1.
-    """
-    digest = hashlib.sha256(f"{settings['seed']}/{track_id}/{copy}".encode()).digest()
+def draw(section: OfflineAugment, track_id: str, copy: int) -> Change:
+    """Returns the change of a track's copy, which are counted from 1: the same whenever and wherever it is drawn."""
+    digest = hashlib.sha256(f"{section.seed}/{track_id}/{copy}".encode()).digest()
     rng = np.random.default_rng(list(digest))
-    most = float(settings["pitch_semitones"])
     return Change(
-        tempo=float(settings["stretch"][rng.integers(len(settings["stretch"]))]),
-        semitones=float(rng.uniform(-most, most)),
-        shift_samples=int(rng.integers(int(settings["shift_samples"]) + 1)),
-        noise=float(settings["noise"]),
+        tempo=float(section.stretch[rng.integers(len(section.stretch))]),
+        semitones=float(rng.uniform(-section.pitch_semitones, section.pitch_semitones)),
+        shift_samples=int(rng.integers(section.shift_samples + 1)),
+        noise=section.noise,
         seed=int(rng.integers(1 << 32)),
     )
 

@@ -11,13 +11,14 @@ import keras
 import numpy as np
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.rundir import RunDir
-from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder
 from tfmusic.core.track import Track
 from tfmusic.core.windows import segment_starts
 from tfmusic.errors import UsageError
 from tfmusic.features.audio import is_audio
-from tfmusic.features.embeddings import EmbeddingsWriter, embedding_feature
+from tfmusic.features.embeddings import EmbeddingsWriter
 from tfmusic.features.filterbanks import map_filterbank
 from tfmusic.features.npy import read_any_mel
 from tfmusic.features.read import read_feature
@@ -32,8 +33,8 @@ from tfmusic.records.reader import StoredTrack
 
 # By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
 _FEATURES = {
-    MUSICNN["n_bins"]: MUSICNN,
-    128: {"sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128},
+    MUSICNN.n_bins: MUSICNN,
+    128: Feature.model_validate("airush"),
 }
 
 
@@ -51,7 +52,7 @@ class Embedder:
         frames_per_s: frames in a second of music.
     """
 
-    feature: dict[str, Any]
+    feature: Feature
     track_ids: frozenset[str]
     cells_fn: Callable[[Track], np.ndarray]
     embed_fn: Callable[[np.ndarray], Any]
@@ -74,12 +75,13 @@ def run_embedder(run: RunDir) -> Embedder:
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
     model = for_prediction(keras.Model(loaded.model.inputs[0], heads[-1].input))
-    encoder, read = Encoder(Scale.from_dict(contract.scale), contract.dtype), feature_fn(contract)
-    feature = embedding_feature(
-        f"{contract.task} {_digest(model)}",
-        n_dims=int(model.output.shape[-1]),
-        sample_rate_hz=int(contract.feature["sample_rate_hz"]),
-        hop_length=contract.hop_frames * int(contract.feature["hop_length"]),
+    encoder, read = Encoder(contract.scale, contract.dtype), feature_fn(contract)
+    feature = Feature(
+        name=EMBEDDING,
+        source=f"{contract.task} {_digest(model)}",
+        n_bins=int(model.output.shape[-1]),
+        sample_rate_hz=contract.feature.sample_rate_hz,
+        hop_length=contract.hop_frames * contract.feature.hop_length,
     )
     return Embedder(
         feature,
@@ -112,15 +114,17 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
     from tfmusic.pretrained.musicnn import musicnn_weights
     from tfmusic.pretrained.transplant import transplant
 
-    whole = build_model("musicnn", frames=FRAMES, n_bins=MUSICNN["n_bins"], n_outputs=50, dtype="float32")
+    whole = build_model("musicnn", frames=FRAMES, n_bins=MUSICNN.n_bins, n_outputs=50, dtype="float32")
     transplant(whole, musicnn_weights(weights, network), with_head=True)
     model = for_prediction(keras.Model(whole.input, whole.get_layer("pool").output))
-    rate_hz, hop_length = MUSICNN["sample_rate_hz"], MUSICNN["hop_length"]
-    feature = embedding_feature(
-        network, n_dims=int(model.output.shape[-1]), sample_rate_hz=rate_hz, hop_length=FRAMES * hop_length
+    feature = Feature(
+        name=EMBEDDING,
+        source=network,
+        n_bins=int(model.output.shape[-1]),
+        sample_rate_hz=MUSICNN.sample_rate_hz,
+        hop_length=FRAMES * MUSICNN.hop_length,
     )
-    frames_per_s = rate_hz / hop_length
-    return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, frames_per_s)
+    return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, MUSICNN.frames_per_s)
 
 
 def embed_tracks(
@@ -173,7 +177,7 @@ def _by_track(
 
 def _musicnn_cells(track: Track) -> np.ndarray:
     if is_audio(track.feature_path):  # sound becomes the authors' spectrogram itself
-        power = read_feature(track.feature_path, track.track_id, {"name": "mel", **MUSICNN})
+        power = read_feature(track.feature_path, track.track_id, MUSICNN)
     else:
         mel = read_any_mel(track.feature_path, tuple(_FEATURES))
         power = map_filterbank(mel, _FEATURES[len(mel)], MUSICNN)

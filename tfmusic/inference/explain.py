@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING
 from tfmusic.errors import UsageError
-from tfmusic.features import embeddings
 from tfmusic.inference.predictor import Predictor, TrackPrediction
 from tfmusic.inference.result import N_NAMED, TrackResult, seconds
 from tfmusic.scoring.aggregate import to_logits
@@ -95,7 +95,7 @@ def explain(
 
 def check_explainable(contract: Contract, command: str = "explain") -> None:
     """Raises UsageError where the input is no spectrogram, which alone has bands and moments."""
-    if contract.feature["name"] == embeddings.NAME:
+    if contract.feature.name == EMBEDDING:
         raise UsageError(f"{command} must be given a model of spectrograms. Received: one of embeddings")
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 
 from tfmusic.console import console
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.files import text_cell
-from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder
 from tfmusic.core.track import Track
 from tfmusic.datasets.metadata import tokens_of
 from tfmusic.errors import DataError, UsageError
@@ -117,31 +118,30 @@ def check_inputs(contract: Contract, paths: Iterable[Path]) -> None:
     wanted = contract.feature
     for path in dict.fromkeys(paths):
         given = _feature_of(path, wanted)
-        if given != dict(wanted):
+        if given != wanted:
             raise UsageError(f"{path}: the model takes {_describe(wanted)}. Received: {_describe(given)}")
 
 
-def _feature_of(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _feature_of(path: Path, wanted: Feature) -> Feature | str:
     """Returns what a file holds or can be turned into, as far as that is known."""
     if path.suffix == ".npz":
         return embeddings.read_index(path).feature
-    if wanted["name"] == embeddings.NAME:
-        return {"name": "sound" if is_audio(path) else "a spectrogram"}
+    if wanted.name == EMBEDDING:
+        return "sound" if is_audio(path) else "a spectrogram"
     found = None if is_audio(path) else find_feature(path.parent)
-    return dict(wanted) if found is None else found[1]
+    return wanted if found is None else found[1]
 
 
-def _describe(feature: Mapping[str, Any]) -> str:
-    if feature["name"] == embeddings.NAME:
-        return f"embeddings of {feature['source']}, a file of tfmusic embed"
-    parameters = ", ".join(f"{key}={value}" for key, value in feature.items() if key != "name")
-    return f"{feature['name']} ({parameters})" if parameters else str(feature["name"])
+def _describe(feature: Feature | str) -> str:
+    if isinstance(feature, Feature) and feature.name == EMBEDDING:
+        return f"embeddings of {feature.source}, a file of tfmusic embed"
+    return str(feature)
 
 
 def _from_windows(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
     """Returns the scores [n_labels] of the tracks that can be read, by row."""
     contract = loaded.contract
-    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+    encoder = Encoder(contract.scale, contract.dtype)
 
     def stored() -> Iterator[StoredTrack]:
         for row, values in reader.read(feature_fn(contract)):

@@ -11,7 +11,7 @@ import numpy as np
 from tfmusic.core.contract import Contract
 from tfmusic.core.files import check_files
 from tfmusic.core.rundir import RunDir, is_run, to_finish
-from tfmusic.core.scale import Encoder, Scale
+from tfmusic.core.scale import Encoder
 from tfmusic.core.windows import cut
 from tfmusic.errors import RunError, UsageError
 from tfmusic.export.card import CARD_JSON, model_card
@@ -198,7 +198,7 @@ def _card(export: Path, contract: Contract) -> dict[str, Any]:
 
 def _of_windows(loaded: LoadedRun) -> Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
     contract, scorer = loaded.contract, loaded.scorer
-    encoder = Encoder(Scale.from_dict(contract.scale), contract.dtype)
+    encoder = Encoder(contract.scale, contract.dtype)
 
     def scores(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
         windows, starts = cut(encoder.encode(mel), frames=contract.frames, hop_frames=contract.hop_frames)

@@ -98,7 +98,7 @@ def _colour(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: 
     """Returns the batch with a gain and an equaliser curve added, in dB, within the range of the scale."""
     n_batch = tf.shape(codes)[0]
     gain_seed, curve_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    low, high = float(contract.scale["low"]), float(contract.scale["high"])
+    low, high = contract.scale.low, contract.scale.high
     is_coded = contract.dtype == "uint8"
     gain = tf.random.stateless_uniform([n_batch, 1], gain_seed, -distortion.gain_db, distortion.gain_db)
     points = tf.random.stateless_uniform(
@@ -107,7 +107,7 @@ def _colour(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: 
     added = (gain + points @ tf.constant(_curve_basis(contract.n_bins)))[:, None, :]
     per_code, offset = ((high - low) / 255.0, low) if is_coded else (1.0, 0.0)
     scaled = tf.cast(codes, tf.float32) * per_code + offset
-    louder = tf.clip_by_value(_amplify(scaled, added, contract.scale["name"]), low, high)
+    louder = tf.clip_by_value(_amplify(scaled, added, contract.scale.name), low, high)
     return tf.cast(tf.round((louder - offset) / per_code) if is_coded else louder, codes.dtype)
 
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from keras import layers
 
+from tfmusic.core.feature import Feature
 from tfmusic.models.heads import EMBEDDING, Outputs, logits, pool
 
 # The authors' input: 3 s of mel power, as log10(10000 * power + 1).
-FEATURE = {"sample_rate_hz": 16000, "n_fft": 512, "hop_length": 256, "n_bins": 96}
+FEATURE = Feature(name="mel", sample_rate_hz=16000, n_fft=512, hop_length=256, n_bins=96)
 FRAMES = 187
 SCALE_FACTOR = 10000.0
 

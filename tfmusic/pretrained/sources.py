@@ -92,12 +92,12 @@ def _check_run(run: RunDir, config: Config, contract: Contract | None) -> None:
     theirs, source = Contract.load(run.contract), load_config(run.config).input
     pairs: dict[str, tuple[Any, Any]] = {}
     if contract is not None:
-        pairs["feature"] = (dict(contract.feature), dict(theirs.feature))
-        pairs["scale"] = (contract.scale["name"], theirs.scale["name"])
+        pairs["feature"] = (contract.feature, theirs.feature)
+        pairs["scale"] = (contract.scale.name, theirs.scale.name)
         pairs["dtype"] = (contract.dtype, theirs.dtype)
     elif config.model.name != "mlp":  # the feature of embeddings stands in their records alone
-        pairs["feature"] = (config.feature.model_dump(), dict(theirs.feature))
-        pairs["record.scale"] = (config.record.scale, theirs.scale["name"])
+        pairs["feature"] = (config.feature, theirs.feature)
+        pairs["record.scale"] = (config.record.scale, theirs.scale.name)
         pairs["record.dtype"] = (config.record.dtype, theirs.dtype)
     pairs |= {
         "input.normalize": (config.input.normalize, source.normalize),
@@ -114,9 +114,11 @@ def _check_musicnn_input(config: Config) -> None:
     """Refuses a spectrogram that the published weights would misread; the frontend takes any that it can map."""
     if config.input.frontend == "musicnn":
         return
-    feature, wanted = config.feature, musicnn.FEATURE
     settings = {
-        **{f"feature.{key}": (getattr(feature, key), value) for key, value in wanted.items()},
+        **{
+            f"feature.{key}": (getattr(config.feature, key), value)
+            for key, value in musicnn.FEATURE.model_dump().items()
+        },
         "record.scale": (config.record.scale, "log10_1p10000"),
         "record.dtype": (config.record.dtype, "float32"),
         "input.normalize": (config.input.normalize, "none"),

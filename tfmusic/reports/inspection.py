@@ -5,7 +5,7 @@ import hashlib
 import json
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfmusic.console import format_table
-from tfmusic.core.contract import POWER
+from tfmusic.core.feature import POWER, Feature
 from tfmusic.core.track import Dataset, Track
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features.read import read_feature
@@ -149,7 +149,7 @@ class _Look:
 
 
 def inspect_data(
-    dataset: Dataset, feature: Mapping[str, Any], *, min_s: float, workers: int, on_track: Callable[[], None]
+    dataset: Dataset, feature: Feature, *, min_s: float, workers: int, on_track: Callable[[], None]
 ) -> Inspection:
     """Returns the inspection of a data set; every file is read and its feature computed once.
 
@@ -164,7 +164,7 @@ def inspect_data(
     for look in _look_at_all(dataset.tracks, feature, workers):
         looks.append(look)
         on_track()
-    s_per_frame = feature["hop_length"] / feature["sample_rate_hz"]
+    s_per_frame = feature.hop_length / feature.sample_rate_hz
     items = tuple(
         Item(track.track_id, track.labels, track.split, look.n_frames * s_per_frame if look.n_frames else None)
         for track, look in zip(dataset.tracks, looks, strict=True)
@@ -177,8 +177,8 @@ def inspect_data(
     return Inspection(dataset.task, dataset.kind, items, tuple(ordered))
 
 
-def _look_at_all(tracks: Sequence[Track], feature: Mapping[str, Any], workers: int) -> Iterator[_Look]:
-    tasks = [(track.feature_path, track.track_id, dict(feature)) for track in tracks]
+def _look_at_all(tracks: Sequence[Track], feature: Feature, workers: int) -> Iterator[_Look]:
+    tasks = [(track.feature_path, track.track_id, feature) for track in tracks]
     if workers == 1 or len(tasks) <= _FEW_TRACKS:
         yield from map(_look, tasks)
         return
@@ -191,7 +191,7 @@ def _look_at_all(tracks: Sequence[Track], feature: Mapping[str, Any], workers: i
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _look(task: tuple[Path, str, dict[str, Any]]) -> _Look:
+def _look(task: tuple[Path, str, Feature]) -> _Look:
     path, track_id, feature = task
     if not path.is_file():
         return _Look("no such file")
@@ -206,10 +206,10 @@ def _look(task: tuple[Path, str, dict[str, Any]]) -> _Look:
 
 
 def _faults_of_files(
-    tracks: Sequence[Track], looks: Sequence[_Look], feature: Mapping[str, Any], min_s: float, s_per_frame: float
+    tracks: Sequence[Track], looks: Sequence[_Look], feature: Feature, min_s: float, s_per_frame: float
 ) -> Iterator[Fault]:
     loudest = [look.loudest for look in looks if not look.fault]
-    silence = _SILENCE * float(np.median(loudest)) if loudest and feature["name"] in POWER else -np.inf
+    silence = _SILENCE * float(np.median(loudest)) if loudest and feature.name in POWER else -np.inf
     for track, look in zip(tracks, looks, strict=True):
         if look.fault:
             kind = "missing" if look.fault == "no such file" else "corrupt"

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from tfmusic.core.contract import POWER
 from tfmusic.reports.fonts import choose_fonts
 from tfmusic.reports.inspection import Inspection
 
@@ -155,18 +154,19 @@ class Pictures:
             figure.colorbar(image, ax=axes, shrink=0.7)
         return path
 
-    def examples(self, number: int, label: str, some: Sequence[Example], feature: Mapping[str, Any]) -> Path:
+    def examples(
+        self, number: int, label: str, some: Sequence[Example], *, frames_per_s: float, is_power: bool
+    ) -> Path:
         """Draws a page of spectrograms of one label, all over the same number of seconds."""
-        rate = feature["sample_rate_hz"] / feature["hop_length"]
-        n_rows, longest_s = -(-len(some) // 2), max(example.values.shape[1] for example in some) / rate
+        n_rows, longest_s = -(-len(some) // 2), max(example.values.shape[1] for example in some) / frames_per_s
         with self._figure(f"examples-{number:02d}", 10.0, 0.8 + 2.2 * n_rows) as (figure, path):
             grid = figure.subplots(n_rows, 2, squeeze=False)
             for axes in grid.ravel()[len(some) :]:
                 axes.set_visible(False)
             for place, (axes, example) in enumerate(zip(grid.ravel(), some, strict=False)):
-                end_s = example.start_s + example.values.shape[1] / rate
+                end_s = example.start_s + example.values.shape[1] / frames_per_s
                 extent = (example.start_s, end_s, 0, len(example.values))
-                limits = _limits(shown := _shown(example.values, feature), feature)
+                limits = _limits(shown := _shown(example.values, is_power), is_power)
                 axes.imshow(
                     shown,
                     origin="lower",
@@ -195,16 +195,16 @@ class Pictures:
             figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
-def _shown(values: np.ndarray, feature: Mapping[str, Any]) -> np.ndarray:
+def _shown(values: np.ndarray, is_power: bool) -> np.ndarray:
     """Returns power as dB, other values as they are."""
-    if feature["name"] not in POWER:
+    if not is_power:
         return values
     return np.asarray(10.0 * np.log10(np.maximum(values, max(float(values.max()), 1e-30) * 1e-12)))
 
 
-def _limits(shown: np.ndarray, feature: Mapping[str, Any]) -> tuple[float, float]:
+def _limits(shown: np.ndarray, is_power: bool) -> tuple[float, float]:
     low, high = float(shown.min()), float(shown.max())
-    return (max(low, high - _DB_BELOW) if feature["name"] in POWER else low, max(high, low + 1e-9))
+    return (max(low, high - _DB_BELOW) if is_power else low, max(high, low + 1e-9))
 
 
 def _short(text: str, length: int) -> str:

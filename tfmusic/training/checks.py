@@ -10,8 +10,8 @@ from tfmusic.config.loading import find_config, load_config
 from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.addons import PREFIX, check_addons
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
-from tfmusic.features.embeddings import NAME as EMBEDDING
 from tfmusic.features.filterbanks import frames_for_each
 from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, models_with
@@ -84,8 +84,8 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         {}
         if is_embedding(stored)
         else {
-            "feature": (config.feature.model_dump(), dict(stored.feature)),
-            "record.scale": (config.record.scale, stored.scale["name"]),
+            "feature": (config.feature, stored.feature),
+            "record.scale": (config.record.scale, stored.scale.name),
             "record.dtype": (config.record.dtype, stored.dtype),
             "record.segment_frames": (config.record.segment_frames, stored.frames),
             "record.hop_frames": (config.record.hop_frames, stored.hop_frames),
@@ -112,7 +112,7 @@ def _metadata(config: Config, manifest: Manifest, folds: Folds) -> tuple[str, ..
 
 def is_embedding(contract: Contract) -> bool:
     """Returns whether the input is embeddings rather than spectrograms."""
-    return bool(contract.feature["name"] == EMBEDDING)
+    return contract.feature.name == EMBEDDING
 
 
 def check_config(config: Config, partners: Mapping[str, Config] | None = None) -> None:

@@ -17,12 +17,10 @@ def find_frontend(name: str, contract: Contract) -> Frontend | None:
     if name == "none":
         return None
     source = contract.feature
-    if source["name"] != "mel":
-        raise ConfigError(f"input.frontend={name} is for mel-spectrograms. Received: {source['name']}")
-    scale = Scale.from_dict(contract.scale)
+    if source.name != "mel":
+        raise ConfigError(f"input.frontend={name} is for mel-spectrograms. Received: {source.name}")
+    scale = contract.scale
     if name == "pcen":
         return Pcen(smoothing(contract.frames, contract.frames_per_s), scale)
     steps = frames_for_each(source, FEATURE)
-    sizes = [int(side[key]) for side in (source, FEATURE) for key in ("n_bins", "n_fft")]
-    matrix = filterbank_map(sizes[0], sizes[1], sizes[2], sizes[3], int(source["sample_rate_hz"]))
-    return MusicnnFrontend(matrix, steps, SCALE_FACTOR, scale)
+    return MusicnnFrontend(filterbank_map(source, FEATURE), steps, SCALE_FACTOR, scale)

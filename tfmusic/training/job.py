@@ -250,7 +250,7 @@ class Job:
         contract = self.contract
         seconds = contract.frames / contract.frames_per_s
         if is_embedding(contract):
-            return f"embeddings of {contract.feature['source']}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
+            return f"embeddings of {contract.feature.source}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
         mean = ", of which an mlp sees the mean alone" if self.config.model.name == "mlp" else ""
         return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins{mean}"
 

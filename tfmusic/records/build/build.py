@@ -144,7 +144,7 @@ def _manifest(
         settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
         | ({"splits": "official"} if has_official(plan.tracks) else {})
         | _choice(options)
-        | ({"perturb": dict(options.offline_augment)} if options.offline_augment else {})
+        | ({"perturb": options.offline_augment.model_dump()} if options.offline_augment.copies else {})
         | ({"trunk_tracks": options.backbone_tracks} if options.backbone_tracks else {})
         | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
     )

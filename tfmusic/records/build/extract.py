@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tfmusic.core.feature import Feature
 from tfmusic.core.files import held
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
@@ -31,7 +31,7 @@ class Job:
 
     source: Path
     target: Path
-    feature: Mapping[str, Any]
+    feature: Feature
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ExtractSummary:
     skipped: Mapping[Path, str]
 
 
-def find_jobs(data: Path, out: Path, feature: Mapping[str, Any]) -> list[Job]:
+def find_jobs(data: Path, out: Path, feature: Feature) -> list[Job]:
     """Returns a job for every sound file below a folder, with its path there, or for one file.
 
     Raises:
@@ -69,7 +69,7 @@ def find_jobs(data: Path, out: Path, feature: Mapping[str, Any]) -> list[Job]:
 def extract(
     jobs: Sequence[Job],
     out: Path,
-    feature: Mapping[str, Any],
+    feature: Feature,
     *,
     workers: int,
     stop: bool,
@@ -110,7 +110,7 @@ def extract(
             else:
                 n_written, n_frames = n_written + 1, n_frames + made
             on_file()
-    music_s = n_frames * int(feature["hop_length"]) / int(feature["sample_rate_hz"])
+    music_s = n_frames / feature.frames_per_s
     return ExtractSummary(n_written, music_s, len(jobs) - len(todo), skipped)
 
 
@@ -161,11 +161,11 @@ def _sound_files(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in names if not name.startswith(".") and audio.is_audio(Path(name)))
 
 
-def _check_folder(out: Path, feature: Mapping[str, Any]) -> None:
+def _check_folder(out: Path, feature: Feature) -> None:
     if not out.exists() or (out.is_dir() and all(path.name in _BEGUN for path in out.iterdir())):
         return
     found = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
     if found is None:
         raise UsageError(f"{out}: must be empty, or a folder that extract wrote (it would hold {NAME}). Choose another")
-    if found[1] != dict(feature):
-        raise UsageError(f"{out}: holds {found[1]}, the config says {dict(feature)}. Choose another folder")
+    if found[1] != feature:
+        raise UsageError(f"{out}: holds {found[1]}, the config says {feature}. Choose another folder")

@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tfmusic.core.contract import Contract
-from tfmusic.core.scale import Scale
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale, ScaleName
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.errors import DataError
 from tfmusic.features.audio import is_audio
-from tfmusic.features.offline_augment import Change, changed_length, draw
+from tfmusic.features.offline_augment import Change, OfflineAugment, changed_length, draw
 from tfmusic.features.read import count_frames, frames_of
 from tfmusic.records.build.beam import BeamRun
 from tfmusic.records.build.shard import ALL, PlannedTrack, ShardSpec, short_reason
@@ -23,7 +24,7 @@ SCALE_SAMPLE_TRACKS = 64
 
 
 def add_copies(
-    tracks: Sequence[Track], splits: Sequence[str], unreadable: Mapping[int, str], settings: Mapping[str, Any] | None
+    tracks: Sequence[Track], splits: Sequence[str], unreadable: Mapping[int, str], settings: OfflineAugment
 ) -> Iterator[tuple[Track, str, Change]]:
     """Yields the track, the split and the change of every copy, source by source.
 
@@ -31,15 +32,15 @@ def add_copies(
         tracks: all tracks.
         splits: that of each.
         unreadable: rows that get no copies.
-        settings: the section `offline_augment` of a config; None makes no copies.
+        settings: how many copies, and what they get.
 
     Raises:
         DataError: a track is no sound file, or a copy would have the name of another track.
     """
-    if settings is None:
+    if not settings.copies:
         return
     chosen = [row for row, split in enumerate(splits) if row not in unreadable and _trains(split)]
-    names = [f"{tracks[row].track_id}+copy{copy}" for row in chosen for copy in range(1, settings["copies"] + 1)]
+    names = [f"{tracks[row].track_id}+copy{copy}" for row in chosen for copy in range(1, settings.copies + 1)]
     check_unique([*(track.track_id for track in tracks), *names], "offline_augment.copies")
     for row in chosen:
         track = tracks[row]
@@ -48,7 +49,7 @@ def add_copies(
                 f"{track.feature_path}: offline_augment.copies are made of sound files."
                 " Received: another file; set copies=0"
             )
-        for copy in range(1, settings["copies"] + 1):
+        for copy in range(1, settings.copies + 1):
             name = check_track_id(f"{track.track_id}+copy{copy}", "offline_augment.copies")
             yield replace(track, track_id=name), copies_of(splits[row]), draw(settings, track.track_id, copy)
 
@@ -61,12 +62,11 @@ def _trains(split: str) -> bool:
 class BuildOptions:
     """How a build is done, from the sections `data`, `feature` and `record` of a config."""
 
-    feature: Mapping[str, Any]
+    feature: Feature
     segment_frames: int
     hop_frames: int
     dtype: str
-    scale: Any
-    scale_range: tuple[float, float] | None
+    scale: Scale | ScaleName
     num_shards: int
     shard_bytes: int
     n_folds: int
@@ -78,7 +78,7 @@ class BuildOptions:
     min_s: float = 0.0
     segments: str = ALL
     segments_per_track: int = 1
-    offline_augment: Mapping[str, Any] | None = None
+    offline_augment: OfflineAugment = field(default_factory=OfflineAugment)
     beam: BeamRun | None = None
 
 
@@ -128,17 +128,17 @@ def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
     splits = choose_splits(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
     rows = [row for row, split in enumerate(splits) if row not in unreadable and split != "test"]
     scale = (
-        Scale(options.scale, *options.scale_range)
-        if options.scale_range
-        else _measure_scale(dataset.tracks, rows, options)
+        options.scale
+        if isinstance(options.scale, Scale)
+        else _measure_scale(dataset.tracks, rows, options.scale, options)
     )
     contract = Contract(
         task=dataset.task,
         kind=dataset.kind,
         heads=dataset.heads,
         labels=dataset.labels,
-        feature=dict(options.feature),
-        scale=scale.to_dict(),
+        feature=options.feature,
+        scale=scale,
         dtype=options.dtype,
         frames=options.segment_frames,
         hop_frames=options.hop_frames,
@@ -223,7 +223,7 @@ def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, in
         n_frames = frames_of(_length(samples[track.feature_path]), options.feature)
     else:
         n_frames = count_frames(track.feature_path, track.track_id, options.feature)
-    seconds = n_frames * options.feature["hop_length"] / options.feature["sample_rate_hz"]
+    seconds = n_frames / options.feature.frames_per_s
     if seconds < options.min_s:
         raise DataError(
             f"{track.feature_path}: must last {options.min_s:g} s at least (data.min_s). Received: {seconds:.2f} s"
@@ -231,14 +231,14 @@ def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, in
     return n_frames
 
 
-def _measure_scale(tracks: Sequence[Track], rows: list[int], options: BuildOptions) -> Scale:
+def _measure_scale(tracks: Sequence[Track], rows: list[int], name: ScaleName, options: BuildOptions) -> Scale:
     """Returns the scale of a sample of some tracks, chosen by hash; a track with faulty cells is left out here."""
-    if options.scale == "identity":
-        return Scale.measure(options.scale, [])
+    if name == "identity":
+        return Scale.measure(name, [])
     rows = sorted(rows, key=lambda row: order_key(options.order_seed, tracks[row].track_id))
     chosen = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
     stop = options.on_error == "stop"
-    return Scale.measure(options.scale, loudest_cells(chosen, options.feature, workers=options.workers, stop=stop))
+    return Scale.measure(name, loudest_cells(chosen, options.feature, workers=options.workers, stop=stop))
 
 
 def _length(n_samples: int | DataError) -> int:

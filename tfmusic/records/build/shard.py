@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import segment_starts, tile_to
 from tfmusic.errors import DataError
@@ -68,7 +68,7 @@ class ShardSpec:
     tracks: tuple[PlannedTrack, ...]
     segment_frames: int
     hop_frames: int
-    feature: Mapping[str, Any]
+    feature: Feature
     dtype: str
     scale: Scale
     seed: int
@@ -79,7 +79,7 @@ class ShardSpec:
     @property
     def n_bins(self) -> int:
         """Height of a spectrogram, or length of an embedding."""
-        return int(self.feature["n_bins"])
+        return self.feature.n_bins
 
     @property
     def segment_bytes(self) -> int:
@@ -181,7 +181,7 @@ def short_reason(error: DataError, path: Path) -> str:
     return str(error).replace(str(path), path.name)
 
 
-def _read(track: PlannedTrack, feature: Mapping[str, Any]) -> np.ndarray:
+def _read(track: PlannedTrack, feature: Feature) -> np.ndarray:
     mel = read_feature(track.path, track.track_id, feature, change=track.change)
     if mel.shape[1] != track.n_frames:
         raise DataError(

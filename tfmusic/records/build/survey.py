@@ -5,14 +5,14 @@ promise are decoded once for it. Lengths are noted as they come: a build that go
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tfmusic.console import console
+from tfmusic.core.feature import Feature
 from tfmusic.core.track import Track
 from tfmusic.errors import DataError
 from tfmusic.features.audio import is_audio
@@ -28,11 +28,11 @@ class _Asked:
 
     path: Path
     track_id: str
-    feature: Mapping[str, Any]
+    feature: Feature
 
 
 def count_all_samples(
-    tracks: Sequence[Track], feature: Mapping[str, Any], *, workers: int, stop: bool, notes: Path
+    tracks: Sequence[Track], feature: Feature, *, workers: int, stop: bool, notes: Path
 ) -> dict[Path, int | DataError]:
     """Returns the length of every sound file among the tracks, samples, or why it cannot be used.
 
@@ -61,7 +61,7 @@ def count_all_samples(
     return found
 
 
-def loudest_cells(tracks: Sequence[Track], feature: Mapping[str, Any], *, workers: int, stop: bool) -> list[np.ndarray]:
+def loudest_cells(tracks: Sequence[Track], feature: Feature, *, workers: int, stop: bool) -> list[np.ndarray]:
     """Returns the largest cell of every bin of some tracks, in any order; those that cannot be read are left out.
 
     Raises:
@@ -92,11 +92,11 @@ def _loudest(asked: _Asked) -> np.ndarray | DataError:
         return error
 
 
-def _key(path: Path, feature: Mapping[str, Any]) -> str:
+def _key(path: Path, feature: Feature) -> str:
     """Returns what a length depends on: the file as it is now, and the rate."""
     state = path.stat() if path.is_file() else None
     marks = (state.st_size, state.st_mtime_ns) if state else ()
-    return json.dumps([str(path), *marks, feature["sample_rate_hz"]])
+    return json.dumps([str(path), *marks, feature.sample_rate_hz])
 
 
 def _read_notes(notes: Path) -> dict[str, int]:
