@@ -162,7 +162,7 @@ def _check_member(config: Config, *, contract: Contract | None, resume: bool = F
     check_model(config.model)
     _check_addons(config)
     if config.input.frontend == "musicnn" and contract is None:
-        frames_for_each(config.feature.model_dump(), FEATURE)
+        frames_for_each(config.feature, FEATURE)
     if not resume:  # a training that goes on has its backbone already
         check_source(config, contract)
 
