@@ -1,7 +1,6 @@
 """The frontend that a config asks for, from the spectrogram of the records."""
 
 from tfmusic.core.contract import Contract
-from tfmusic.core.scale import Scale
 from tfmusic.errors import ConfigError
 from tfmusic.features.filterbanks import filterbank_map, frames_for_each
 from tfmusic.models.frontends import Frontend, MusicnnFrontend, Pcen, smoothing
