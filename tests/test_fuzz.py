@@ -229,7 +229,7 @@ def test_duplicate_keys_of_labels(music, tmp_path, capsys):
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"track_index": {', '"track_index": {"0": 99999, ', 1), encoding="utf-8")
     assert main(["build-records", "q2", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "key '0' stands twice" in capsys.readouterr().err
+    assert "key '0' appears twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", [2**40, 2**62])

@@ -77,7 +77,7 @@ def test_an_interrupted_build_goes_on(music, records, bucket, monkeypatch, capsy
     monkeypatch.setattr(OnStore, "write", write_three)
     assert build(music, "memory://b/q2") == 130
     assert "manifest.json" not in contents(bucket, "/b/q2")
-    with pytest.raises(RecordsError, match=r"must hold manifest\.json, which a finished build writes last"):
+    with pytest.raises(RecordsError, match=r"no manifest\.json"):
         fetch("memory://b/q2")
     monkeypatch.setattr(OnStore, "write", write)
     assert build(music, "memory://b/q2") == 0
@@ -143,15 +143,15 @@ def test_names_stay_in_the_copys_folder(music, bucket, tmp_path):
 
 def test_what_is_missing_is_named(music, monkeypatch, capsys):
     """A URL of no store, or of one whose package is not there; raw data must be in a folder."""
-    with pytest.raises(UsageError, match="must be a URL that fsspec knows"):
+    with pytest.raises(UsageError, match="must be a URL"):
         Store("nowhere://b").names()
     assert build(music, "memory://") == 2
-    assert "memory://: must name a place on a store" in capsys.readouterr().err
+    assert "memory://: must name a folder" in capsys.readouterr().err
     assert main([*BUILD, "--data", "s3://b/q2"]) == 2
     assert "must be a folder, of a mounted bucket say. Received: s3://b/q2" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert build(music, "gs://b/q2") == 2
-    assert "gs://b/q2: needs more than is installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err
+    assert "gs://b/q2: needs a package that is not installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err
 
 
 def test_what_a_store_refuses_is_one_line(music, bucket, monkeypatch, capsys):
@@ -175,7 +175,7 @@ def test_no_password_in_a_url(music, capsys):
     """A password in a URL is refused, and not repeated."""
     assert build(music, "ftp://me:secret@host/q2") == 2
     said = capsys.readouterr()
-    assert "must hold no password" in said.err
+    assert "must not contain a password" in said.err
     assert "secret" not in said.err + said.out
 
 
@@ -198,7 +198,7 @@ def test_no_bucket_is_made(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Store, "_open", lambda self: (Files(), self.url))
     Store("sftp://host/q2").put(file)
-    with pytest.raises(UsageError, match="s3://buckte/q2: must be in a bucket that exists: The specified bucket"):
+    with pytest.raises(UsageError, match=r"s3://buckte/q2: .*bucket must exist: The specified bucket"):
         Store("s3://buckte/q2").put(file)
     assert (made, moved) == (["sftp://host/q2"], ["sftp://host/q2/a"])
 

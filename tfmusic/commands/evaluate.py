@@ -172,8 +172,7 @@ def _tasks(folder: "RunDir", manifest: "Manifest", asked: str | None) -> list[st
 def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: "RunDir", manifest: "Manifest") -> None:
     """Prints the report of a task and writes it, its page and the predictions."""
     from tfmusic.console import console
-    from tfmusic.core.files import write_text
-    from tfmusic.core.rundir import write_json
+    from tfmusic.core.files import write_json, write_text
     from tfmusic.evaluation.evaluation import format_report
     from tfmusic.inference.predict import predictions_table
     from tfmusic.reports.evaluation_page import evaluation_page
@@ -182,7 +181,7 @@ def _write(evaluation: "Evaluation", report: dict[str, Any], out: Path, folder: 
     console.result(report=report)
     console.show(format_report(report))
     console.show(report["note"])
-    write_json(report, out / "report.json")
+    write_json(out / "report.json", report)
     predicted, targets = evaluation.answers()
     table = predictions_table(
         evaluation.track_ids, predicted, evaluation.track_scores, evaluation.contract.labels, targets

@@ -66,8 +66,7 @@ def _write(
     args: argparse.Namespace, source: "_Source", found: "Inspection", names: Mapping[str, str], fonts: list[str]
 ) -> None:
     """Draws everything beside the folder and puts it in its place."""
-    from tfmusic.core.files import put_in_place
-    from tfmusic.core.rundir import write_json
+    from tfmusic.core.files import put_in_place, write_json
     from tfmusic.reports.inspection import faulty_ids
     from tfmusic.reports.pictures import Pictures
 
@@ -87,7 +86,7 @@ def _write(
                 pictures.examples(
                     number, label, some, frames_per_s=source.feature.frames_per_s, is_power=source.is_power
                 )
-        write_json(found.to_dict() | {"pages": list(wanted)}, partial / MARKER)
+        write_json(partial / MARKER, found.to_dict() | {"pages": list(wanted)})
         put_in_place(partial, args.out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

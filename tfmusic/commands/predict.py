@@ -72,12 +72,11 @@ def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -
 
 
 def _write(predictions: "Predictions", path: Path) -> None:
-    from tfmusic.core.files import write_text
-    from tfmusic.core.rundir import write_json
+    from tfmusic.core.files import write_json, write_text
     from tfmusic.inference.predict import predictions_table
 
     if path.suffix == ".json":
-        return write_json(predictions.answers(), path)
+        return write_json(path, predictions.answers())
     table = predictions_table(
         predictions.track_ids, predictions.answers(), predictions.scores, predictions.contract.labels
     )

@@ -1,10 +1,11 @@
-"""Files of tfmusic: written in one step, locked, checked by size and sha256; JSON from untrusted sources."""
+"""Files on disk: written in one step, locked, replaced with permission, read as JSON, compared with checksums."""
 
 import ctypes
 import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,60 +14,85 @@ from typing import Any
 
 from tfmusic.errors import RunError, UsageError
 
+MAX_JSON_BYTES = 256 << 20  # 256 MiB; the largest label files known have a few
+CHECKSUMS_NAME = "checksums.json"
+CHECKSUMS_VERSION = 2  # 1 was that of tfmusic 0.1
+
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
-def text_cell(text: str) -> str:
-    """Returns a cell of a CSV file that no spreadsheet runs as a formula: where it could, a quote stands before it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a new temporary file beside `path`, which takes its place when the block ends without an error.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file under its name in one step, so that no reader sees half of it; makes its folder."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file as `write_text` does."""
+    No reader sees half of a file: it is flushed to disk before it is renamed, and removed after an error. Its name is
+    random, so nobody can put a link there beforehand. The folder is made where it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")  # hidden: no reader takes it for a file of the folder
+    tmp = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")  # the suffix, as Keras and numpy look at it
+    os.close(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
-        with tmp.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield tmp
+        with tmp.open("rb") as file:
             os.fsync(file.fileno())
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Returns whether a file is an unfinished one of `replacing`, which a killed process has left."""
+    return path.name.startswith(".") and ".tmp" in path.suffixes
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file in one step, as `replacing`."""
+    with replacing(path) as tmp:
+        tmp.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file in one step, as `replacing`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one step, as `replacing`."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def text_cell(text: str) -> str:
+    """Returns a cell of a CSV file. A text that a spreadsheet could run as a formula gets a quote before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def put_in_place(finished: Path, target: Path) -> None:
-    """Renames a finished folder to its name; an older one of that name goes only when the new one stands."""
-    if target.exists() and not _exchange(finished, target):
+    """Renames a finished folder to its name. An older folder of that name is removed after the new one is there."""
+    if not target.exists():
+        finished.rename(target)
+    elif _exchange(finished, target):
+        shutil.rmtree(finished, ignore_errors=True)  # the older one, since the exchange
+    else:
         old = target.parent / f".{target.name}.old"
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
         finished.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    elif target.exists():
-        shutil.rmtree(finished, ignore_errors=True)  # which is the older one now
-    else:
-        finished.rename(target)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders in one step, so that no reader finds neither; False where the system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two folders in one step, so that a reader always finds one; returns False where Linux cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = (os.fsencode(one), os.fsencode(other))
+    names = (os.fsencode(first), os.fsencode(second))
     return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
 
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Holds what will be written under a name for one process at a time; the lock stands beside it, hidden.
+    """Lets one process at a time write under a name. The lock file is hidden beside it.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process is writing there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"{target}: another process is writing it; wait for it to end, or choose another name"
@@ -75,20 +101,40 @@ def locked(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
-    """Holds a lock file, which goes in the end; raises UsageError with `refusal` where another process holds it."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = path.is_file() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except OSError:
-            is_held = False
-        if not is_held:  # or the file was of a process that has just ended
+def held(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Holds a lock file, which is removed in the end.
+
+    Args:
+        path: the lock file.
+        refusal: the message where another process holds it; None waits for that process.
+
+    Raises:
+        UsageError: another process holds it, and `refusal` is given.
+    """
+    while (descriptor := _try_to_lock(path, wait=refusal is None)) is None:
+        if refusal is not None:
             raise UsageError(refusal)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _try_to_lock(path: Path, *, wait: bool) -> int | None:
+    """Returns the descriptor of a lock file that this process holds now, or None where it does not."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)  # another process holds it, or has ended and removed it since it was opened
+    return None
 
 
 def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None:
@@ -101,7 +147,7 @@ def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None
         what: the kind of folder, for the message.
 
     Raises:
-        UsageError: it exists and must not be replaced, or is not of this kind, so that something else would be lost.
+        UsageError: it exists and `overwrite` is False, or it is no folder of this kind.
     """
     if not path.exists():
         return
@@ -109,12 +155,21 @@ def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None
         raise UsageError(f"{path}: exists already. Pass --overwrite to replace it, or another name")
     if not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
         raise UsageError(
-            f"{path}: --overwrite replaces only {what} (it would hold {marker}). Choose another name,"
-            " or remove what is there yourself"
+            f"{path}: --overwrite replaces only {what}, which would hold {marker}. Choose another name, or remove it"
+            " yourself"
         )
 
 
-MAX_JSON_BYTES = 256 << 20  # 256 MiB; the largest label files known have a few
+def check_target_file(path: Path, *, overwrite: bool) -> None:
+    """Checks that a file may be written.
+
+    Raises:
+        UsageError: it exists and `overwrite` is False, or it is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: must be the name of a file. Received: a folder")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists already. Pass --overwrite to replace it, or another name")
 
 
 def read_json_file(path: Path) -> Any:
@@ -125,7 +180,7 @@ def read_json_file(path: Path) -> Any:
         ValueError: it is no JSON, too large, nested too deeply, or has a key twice in one object.
     """
     size = path.stat().st_size
-    if not path.is_file():  # a pipe would keep us waiting
+    if not path.is_file():  # reading a pipe would wait for ever
         raise ValueError("it must be a file")
     if size > MAX_JSON_BYTES:
         raise ValueError(f"it must be at most {MAX_JSON_BYTES >> 20} MiB. Received: {size:,} bytes")
@@ -135,55 +190,18 @@ def read_json_file(path: Path) -> Any:
 def parse_json(text: str) -> Any:
     """Returns the value of a JSON text; raises ValueError as `read_json_file`."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    pairs = list(pairs)
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"key {repeated!r} stands twice")
-    return found
-
-
-CHECKSUMS_NAME = "checksums.json"
-CHECKSUMS_VERSION = 2  # 1 was that of tfmusic 0.1
-
-
-def write_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Writes size and sha256 of some files of a folder, by their paths in it, and a checksum of the list itself."""
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
-    }
-    body: dict[str, Any] = {"version": CHECKSUMS_VERSION, "files": files}
-    write_text(folder / CHECKSUMS_NAME, json.dumps(body | {"sha256": digest_of(body)}, indent=1) + "\n")
-
-
-def check_files(folder: Path, *, may_lack: Iterable[str] = (), only: Iterable[str] | None = None) -> list[str]:
-    """Compares files of a folder with its checksums and returns their names; none where it has no checksums.
-
-    Args:
-        folder: the folder.
-        may_lack: files that may be missing.
-        only: the files to compare, as far as they are listed; all that are listed where this is None.
-
-    Raises:
-        RunError: the list is damaged, or a file is missing or differs; the message names it.
-    """
-    path = folder / CHECKSUMS_NAME
-    if not path.exists():
-        return []
-    files, checked = _read(path), []
-    for name in files if only is None else files.keys() & set(only):
-        if name in may_lack and not (folder / name).exists():
-            continue
-        _check(folder / name, files[name])
-        checked.append(name)
-    return sorted(checked)
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"key {name!r} appears twice in one object")
+        values[name] = value
+    return values
 
 
 def file_sha256(path: Path) -> str:
@@ -193,15 +211,47 @@ def file_sha256(path: Path) -> str:
 
 
 def digest_of(body: Mapping[str, Any]) -> str:
-    """Returns the sha256 of a value of JSON, whatever the order of its keys."""
+    """Returns the sha256 of a JSON value as hexadecimal digits, the same for every order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, tuple[int, str]]:
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    """Writes size and sha256 of files of a folder, by their paths in it, and a checksum of the list itself."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
+    }
+    body: dict[str, Any] = {"version": CHECKSUMS_VERSION, "files": files}
+    write_json(folder / CHECKSUMS_NAME, body | {"sha256": digest_of(body)})
+
+
+def check_files(folder: Path, *, may_lack: Iterable[str] = (), only: Iterable[str] | None = None) -> list[str]:
+    """Compares files of a folder with its checksums and returns their names; none where it has no checksums.
+
+    Args:
+        folder: the folder.
+        may_lack: files that may be missing.
+        only: the files to compare, as far as they are listed; None compares all that are listed.
+
+    Raises:
+        RunError: the list is damaged, or a file is missing or differs; the message names it.
+    """
+    path = folder / CHECKSUMS_NAME
+    if not path.exists():
+        return []
+    files = _read_checksums(path)
+    names = sorted(files if only is None else files.keys() & set(only))
+    checked = [name for name in names if name not in may_lack or (folder / name).exists()]
+    for name in checked:
+        _check_file(folder / name, files[name])
+    return checked
+
+
+def _read_checksums(path: Path) -> dict[str, tuple[int, str]]:
+    """Returns size and sha256 of every file listed; the list is untrusted."""
     try:
         body = read_json_file(path)
         digest, version = body.pop("sha256", None), body.get("version")
-    except (OSError, ValueError, AttributeError, TypeError) as error:  # a list, say, in place of a mapping
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # a list, for example, is no mapping
         raise RunError(f"{path}: must be the checksums of a folder of tfmusic. Received: {error}") from error
     if digest != digest_of(body):
         raise RunError(f"{path}: damaged: its own checksum does not match")
@@ -211,19 +261,19 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
             f" {CHECKSUMS_VERSION}): train or export again"
         )
     try:
-        files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in body["files"].items()}
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in body["files"].items()}
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RunError(f"{path}: must list size and sha256 of files. Received: {error!r}") from error
     if any(name.startswith("/") or "\0" in name or ".." in name.split("/") for name in files):
-        raise RunError(f"{path}: must list files of its folder alone")
+        raise RunError(f"{path}: must list only files of its own folder")
     return files
 
 
-def _check(path: Path, wanted: tuple[int, str]) -> None:
+def _check_file(path: Path, expected: tuple[int, str]) -> None:
     if not path.is_file():
         raise RunError(f"{path}: no such file, but {CHECKSUMS_NAME} lists it")
-    if (path.stat().st_size, file_sha256(path)) != wanted:
+    if (path.stat().st_size, file_sha256(path)) != expected:
         raise RunError(
-            f"{path}: damaged: it is not the file that {CHECKSUMS_NAME} lists. Take it from a copy; if it was changed"
+            f"{path}: damaged: it is not the file that {CHECKSUMS_NAME} lists. Take it from a copy; if you changed it"
             f" on purpose, remove {CHECKSUMS_NAME}"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmusic.core.files import CHECKSUMS_NAME, check_files, read_json_file, write_checksums, write_text
+from tfmusic.core.files import CHECKSUMS_NAME, check_files, is_temporary, read_json_file, write_checksums
 from tfmusic.errors import RunError, UsageError
 
 _SEALED = (
@@ -104,7 +104,7 @@ class RunDir:
     @property
     def is_of_no_use(self) -> bool:
         """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
-        if self.path.is_dir() and all(path.name == f".{self.config.name}.tmp" for path in self.path.iterdir()):
+        if self.path.is_dir() and all(map(is_temporary, self.path.iterdir())):
             return True
         if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
             return False
@@ -234,8 +234,3 @@ def unfinished_run_dir(root: Path, task: str) -> RunDir:
             " ended. Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
         )
     return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Writes JSON under its name in one step, so that no reader sees half of it."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfmusic.core.files import locked, put_in_place, write_checksums, write_text
-from tfmusic.core.rundir import write_json
+from tfmusic.core.files import locked, put_in_place, write_checksums, write_json, write_text
 from tfmusic.export.card import CARD_JSON, CARD_MARKDOWN, card_markdown
 from tfmusic.scoring.track_scorer import save_scorers
 
@@ -54,5 +53,5 @@ def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Writes the model card, for programs and for readers."""
-    write_json(card, folder / CARD_JSON)
+    write_json(folder / CARD_JSON, card)
     write_text(folder / CARD_MARKDOWN, card_markdown(card))

@@ -14,8 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from tfmusic.core.contract import Contract, Kind
-from tfmusic.core.files import read_json_file
-from tfmusic.core.rundir import write_json
+from tfmusic.core.files import read_json_file, write_json
 from tfmusic.core.section import Count, CountOrZero, Section
 from tfmusic.errors import RunError, one_line
 from tfmusic.scoring import metrics
@@ -112,7 +111,7 @@ class TrackScorer(Section):
 
 def save_scorers(scorers: Mapping[str, TrackScorer], path: Path) -> None:
     """Writes the scorers of one or several tasks, by task, as one JSON file."""
-    write_json({task: scorer.model_dump() for task, scorer in scorers.items()}, path)
+    write_json(path, {task: scorer.model_dump() for task, scorer in scorers.items()})
 
 
 def best_threshold(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:

@@ -13,8 +13,8 @@ import numpy as np
 from tfmusic.config.loading import load_config, to_yaml
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
-from tfmusic.core.files import file_sha256, write_text
-from tfmusic.core.rundir import RunDir, is_run, write_json
+from tfmusic.core.files import file_sha256, write_json, write_text
+from tfmusic.core.rundir import RunDir, is_run
 from tfmusic.errors import ConfigError, RunError, UsageError
 from tfmusic.evaluation.out_of_fold import check_finished, fit_scorer, score_held_out, track_means
 from tfmusic.models.ensemble import build_ensemble, join_metadata
@@ -248,6 +248,7 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
     validated = [set(one["validation"]) for one in used]
     splits = sorted(set().union(*(one["training"] for one in used)))
     write_json(
+        out.records,
         {
             "folder": used[0]["folder"],
             "training": splits,
@@ -256,14 +257,13 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
             "training_tracks": sorted(set().union(*(one["training_tracks"] for one in used))),
             "backbone_tracks": sorted(set().union(*(one.get("backbone_tracks", ()) for one in used))),
         },
-        out.records,
     )
-    write_json(environment(), out.environment)
+    write_json(out.environment, environment())
     shares = [
         {"run": _name(member.path, out.path), "weight": weight, "sha256": file_sha256(member.checkpoint("best"))}
         for member, weight in zip(members, weights, strict=True)
     ]
-    write_json({"members": shares}, out.ensemble)
+    write_json(out.ensemble, {"members": shares})
 
 
 def _leaves(run: RunDir, weight: float, *, frames: int) -> list[tuple[RunDir, float]]:

@@ -14,8 +14,8 @@ from tfmusic.config.loading import to_yaml
 from tfmusic.config.sections import Config
 from tfmusic.console import console
 from tfmusic.core.contract import Contract
-from tfmusic.core.files import write_text
-from tfmusic.core.rundir import RunDir, write_json
+from tfmusic.core.files import write_json, write_text
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, TfmusicError
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
@@ -238,12 +238,12 @@ def _write_folder(config: Config, job: Job, run: RunDir) -> None:
         "training_tracks": job.manifest.track_ids([name for name in job.folds.training if not holds_copies(name)]),
         "backbone_tracks": sorted(job.backbone_tracks),
     }
-    write_json(records, run.records)
+    write_json(run.records, records)
     if job.pretrained is not None:
         layers = job.pretrained.layers
         known = {"loaded": layers.loaded, "skipped": layers.skipped, "track_ids": sorted(job.pretrained.track_ids)}
-        write_json(known, run.pretrained)
-    write_json(environment(), run.environment)
+        write_json(run.pretrained, known)
+    write_json(run.environment, environment())
 
 
 def _check_same_tracks(job: Job, run: RunDir) -> None:

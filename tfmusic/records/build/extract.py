@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tfmusic.core.feature import Feature
-from tfmusic.core.files import held
+from tfmusic.core.files import held, is_temporary
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
 from tfmusic.features.extracted import NAME, find_feature, write_feature
@@ -21,7 +21,6 @@ from tfmusic.features.read import read_feature
 from tfmusic.records.build.pool import run_all
 
 _LOCK = ".lock"
-_BEGUN = (_LOCK, f".{NAME}.tmp")  # all that a run may have left that was killed at its beginning
 _TABLES = (".txt", ".csv", ".tsv")
 
 
@@ -95,7 +94,7 @@ def extract(
     out.mkdir(parents=True, exist_ok=True)
     with held(out / _LOCK, f"{out}: another extract is writing here; wait for it to end"):
         write_feature(out, feature, audio.versions())
-        for leftover in [*out.rglob(".*.partial"), out / f".{NAME}.tmp"]:
+        for leftover in [*out.rglob(".*.partial"), *filter(is_temporary, out.iterdir())]:
             leftover.unlink(missing_ok=True)
         _copy_tables(tables, out)
         todo = [job for job in jobs if not _is_done(job)]
@@ -162,7 +161,7 @@ def _sound_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_folder(out: Path, feature: Feature) -> None:
-    if not out.exists() or (out.is_dir() and all(path.name in _BEGUN for path in out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(path.name == _LOCK or is_temporary(path) for path in out.iterdir())):
         return
     found = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
     if found is None:
