@@ -9,8 +9,7 @@ import tensorflow as tf
 from tests import miniatures
 from tests.test_loaders import config_of
 from tfmusic.cli import main
-from tfmusic.config.data import BalanceSection
-from tfmusic.config.sections import Config
+from tfmusic.config.sections import BalanceSection, Config
 from tfmusic.inputs import pipeline
 from tfmusic.inputs.augment import POLICIES
 from tfmusic.inputs.balance import Balance

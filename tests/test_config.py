@@ -1,32 +1,163 @@
-"""Config files: complete, validated, with errors that name file, line and key."""
+"""Configs: checked, with errors that name file, line and key; complete and short; their reference."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tfmusic.cli import main
 from tfmusic.config.loading import config_from_text, find_config, load_config, to_yaml
+from tfmusic.config.reference import (
+    allowed_values,
+    json_schema,
+    list_keys,
+    section_meanings,
+    to_commented_yaml,
+    to_short_yaml,
+)
 from tfmusic.config.sections import Config
+from tfmusic.core.feature import PRESETS
 from tfmusic.errors import ConfigError
 
 MINIMAL = "task: q2\ndata: {question: q2}\n"
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
+DEFAULTS_SHA256 = "db09da3a0227dedc3f253436c89c8140082e785dfbb56424430dafbdc3373b89"
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_configs_are_complete(path):
-    """Every key is spelled out, in the order of the schema, and the file begins with a header."""
+def test_shipped_configs_state_what_differs_from_the_defaults(path):
+    """A shipped config has a header, the keys that differ from the defaults in the order of the sections, no others."""
+    text = path.read_text(encoding="utf-8")
+    header = [line for line in text.splitlines() if line.startswith("# ")]
+    assert header[0].startswith(f"# {path.stem}: ")
+    assert {line.split(":")[0] for line in header} >= {"# Hardware", "# Score to expect"}
+    given, needed = yaml.safe_load(text), yaml.safe_load(to_short_yaml(load_config(path)))
+    assert given == needed
+    assert [list(section) for section in given.values() if isinstance(section, dict)] == [
+        list(section) for section in needed.values() if isinstance(section, dict)
+    ]
+
+
+def test_defaults_change_only_on_purpose():
+    """Configs state only what differs, so a changed default changes the training of everybody who relies on it."""
+    defaults = [[key.path, key.default, key.loaders] for key in list_keys()]
+    sha256 = hashlib.sha256(json.dumps(defaults).encode()).hexdigest()
+    assert sha256 == DEFAULTS_SHA256, (
+        "The default of a key has changed, or a key came or went. If that is on purpose, set DEFAULTS_SHA256 ="
+        f" {sha256!r}, check that no shipped config changed by it, and tell users in CHANGELOG or README"
+    )
+
+
+def test_every_key_and_section_has_a_meaning():
+    """No key is without its line in `config keys`."""
+    keys = [key for key in list_keys() if key.path.split(".")[0] not in ("data", "feature", "offline_augment")]
+    assert [key.path for key in keys if not key.meaning.endswith((".", "tags."))] == []
+    assert set(section_meanings()) == set(Config.model_fields) - {"task"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_yaml_round_trip(path):
+    """The complete config, with comments and without, and the short one all read back as the same config."""
     config = load_config(path)
-    assert yaml.safe_load(path.read_text(encoding="utf-8")) == config.model_dump(mode="json")
-    assert list(yaml.safe_load(path.read_text(encoding="utf-8"))) == list(Config.model_fields)
-    assert path.read_text(encoding="utf-8").startswith("#")
+    for write in (to_yaml, to_commented_yaml, to_short_yaml):
+        assert config_from_text(write(config), "y.yaml") == config
 
 
-def test_yaml_round_trip():
-    """What `config show` prints reads back as the same config."""
-    config = config_from_text(MINIMAL, "x.yaml")
-    assert config_from_text(to_yaml(config), "y.yaml") == config
+@pytest.mark.parametrize(
+    "text", ["1e-3", "012", "true", "null", "12:30", "no", "a: b", "# x", " x ", "없다", "~", "1."]
+)
+def test_text_that_looks_like_something_else_stays_text(text):
+    """What YAML would read as a number, a boolean or a comment is written in quotes."""
+    overridden = config_from_text(f"task: x\ndata:\n  loader: table\n  table: {json.dumps(text)}\n", "x.yaml")
+    for write in (to_yaml, to_commented_yaml, to_short_yaml):
+        assert config_from_text(write(overridden), "y.yaml").data.table == text
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "integer", "minimum": 1}, "integer from 1"),
+        ({"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 32}, "integer 0 to below 4294967296"),
+        ({"type": "number", "exclusiveMinimum": 0.0}, "number above 0.0"),
+        ({"type": "number", "minimum": 0.5, "maximum": 2.0}, "number 0.5 to 2.0"),
+        ({"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]}, "a | b | null"),
+        ({"type": "array", "items": {"type": "string"}}, "list of text"),
+    ],
+)
+def test_allowed_values_in_words(schema, words):
+    """Types and ranges as a reader wants them."""
+    assert allowed_values(schema) == words
+
+
+def test_json_schema_refuses_unknown_keys_and_knows_presets():
+    """An editor marks a misspelt key in every section, and completes the names of feature presets."""
+    schema = json_schema()
+    sections = [part for part in schema["$defs"].values() if "properties" in part]
+    assert len(sections) >= len(Config.model_fields) - 1
+    assert all(part["additionalProperties"] is False for part in [schema, *sections])
+    assert {"enum": list(PRESETS)} in schema["properties"]["feature"]["anyOf"]
+
+
+def test_show_prints_values_meanings_and_overrides(capsys):
+    """`config show` prints every key with the value that an override gives it; `fit --print-config` prints the same."""
+    assert main(["config", "show", "q2", "training.epochs=7"]) == 0
+    shown = capsys.readouterr().out
+    assert "  epochs: 7  # Number of epochs. [integer from 1]" in shown
+    assert config_from_text(shown, "x.yaml") == load_config(find_config("q2"), ["training.epochs=7"])
+    assert main(["fit", "q2", "training.epochs=7", "--print-config"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_keys_can_be_searched(capsys):
+    """`config keys WORD` prints the keys whose name or meaning contains the word, those of all loaders included."""
+    assert main(["config", "keys", "mask"]) == 0
+    assert "augment.n_freq_masks: integer from 0 (default 1)" in capsys.readouterr().out
+    assert main(["config", "keys", "data.genres"]) == 0
+    assert "for data.loader=fma" in capsys.readouterr().out
+    assert main(["config", "keys", "zzz"]) == 2
+    assert "zzz" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys):
+    """`config schema` prints what an editor reads."""
+    assert main(["config", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["training"]
+
+
+def test_a_new_config_begins_from_another(tmp_path, monkeypatch, capsys):
+    """`config new` writes what differs in the source, as a new task, and replaces a file with --overwrite alone."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", "new", "birds", "--from", "folder", "training.epochs=7"]) == 0
+    assert "birds.yaml" in capsys.readouterr().out
+    assert load_config(Path("birds.yaml")) == load_config(find_config("folder"), ["training.epochs=7", "task=birds"])
+    text = Path("birds.yaml").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 40
+    assert main(["config", "new", "birds", "--from", "q2"]) == 2
+    assert "birds.yaml: exists already" in capsys.readouterr().err
+    assert Path("birds.yaml").read_text(encoding="utf-8") == text
+    assert main(["config", "new", "birds", "--from", "q1_q2", "--overwrite"]) == 0
+    assert load_config(Path("birds.yaml")).task == ["q1", "q2"]
+    assert main(["config", "new", "Birds!"]) == 2
+    assert "task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "q1", "q2"], ["validate"], ["new"]])
+def test_an_action_says_how_many_names_it_needs(words, capsys):
+    """No name, or too many, is one line."""
+    assert main(["config", *words]) == 2
+    assert f"config {words[0]} needs the name" in capsys.readouterr().err
+
+
+def test_validate_takes_several_configs(capsys):
+    """All shipped configs but those that need stored weights are valid."""
+    names = ["demo", "folder", "gtzan", "q1_musicnn", "q1_q2", "q3"]
+    assert main(["config", "validate", *names]) == 0
+    assert capsys.readouterr().out.count(": valid") == len(names)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +269,6 @@ def test_find_config_prefers_the_working_folder(tmp_path, monkeypatch):
 )
 def test_validate_finds_what_fit_would_refuse(tmp_path, capsys, overrides, message):
     """`config validate` checks models, installed packages, weights and partners, without any records."""
-    from tfmusic.cli import main
-
     assert main(["config", "validate", "q2", *overrides]) == 2
     assert re.search(message, capsys.readouterr().err)
 

@@ -125,7 +125,7 @@ def test_a_training_with_every_distortion_is_repeatable(records, tmp_path):
     from tests.conftest import fit_small
 
     asked = [
-        "augment.crop_pieces=2", "augment.time_stretch=0.2", "augment.freq_stretch=0.1", "augment.freq_shift_bins=2",
+        "augment.n_crops=2", "augment.time_stretch=0.2", "augment.freq_stretch=0.1", "augment.freq_shift_bins=2",
         "augment.gain_db=4", "augment.equalizer_db=4", "model.stochastic_depth=0.2",
     ]  # fmt: skip
     net, losses = ["model.name=resnet18", "training.epochs=1"], []

@@ -50,7 +50,9 @@ COMMANDS = {
     ),
     "serve": Command("serve a local page and a JSON endpoint of a model", "tfmusic serve RUN --port 8000"),
     "verify": Command("check that records, runs and exports are complete and undamaged", "tfmusic verify RUN"),
-    "config": Command("show or validate a config", "tfmusic config show q2 training.epochs=30"),
+    "config": Command(
+        "show, check and begin configs, and list their keys", "tfmusic config show q2 training.epochs=30"
+    ),
 }
 MOVED = {"benchmark": 'benchmarks are no command now. In the repository: make benchmark ARGS="converter --gigabytes 5"'}
 

@@ -33,12 +33,12 @@ def read_config(args: argparse.Namespace) -> "Config":
 
 
 def print_config(config: "Config") -> None:
-    """Prints a config as YAML."""
-    from tfmusic.config.loading import to_yaml
+    """Prints a complete config as YAML with the meaning of each key."""
+    from tfmusic.config.reference import to_commented_yaml
     from tfmusic.console import console
 
     console.result(config=config.model_dump(mode="json"))
-    console.show(to_yaml(config).rstrip())
+    console.show(to_commented_yaml(config).rstrip())
 
 
 def positive(text: str) -> int:

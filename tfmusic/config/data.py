@@ -1,4 +1,4 @@
-"""The sections of a config that say which tracks there are: `data` and `balance`.
+"""The section of a config that says which tracks there are.
 
 `data` is one class a loader, chosen by `data.loader`. The keys of `DataSection` are every loader's; the others are
 given to the loader as they stand.
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from tfmusic.core.section import Count, CountOrZero, Fraction, PositiveOrZero, Section, Seed
+from tfmusic.core.section import CountOrZero, PositiveOrZero, Section, Seed
 
 Name = Annotated[str, Field(min_length=1)]
 Question = Literal["q1", "q2", "q3"]
@@ -174,23 +174,3 @@ AnyData = Annotated[
     | Annotated[TableData, Tag("table")],
     Discriminator(_loader_of),
 ]
-
-
-class BalanceSection(Section):
-    """How often the segments of a track come in an epoch of training; `training.class_weights` weighs their losses.
-
-    A class is rare where it has fewer training tracks than `rare_share` of the mean class; of several tags a track has,
-    the rarest counts. Tracks of other classes give `common_segments` of their segments, drawn anew for every epoch,
-    those of rare classes `rare_segments`. With `oversample` the segments of a class are repeated until it has that
-    share of the most common class's; 0 repeats none.
-    """
-
-    rare_share: Fraction = 0.5
-    common_segments: Count | Literal["all"] = "all"
-    rare_segments: Count | Literal["all"] = "all"
-    oversample: Fraction = 0.0
-
-    @property
-    def is_on(self) -> bool:
-        """Whether an epoch is anything but every stored segment once."""
-        return bool(self.oversample) or (self.common_segments, self.rare_segments) != ("all", "all")

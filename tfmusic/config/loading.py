@@ -70,6 +70,12 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _refuse_duplicates)
 _Loader.add_constructor("!leading-zero", _refuse_leading_zero)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: text that would be read as a number, true or null is put in quotes."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Returns the validated config of a YAML file with `key.path=value` overrides applied.
 
@@ -90,7 +96,13 @@ def config_from_text(text: str, origin: str) -> Config:
 
 def to_yaml(config: Config) -> str:
     """Returns the complete config as YAML that `config_from_text` reads back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_value(value: Any) -> str:
+    """Returns a value as YAML on one line."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1 << 30)
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 def find_config(name: str) -> Path:

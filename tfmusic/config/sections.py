@@ -1,14 +1,14 @@
-"""The sections and keys of a config file, with their types and ranges.
+"""The sections of a config: each key with its type, default and meaning.
 
-Every shipped config spells out every key. A key that a user's file leaves out takes the default below.
-Units stand in the names. Loading from YAML, overrides and error messages live in `configfile.py`.
+The string below a key is its meaning, which `tfmusic config keys` and `config show` print. Units stand in names. `null`
+leaves a value to the paper, or a limit unset; `none` is the choice to do without something.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tfmusic.config.data import AirushData, AnyData, BalanceSection
+from tfmusic.config.data import AirushData, AnyData
 from tfmusic.core.contract import Kind
 from tfmusic.core.feature import EMBEDDING, POWER, Feature
 from tfmusic.core.scale import ScaleName
@@ -26,21 +26,26 @@ PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
 
 
 class RecordSection(Section):
-    """How tracks are cut and stored.
-
-    `segments` says which of a track's segments: all, or `segments_per_track` of them: the first, some drawn by `seed`,
-    or evenly spaced ones. What is left out is neither trained on nor scored.
-    """
+    """How tracks are cut into segments and stored. What is left out is neither trained on nor scored."""
 
     segment_frames: Count = 313
+    """Length of a stored segment, frames."""
     hop_frames: Count = 313
+    """Distance between the starts of two segments, frames."""
     segments: Literal["all", "first", "random", "even"] = "all"
+    """Which segments of a track are stored: all, or segments_per_track of them: the first, random or evenly spaced."""
     segments_per_track: Count = 1
+    """Number of segments for segments=first, random and even."""
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    """Type of the stored codes."""
     scale: ScaleName = "db"
+    """From power to codes: dB, log10(1 + 10 p), log10(1 + 10000 p), or as it is (float dtypes)."""
     num_shards: Count = 4
+    """Least number of shards of each fold or split."""
     shard_mib: Count = 128
+    """Largest shard, MiB; more data makes more shards."""
     seed: Seed = 0
+    """Seed of the random segments and of the order of records."""
 
     @model_validator(mode="after")
     def _every_frame_is_stored(self) -> "RecordSection":
@@ -55,48 +60,60 @@ class RecordSection(Section):
 
 
 class InputSection(Section):
-    """What the model sees: windows of `frames` frames, every `hop_frames` when a track is scored.
-
-    `frontend: musicnn` turns them into the spectrogram that musicnn was trained on, `frontend: pcen` into per-channel
-    energy normalisation, inside the model; `normalize` then does not apply.
-    """
+    """The window that the model sees, and the first layers that prepare it."""
 
     frames: Count = 157
+    """Length of a window, frames; in training cut from a segment at a random place."""
     hop_frames: Count = 78
+    """Distance between the starts of two windows when a whole track is scored, frames."""
     normalize: Literal["per_bin", "global", "none"] = "per_bin"
+    """Subtract the mean of the training codes and divide by their deviation; without effect behind a frontend."""
     frontend: Literal["none", "musicnn", "pcen"] = "none"
+    """Layers that turn a mel-spectrogram into that of musicnn, or into per-channel energy normalisation."""
     shuffle_segments: Count = 4096
+    """Size of the shuffle buffer, segments."""
 
 
 class AugmentSection(Section):
-    """Distortions, SpecAugment (Park et al. 2019) and mixup (Zhang et al. 2018), in this order.
+    """Changes of training windows: crops and distortions, SpecAugment (Park et al. 2019), mixup (Zhang et al. 2018)."""
 
-    `policy: custom` uses the six parameters of the paper as they stand here; LB LD SM SS take the paper's. `time_warp`
-    is how the time is bent: rows gathered from the nearest frame, or TensorFlow Addons' spline over the image.
-    """
-
-    crop_pieces: Count = 1
+    n_crops: Count = 1
+    """Pieces of the segment that a window is put together from."""
     time_stretch: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Change the tempo by a factor of 1 - s to 1 + s."""
     freq_stretch: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Stretch the bins by a factor of 1 - s to 1 + s."""
     freq_shift_bins: CountOrZero = 0
+    """Move the bins by up to this many, up or down."""
     gain_db: PositiveOrZero = 0.0
+    """Change the level by up to this much, dB."""
     equalizer_db: PositiveOrZero = 0.0
+    """Add a random smooth curve over the bins of up to this height, dB."""
     policy: PolicyName = "custom"
+    """SpecAugment: none, the policies LB, LD, SM, SS of the paper, or custom: the six keys from time_warp_frames on."""
     time_warp: Literal["gather", "addons/sparse_image_warp"] = "gather"
+    """How the time is warped: rows from the nearest frame, or the spline of TensorFlow Addons."""
     time_warp_frames: CountOrZero = 0
+    """W of the paper: move a random frame by up to this many."""
     freq_mask_bins: CountOrZero = 16
+    """F of the paper: a mask covers 0 to F - 1 bins."""
     n_freq_masks: CountOrZero = 1
+    """Number of masks over bins."""
     time_mask_frames: CountOrZero = 20
+    """T of the paper: a mask covers 0 to T - 1 frames."""
     time_mask_fraction: Fraction = 1.0
+    """p of the paper: a mask covers at most this share of the window."""
     n_time_masks: CountOrZero = 1
+    """Number of masks over frames."""
     mixup_alpha: PositiveOrZero = 0.0
+    """Parameter of the beta distribution of mixup; 0 for no mixup."""
 
 
 class ModelSection(Section):
     """Which network, and where its backbone comes from."""
 
     name: str = "resnet18"
-    """`tfmusic models` lists them."""
+    """Architecture; `tfmusic models` lists them."""
     width: Count | None = None
     """Channels of the first block; null: the paper's."""
     hidden: Count | None = None
@@ -106,7 +123,7 @@ class ModelSection(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     """Share of the features that are dropped before the last layer."""
     stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Share of examples that skip the last residual block (Huang et al. 2016); earlier blocks less; null: none."""
+    """Share of examples that skip the last residual block (Huang et al. 2016), earlier blocks less; null: none."""
     weights: Annotated[str, Field(min_length=1)] = "none"
     """Pretrained weights: none, imagenet, musicnn, or a file: a .keras file of this model, a .h5 file of Keras
     Applications, the musicnn wheel."""
@@ -140,63 +157,90 @@ class ModelSection(Section):
 
 
 class MetadataSection(Section):
-    """What a model reads beside the spectrogram; no fields, no metadata.
-
-    A value that fewer than `min_count` training tracks have counts as a rare one of its field. In training every field
-    is hidden from an example with probability `dropout`, so that a track without metadata is answered as well.
-    """
+    """Metadata that the model reads beside the spectrogram."""
 
     fields: list[MetadataField] = Field(default_factory=list)
+    """Fields of the metadata to read; an empty list for none."""
     min_count: Count = 3
+    """A value that fewer training tracks have counts as a rare value of its field."""
     width: Count = 32
+    """Size of the embedding of a track's values."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Share of training examples that a field is hidden from, so that tracks without metadata work as well."""
+
+
+class BalanceSection(Section):
+    """How often the segments of a track come in an epoch. A track is as rare as the rarest of its labels."""
+
+    rare_share: Fraction = 0.5
+    """A label is rare if it has fewer training tracks than this share of the mean label."""
+    common_segments: Count | Literal["all"] = "all"
+    """Segments of a track in an epoch, drawn anew for every epoch."""
+    rare_segments: Count | Literal["all"] = "all"
+    """The same for tracks with a rare label."""
+    oversample: Fraction = 0.0
+    """Repeat the segments of a label until it has this share of those of the most common label; 0 repeats none."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether an epoch is anything but every stored segment once."""
+        return bool(self.oversample) or (self.common_segments, self.rare_segments) != ("all", "all")
 
 
 class TrainingSection(Section):
-    """How long, on which folds and with which optimizer.
-
-    `fold` is the one that validates: a number, `none` to train on all tracks, or `all` for cross-validation, where
-    every fold validates a model of its own and the run is their mean. Records with official splits have `official`,
-    which trains on `train` and validates on `validation`, and `none`, which trains on both; `test` is left to
-    `evaluate --split test`. `select` says which epoch's weights are kept: the best of the validation fold, or the
-    last, which leaves the fold's score honest.
-
-    A pretrained backbone stays frozen for the first `freeze_epochs`; after that its layers learn at
-    `backbone_rate_factor` times the learning rate. Both stages have a warm-up and a schedule of their own.
-    `cache_frozen` computes the output of a frozen backbone once for every window and trains on that: fast, but
-    without crops, distortions and masks.
-
-    `loss: auto` is cross-entropy for one label a track, binary cross-entropy for several tags. `target: soft_top` is
-    for one label a track with others behind it: .75 for the label, .25 shared by the others. `devices` of this machine
-    share every batch, which keeps its size.
-    """
+    """Folds, epochs, loss and optimizer."""
 
     fold: CountOrZero | Literal["none", "all", "official"] = 0
+    """The fold that validates; none: train on all tracks; all: cross-validation, a model for each fold and their mean;
+    official: the splits that the data set comes with, of which test is for `evaluate --split test`."""
     select: Literal["best", "last"] = "best"
+    """The epoch whose weights are kept: the best on the validation fold, or the last, whose score there is unbiased."""
     epochs: Count = 60
+    """Number of epochs."""
     freeze_epochs: CountOrZero = 0
+    """First epochs, with a pretrained backbone frozen; the others have a warm-up and schedule of their own."""
     cache_frozen: bool = False
+    """Compute the output of the frozen backbone once for every window: fast, without crops and masks."""
     backbone_rate_factor: Positive = 0.1
+    """Learning rate of a pretrained backbone, times that of the head."""
     batch_size: Count = 32
+    """Windows in a batch; several devices share it."""
     seed: Seed = 0
+    """Seed of initial weights, order and augmentation."""
     loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal", "asymmetric", "soft_f1"] = "auto"
+    """auto: cross_entropy for one label a track, binary_cross_entropy for several tags; the last three are for tags."""
     target: Literal["labels", "soft_top"] = "labels"
+    """soft_top: .75 for the track's first label, .25 shared by the others behind it."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target that is spread over all labels."""
     class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weigh the loss of a class by the inverse of its frequency."""
     optimizer: Literal[
         "adamw", "adam", "sgd", "addons/lookahead_radam", "addons/lamb", "addons/novograd", "addons/swa"
     ] = "adamw"
+    """Optimizer; those of TensorFlow Addons need the addons stack."""
     learning_rate: Positive = 1e-3
+    """Highest learning rate, after the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: falls to 0 as a cosine, or stays."""
     warmup_epochs: PositiveOrZero = 2.0
+    """Epochs over which the learning rate rises from 0."""
     weight_decay: PositiveOrZero = 1e-2
+    """Decay of the weights, biases and normalisation excepted."""
     momentum: Fraction = 0.9
+    """Momentum of sgd and addons/swa."""
     ema_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Momentum of the moving average of the weights, which validates and is kept; 0 for none."""
     early_stopping_epochs: CountOrZero = 0
+    """Stop after this many epochs without a better validation score; 0 for never."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Precision of the layers."""
     jit: bool = False
+    """Compile the training step with XLA."""
     devices: Count | Literal["all"] = 1
+    """Devices of this machine that share every batch."""
     tensorboard: bool = True
+    """Write TensorBoard logs to the run folder."""
 
     @model_validator(mode="after")
     def _cache_goes_with_the_rest(self) -> "TrainingSection":
@@ -211,37 +255,46 @@ class TrainingSection(Section):
 
 
 class EnsembleSection(Section):
-    """Configs, by name or path, whose models are trained on the same records as well and joined with this one.
-
-    `weights: fitted` finds their shares on the tracks that all hold out.
-    """
+    """Other models that are trained on the same records and joined with this one."""
 
     partners: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Configs of the other models, by name or path."""
     weights: Literal["fitted", "equal"] = "fitted"
+    """Weights of the models' logits: fitted on the tracks that all hold out, or equal."""
 
 
 class EvaluationSection(Section):
-    """How segment scores become the answer of a track: at least `min_tags` and at most `max_tags` of several tags."""
+    """How the scores of windows become the prediction of a track."""
 
     aggregator: AggregatorName = "mean"
+    """From the scores of windows to that of the track."""
     top_k: Count = 3
+    """Number of windows for top_k_mean."""
     calibrate: bool = True
+    """Several tags: shift the logits on held-out tracks so that .5 is the best threshold."""
     min_tags: CountOrZero = 0
-    max_tags: Count | Literal["none"] = "none"
+    """Several tags: predict at least this many, the highest scores."""
+    max_tags: Count | None = None
+    """Several tags: predict at most this many; null: no limit."""
     batch_size: Count = 64
+    """Windows in a batch of evaluation."""
 
     def scorer(self, kind: Kind) -> TrackScorer:
         """Returns the scorer of a task, not calibrated yet."""
-        most = None if self.max_tags == "none" else self.max_tags
         return TrackScorer(
-            kind=kind, aggregator=self.aggregator, top_k=self.top_k, min_tags=self.min_tags, max_tags=most
+            kind=kind,
+            aggregator=self.aggregator,
+            top_k=self.top_k,
+            min_tags=self.min_tags,
+            max_tags=self.max_tags,
         )
 
 
 class Config(Section):
-    """One complete description of a task, from data to answer; or of several tasks that share a backbone."""
+    """The complete description of a task, from data to prediction, or of several tasks that share a backbone."""
 
     task: TaskName | Annotated[list[TaskName], Field(min_length=2)]
+    """Name of the task, or of several tasks that share a backbone: what folders are called."""
     data: AnyData
     feature: Feature = Feature()
     offline_augment: OfflineAugment = OfflineAugment()
@@ -357,7 +410,7 @@ class Config(Section):
         if self.metadata.fields and isinstance(self.task, list):
             raise ValueError(f"metadata.fields is for one task. Received: task={self.task}")
         most = self.evaluation.max_tags
-        if most != "none" and most < self.evaluation.min_tags:
+        if most is not None and most < self.evaluation.min_tags:
             raise ValueError(
                 f"evaluation.max_tags must be at least min_tags={self.evaluation.min_tags}. Received: {most}"
             )

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tfmusic.config.data import BalanceSection
+from tfmusic.config.sections import BalanceSection
 from tfmusic.console import format_table
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, read_shard

@@ -308,7 +308,7 @@ def _training_input(
     )
     policy = replace(policy, warp_by=section.time_warp)
     distortion = Distortion(
-        crop_pieces=section.crop_pieces,
+        crop_pieces=section.n_crops,
         time_stretch=section.time_stretch,
         freq_stretch=section.freq_stretch,
         freq_shift_bins=section.freq_shift_bins,
