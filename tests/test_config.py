@@ -26,7 +26,7 @@ MINIMAL = "task: q2\ndata: {question: q2}\n"
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
-DEFAULTS_SHA256 = "db09da3a0227dedc3f253436c89c8140082e785dfbb56424430dafbdc3373b89"
+DEFAULTS_SHA256 = "ad861f620d9619c4462f0844fffefaf7b752500a9cc6262122a760f1c51673db"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
