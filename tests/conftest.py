@@ -18,6 +18,15 @@ SMALL_MODEL = (
 )  # fmt: skip
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests marked torture out, unless the expression of -m names the mark."""
+    if "torture" in config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("torture")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker("torture")]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_models():
     """Gives the graphs of a test file's models back: Keras keeps every one, some 10 GB over all files."""
