@@ -337,4 +337,4 @@ def test_models_lists_all_with_their_cost(capsys):
     assert rows["musicnn"][-3:-1] == ["146", "frames"]
     assert rows["crnn"][-2] == "all"
     assert all(float(rows[name][-1].replace(",", "")) > 0 for name in BUILDERS)
-    assert "width 4; for one segment of 40 frames (1.3 s) of 128 bins and 4 outputs" in out
+    assert "width 4; for one window of 40 frames (1.3 s) of 128 bins and 4 outputs" in out

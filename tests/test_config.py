@@ -174,7 +174,7 @@ def test_validate_takes_several_configs(capsys):
         (MINIMAL + "training: {jit: no}\n", r"training.jit: .*'no' \(write true or false\)"),
         (MINIMAL + "training: {epochs: 012}\n", "x.yaml:3: not a valid config: 012 has a leading zero"),
         (MINIMAL + "training: {epochs: 12:30}\n", "training.epochs: .*'12:30'"),
-        (MINIMAL + "task: q1\n", "x.yaml:3: not a valid config: key 'task' stands twice"),
+        (MINIMAL + "task: q1\n", "x.yaml:3: not a valid config: key 'task' appears twice"),
         (MINIMAL + "model: &a {name: crnn}\nx: *a\n", "aliases are not allowed"),
         (MINIMAL + "training: {epochs: !!int ''}\n", "tag tag:yaml.org,2002:int is not allowed"),
         (MINIMAL + "x: !!timestamp x\n", "is not allowed"),
@@ -186,7 +186,7 @@ def test_validate_takes_several_configs(capsys):
         ("task: [\n", "x.yaml:2: not a valid config"),
         (MINIMAL + "training: {fold: 5}\n", "training.fold must be 0 to 4"),
         (MINIMAL + "input: {frames: 400}\n", "input.frames must be at most record.segment_frames"),
-        (MINIMAL + "record: {hop_frames: 400}\n", "hop_frames must be at most segment_frames=313"),
+        (MINIMAL + "record: {hop_frames: 400}\n", "record.hop_frames must be at most record.segment_frames=313"),
         (MINIMAL + "training: {precision: half}\n", "x.yaml:3: training.precision: .*'half'"),
     ],
 )

@@ -147,7 +147,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
     ("overrides", "message"),
     [
         (["training.freeze_epochs=2"], "training.freeze_epochs is for a pretrained backbone: set model.weights"),
-        (["model.weights=imagenet", "model.init_from=runs/q2/x"], "weights and init_from must not both be given"),
+        (["model.weights=imagenet", "model.init_from=runs/q2/x"], "model.weights and model.init_from must not both"),
         (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
         (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
         (["model.weights=gone.keras"], "gone.keras: no such file"),

@@ -170,7 +170,10 @@ def test_presets_fill_the_section():
     [
         ("feature: gtzam\n", "x.yaml:3: feature must be a mapping, or one of airush, .*'gtzam'"),
         ("feature: {name: mfcc}\n", "x.yaml:3: feature.name: .*'mfcc'"),
-        ("feature: {name: stft}\nrecord: {scale: identity}\n", "dtype must be float16 or float32 for scale=identity"),
+        (
+            "feature: {name: stft}\nrecord: {scale: identity}\n",
+            "dtype must be float16 or float32 for record.scale=identity",
+        ),
         ("feature: {name: stft, n_bins: 128}\n", "feature.n_bins must be 513 for stft. Received: 128"),
         ("feature: {name: chroma_cqt, n_bins: 24}\n", "feature.n_bins must be 12 for chroma_cqt"),
         ("feature: {name: cqt, n_fft: 1024}\n", "feature.n_fft must be left out for cqt"),

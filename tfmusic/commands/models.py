@@ -1,4 +1,4 @@
-"""`tfmusic models [CONFIG]`: what there is to choose from, for the input of a task."""
+"""`tfmusic models [CONFIG]`: the architectures with their cost and receptive field, for the input of a task."""
 
 import argparse
 import time
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from tfmusic.config.sections import Config
 
 _MEASURE_BATCH, _MEASURE_S = 16, 2.0
-_SOME_OUTPUTS = 10  # of a task whose number of labels only its data can tell
-_EMBEDDING_DIMS = 1506  # the mlp is for embeddings; those of musicnn stand for them
+_DEFAULT_OUTPUTS = 10  # where only the data can say how many labels there are
+_EMBEDDING_DIMS = 1506  # of musicnn, as an example of embeddings, which the mlp is for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     start_tensorflow()
     from tfmusic.models import BUILDERS
 
-    # A config for embeddings has a width that is the mlp's: no network of spectrograms could be built with it.
+    # The width of a config for embeddings is that of the mlp, too large for networks on spectrograms.
     names = ["mlp"] if config.model.name == "mlp" else list(BUILDERS)
     rows = [_row(name, config, measure=args.measure) for name in names]
     header = (
@@ -40,14 +40,14 @@ def run(args: argparse.Namespace) -> None:
         "parameters",
         "million multiply-adds",
         "receptive field",
-        *(["segments/s"] if args.measure else []),
+        *(["windows/s"] if args.measure else []),
     )
     console.result(models=[dict(zip(header, row, strict=True)) for row in rows])
     console.table(rows, header, digits=1)
     seconds = config.input.frames * config.feature.hop_length / config.feature.sample_rate_hz
     width = "the papers' widths" if config.model.width is None else f"width {config.model.width}"
     console.say(
-        f"{width}; for one segment of {config.input.frames} frames ({seconds:.1f} s) of {config.feature.n_bins} bins"
+        f"{width}; for one window of {config.input.frames} frames ({seconds:.1f} s) of {config.feature.n_bins} bins"
         f" and {_n_outputs(config)} outputs; mlp: one embedding of {_EMBEDDING_DIMS:,}"
     )
 
@@ -59,18 +59,18 @@ def _row(name: str, config: "Config", *, measure: bool) -> tuple[Any, ...]:
     frames, n_bins = (1, _EMBEDDING_DIMS) if name == "mlp" else (config.input.frames, config.feature.n_bins)
     model = build_model(name, frames=frames, n_bins=n_bins, n_outputs=_n_outputs(config), width=config.model.width)
     reach = receptive_field(model)
-    seen = "all" if reach is None else f"{reach:,} frames"
-    row = (name, model.count_params(), multiply_adds(model) / 1e6, seen)
-    return (*row, _segments_per_s(model)) if measure else row
+    field = "all" if reach is None else f"{reach:,} frames"
+    row = (name, model.count_params(), multiply_adds(model) / 1e6, field)
+    return (*row, _windows_per_s(model)) if measure else row
 
 
 def _n_outputs(config: "Config") -> int:
-    """Returns how many labels the data set has as a rule; only records know for sure."""
-    return config.data.n_labels or _SOME_OUTPUTS
+    """Returns the usual number of labels of the data set; only its records know for sure."""
+    return config.data.n_labels or _DEFAULT_OUTPUTS
 
 
-def _segments_per_s(model: Any) -> float:
-    """Returns predictions a second; the first call, which compiles, is left out."""
+def _windows_per_s(model: Any) -> float:
+    """Returns predicted windows a second, without the first call, which compiles."""
     import numpy as np
 
     model.compile(jit_compile=False)

@@ -1,7 +1,7 @@
 """YAML files and `key.path=value` overrides to a validated `Config`, with errors that name file, line and key.
 
-YAML 1.1 has traps: `1e-3` is a string, `no` is false, `012` is ten, `12:30` is 750. Here `true` and `false` alone
-are booleans, `1e-3` is a number, other words are strings, and numbers with a leading zero are refused.
+YAML 1.1 has traps: `1e-3` is a string, `no` is false, `012` is ten, `12:30` is 750. Here only `true` and `false` are
+booleans, `1e-3` is a number, other words are strings, and numbers with a leading zero are refused.
 """
 
 import re
@@ -16,7 +16,7 @@ from tfmusic.config.data import LOADER_SECTIONS
 from tfmusic.config.sections import Config
 from tfmusic.errors import ConfigError, did_you_mean
 
-MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; more is a mistake or an attack
+MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; a larger file is a mistake or an attack
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Returns the next node; refuses aliases, which a config never needs and a YAML bomb does."""
+        """Returns the next node; refuses aliases, which a config does not need but a YAML bomb does."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
@@ -40,15 +40,15 @@ def _refuse_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no word", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text", key_node.start_mark)
         if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 
 
 def _refuse_leading_zero(loader: _Loader, node: yaml.ScalarNode) -> None:
-    message = f"{node.value} has a leading zero: write it without, or in quotes if it is text"
+    message = f"{node.value} has a leading zero: remove it, or put text in quotes"
     raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
 
@@ -106,20 +106,20 @@ def dump_value(value: Any) -> str:
 
 
 def find_config(name: str) -> Path:
-    """Returns the file of a config named by path or by task: ./configs first, then the shipped copy.
+    """Returns the file of a config, which is named by its path, or by a name in ./configs or among the shipped configs.
 
     Raises:
-        ConfigError: no such file; the message lists the names that exist.
+        ConfigError: there is no such file; the message lists the names that exist.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if path.is_file():
             return path
-        raise ConfigError(f"{name}: no such config file. Pass a path to a .yaml file or one of: {_known()}")
+        raise ConfigError(f"{name}: no such config file. Pass the path of a .yaml file, or one of: {_listed()}")
     for folder in _config_folders():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise ConfigError(f"no config named {name!r}.{did_you_mean(name, _names())} Found: {_known()}")
+    raise ConfigError(f"no config named {name!r}.{did_you_mean(name, _names())} Found: {_listed()}")
 
 
 def _config_folders() -> list[Path]:
@@ -132,7 +132,7 @@ def _names() -> list[str]:
     return sorted({path.stem for folder in _config_folders() for path in folder.glob("*.yaml")})
 
 
-def _known() -> str:
+def _listed() -> str:
     return ", ".join(_names()) or "none"
 
 
@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _parse(text: str, origin: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the values, and for every key path the place where it stands."""
+    """Returns the values, and the file and line of every key path."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         tree = yaml.load(text, Loader=_Loader)
@@ -167,9 +167,9 @@ def _parse(text: str, origin: str) -> tuple[dict[str, Any], dict[str, str]]:
 def _line_of_each_key(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            here = (*path, key_node.value)
-            yield ".".join(here), key_node.start_mark.line + 1
-            yield from _line_of_each_key(value_node, here)
+            key_path = (*path, key_node.value)
+            yield ".".join(key_path), key_node.start_mark.line + 1
+            yield from _line_of_each_key(value_node, key_path)
 
 
 def _apply(tree: dict[str, Any], override: str, origin: str) -> str:
@@ -200,8 +200,8 @@ def _message(error: ValidationError, places: Mapping[str, str], origin: str) -> 
     first, more = error.errors()[0], error.error_count() - 1
     if first["type"] == "union_tag_invalid":
         return f"{places.get('data.loader', origin)}: {_loader_message(str(first['ctx']['tag']))}"
-    # A union such as `int | none` reports each of its branches behind the key: keep the key alone.
-    key_path = _longest_known(_without_loader(tuple(str(part) for part in first["loc"])), first["type"])
+    # For a union such as `int | none` the location ends with a branch: keep only the key.
+    key_path = _known_key(_without_loader(tuple(str(part) for part in first["loc"])), first["type"])
     place = places.get(key_path, origin)
     tail = f" (and {more} more)" if more and first["type"] != "extra_forbidden" else ""
     if first["type"] == "extra_forbidden":
@@ -210,18 +210,18 @@ def _message(error: ValidationError, places: Mapping[str, str], origin: str) -> 
         return f"{origin}: key {key_path!r} is missing{tail}"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and key_path not in _leaf_keys():
-        return f"{place}: {reason}{tail}"  # keys that do not fit together; the reason names them
+        return f"{place}: {reason}{tail}"  # a rule between keys; the reason names them
     return f"{place}: {key_path}: {reason}. Received: {_received(first)}{tail}"
 
 
 def _without_loader(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the parts of a key path without the loader that pydantic names after `data`."""
+    """Returns the parts of a key path without the loader, which pydantic puts after `data`."""
     return (parts[0], *parts[2:]) if parts[:1] == ("data",) and parts[1:2] and parts[1] in LOADER_SECTIONS else parts
 
 
 def _loader_message(name: str) -> str:
-    known = ", ".join(LOADER_SECTIONS)
-    return f"data.loader must be one of {known}. Received: {name!r}.{did_you_mean(name, LOADER_SECTIONS, likeness=0.5)}"
+    hint = did_you_mean(name, LOADER_SECTIONS, likeness=0.5)
+    return f"data.loader must be one of {', '.join(LOADER_SECTIONS)}. Received: {name!r}.{hint}"
 
 
 def _received(first: Mapping[str, Any]) -> str:
@@ -230,20 +230,22 @@ def _received(first: Mapping[str, Any]) -> str:
     return f"{value!r}{hint}"
 
 
-def _longest_known(parts: tuple[str, ...], kind: str) -> str:
+def _known_key(parts: tuple[str, ...], kind: str) -> str:
+    """Returns the key path of an error's location: its longest beginning that is a key."""
     if kind in ("extra_forbidden", "missing"):
         return ".".join(parts)
-    known = _all_keys()
-    while parts and ".".join(parts) not in known:
+    keys = _all_keys()
+    while parts and ".".join(parts) not in keys:
         parts = parts[:-1]
     return ".".join(parts)
 
 
 def _nearest(key_path: str) -> str:
+    """Returns the end of a message about an unknown key: the loader that has it, or the key that was meant."""
     owners = [name for name, section in LOADER_SECTIONS.items() if key_path in _keys(section, ("data",))]
-    if owners:  # a key of the section, but of other loaders
+    if owners:
         return f" It is for data.loader={' or '.join(owners)}"
-    leaf = key_path.rsplit(".", 1)[-1]  # the same last word in another section
+    leaf = key_path.rsplit(".", 1)[-1]  # the same key in another section
     same_leaf = [key for key in sorted(_leaf_keys()) if key.rsplit(".", 1)[-1] == leaf]
     near = did_you_mean(key_path, _all_keys(), likeness=0.5)
     return near or (f" Did you mean {same_leaf[0]!r}?" if same_leaf else "")

@@ -51,11 +51,11 @@ class RecordSection(Section):
     def _every_frame_is_stored(self) -> "RecordSection":
         if self.hop_frames > self.segment_frames:
             raise ValueError(
-                f"hop_frames must be at most segment_frames={self.segment_frames}, or frames between"
-                f" segments would be lost. Received: hop_frames={self.hop_frames}"
+                f"record.hop_frames must be at most record.segment_frames={self.segment_frames}, or frames between"
+                f" segments would be lost. Received: {self.hop_frames}"
             )
         if self.scale == "identity" and self.dtype == "uint8":
-            raise ValueError("dtype must be float16 or float32 for scale=identity. Received: dtype=uint8")
+            raise ValueError("record.dtype must be float16 or float32 for record.scale=identity. Received: uint8")
         return self
 
 
@@ -150,8 +150,7 @@ class ModelSection(Section):
     def _one_source(self) -> "ModelSection":
         if "none" not in (self.weights, self.init_from):
             raise ValueError(
-                "weights and init_from must not both be given. Received:"
-                f" weights={self.weights}, init_from={self.init_from}"
+                f"model.weights and model.init_from must not both be set. Received: {self.weights} and {self.init_from}"
             )
         return self
 
