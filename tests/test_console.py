@@ -37,7 +37,7 @@ def test_quiet_keeps_results_alone(trained, music, tmp_path, capsys):
     assert main(["--quiet", "predict", str(trained), mel, "--out", str(tmp_path / "a.json")]) == 0
     assert capsys.readouterr().out == ""
     assert main(["predict", str(trained), mel, "--out", str(tmp_path / "a.json")]) == 0
-    assert capsys.readouterr().out.startswith("1 answers: ")
+    assert capsys.readouterr().out.startswith("1 predictions: ")
 
 
 def test_a_repeated_result_is_a_list(capsys):

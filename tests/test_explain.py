@@ -11,7 +11,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Scale
 from tfmusic.inference.explain import explain, n_passes
-from tfmusic.inference.predictor import Predictor
+from tfmusic.inference.predictor import TrackModelPredictor
 from tfmusic.scoring.aggregate import to_scores
 from tfmusic.scoring.track_scorer import TrackScorer
 
@@ -31,8 +31,7 @@ def listener(frames=16, hop=8, *, kind="single"):
         segments = to_scores(logits / 16, kind)
         return {"track_scores": segments.mean(0), "window_scores": segments, "window_starts": starts}
 
-    card = {"task": "t", "kind": kind, "labels": list(contract.labels), "prediction": {"aggregator": "mean"}}
-    return Predictor(contract, card, TrackScorer(kind=kind), scores)
+    return TrackModelPredictor(contract, TrackScorer(kind=kind), scores)
 
 
 def test_occlusion_finds_the_band_and_the_moment():

@@ -12,7 +12,7 @@ from tests.conftest import SMALL_MODEL, fit_small
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
-from tfmusic.evaluation.out_of_fold import fit_scorers_apart, score_held_out
+from tfmusic.evaluation.held_out import fit_scorers_apart, score_held_out
 from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble
 from tfmusic.records.manifest import Manifest

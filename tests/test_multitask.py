@@ -20,9 +20,9 @@ from tfmusic.datasets import airush
 from tfmusic.datasets.multitask import join
 from tfmusic.datasets.splits import deal_folds
 from tfmusic.errors import DataError
+from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
-from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 
 

@@ -11,8 +11,8 @@ from tests.sounds import chords, music, write
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.errors import RecordsError
+from tfmusic.evaluation.held_out import score_splits
 from tfmusic.features.offline_augment import Change, OfflineAugment, apply_change, changed_length, draw, stretch
-from tfmusic.inputs.tracks import score_splits
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 from tfmusic.training.checks import choose_folds
@@ -179,7 +179,7 @@ def test_no_model_hears_what_it_is_judged_on(records, fold):
 def test_copies_are_never_scored(records):
     """Whoever asks for them to be scored is refused."""
     manifest = Manifest.read(records)
-    with pytest.raises(RecordsError, match="fold0_copies: copies are for training, and are never scored"):
+    with pytest.raises(RecordsError, match="fold0_copies: augmented copies"):
         score_splits(manifest, ["fold1", "fold0_copies"], lambda codes: codes, manifest.contract, batch_size=2)
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tfmusic.core.windows import cut
+from tfmusic.evaluation.held_out import score_splits
+from tfmusic.inference.windows import batch_windows, outputs_by_track
 from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.balance import count_labels
-from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_evaluation, for_training
-from tfmusic.inputs.tracks import score_splits
+from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
 
@@ -102,7 +103,8 @@ def test_label_counts(manifest):
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size):
     """Windows in order, of one batch shape, padding marked; against cutting each track by itself."""
-    made = list(for_evaluation(iterate_tracks(manifest, "fold0"), frames=100, hop_frames=50, batch_size=batch_size))
+    tracks = ((track.row, track.cells, None) for track in iterate_tracks(manifest, "fold0"))
+    made = list(batch_windows(tracks, frames=100, hop_frames=50, batch_sizes=(batch_size,)))
     assert all(batch.codes.shape == (batch_size, 100, 128) for batch in made)
     rows = np.concatenate([batch.track for batch in made])
     codes = np.concatenate([batch.codes for batch in made])[rows >= 0]
@@ -110,6 +112,19 @@ def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size
     assert (rows[: len(codes)] >= 0).all()
     expected = [cut(track.cells, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
     np.testing.assert_array_equal(codes, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("n_frames", [1, 16, 17, 20, 63, 64, 65])
+def test_the_last_batch_has_the_smallest_size_that_holds_it(n_frames):
+    """Of windows a frame long: batches of 16 or 64, and the outputs of each track in order, metadata beside them."""
+    tracks = [(7, np.arange(n_frames)[:, None], np.array([1.0])), (3, np.array([[-1]]), np.array([2.0]))]
+    batches = list(batch_windows(tracks, frames=1, hop_frames=1, batch_sizes=(16, 64)))
+    n_left = (n_frames + 1) % 64
+    assert [len(batch.codes) for batch in batches[:-1]] == [64] * (len(batches) - 1)
+    assert len(batches[-1].codes) == (64 if n_left == 0 or n_left > 16 else 16)
+    outputs = dict(outputs_by_track(batches, lambda inputs: inputs[0][:, 0] * inputs[1]))
+    np.testing.assert_array_equal(outputs[7][:, 0], np.arange(n_frames))
+    np.testing.assert_array_equal(outputs[3], [[-2.0]])
 
 
 def test_every_track_is_scored_once(manifest):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -48,7 +50,7 @@ def test_bad_tracks_are_skipped(trained, tracks, tmp_path, capsys, kind):
     assert code == 2
     assert found == [good[0], None, good[1], None, good[2], good[3]]
     shown = capsys.readouterr()
-    assert "4 answers: " in shown.out
+    assert "4 predictions: " in shown.out
     for name in BAD:
         assert f"warning: skipped {name[0]}: {tracks / 'some' / name}: must be a whole" in shown.err
     assert shown.err.splitlines()[-1].startswith("tfmusic: 2 of 6 tracks cannot be read and have no answer")
@@ -63,9 +65,9 @@ def test_skipped_tracks_of_other_programs(trained, tracks, capsys):
     """--json lists them beside the answers, with the exit code."""
     assert main(["predict", str(trained), str(tracks / "some"), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
-    assert [answer is None for answer in found["answers"]] == [False, True, False, True, False, False]
+    assert [answer is None for answer in found["predictions"]] == [False, True, False, True, False, False]
     assert [one["track_id"] for one in found["skipped"]] == ["1", "3"]
-    assert (found["answered"], found["exit_code"]) == (4, 2)
+    assert (found["predicted"], found["exit_code"]) == (4, 2)
     assert "2 of 6 tracks" in found["error"]
 
 
@@ -91,3 +93,45 @@ def test_names_of_files_that_are_no_text(trained, tracks, tmp_path):
     code, table = answers(trained, odd, tmp_path / "a.csv")
     assert code == 0
     assert table["track_id"].tolist() == ["\\xffa", "'=1+1", "two\nlines"]
+
+
+def test_an_onnx_export_is_predicted_without_tensorflow(tmp_path):
+    """`predict` with an ONNX export imports neither TensorFlow nor Keras; its labels follow the loudest bins."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    from tfmusic.core.contract import Contract
+    from tfmusic.core.feature import Feature
+    from tfmusic.core.scale import Scale
+    from tfmusic.scoring.track_scorer import TrackScorer, save_scorers
+
+    export = tmp_path / "export"
+    export.mkdir()
+    half = np.repeat(np.eye(2, dtype=np.float32), 64, axis=0)  # the mean of the low bins, and of the high bins
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["codes"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["floats"], ["means"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["means", "half"], ["logits"]),
+        ],
+        "windows",
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, ["batch", 20, 128])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor("half", TensorProto.FLOAT, half.shape, half.ravel() / 64)],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), export / "model.onnx")
+    contract = Contract("t", "single", ("low", "high"), Feature(), Scale("db", -60.0, 30.0), "uint8", 20, 10)
+    contract.save(export / "contract.json")
+    save_scorers({"t": TrackScorer(kind="single")}, export / "calibration.json")
+    power = np.full((1, 128, 50), 1e-3, np.float32)
+    power[:, 64:] = 1.0
+    np.save(tmp_path / "song.npy", power)
+    code = (
+        "import sys; from tfmusic.cli import main; code = main(sys.argv[1:]);"
+        " print(code, *sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    arguments = ["predict", str(export), str(tmp_path / "song.npy")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ['["high"]', "0"], done.stderr

@@ -14,7 +14,8 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RecordsError, RunError, TfmusicError
 from tfmusic.export.verify import verify
-from tfmusic.inference.predictor import load_contract, load_run
+from tfmusic.inference.model_folder import load_contract
+from tfmusic.inference.predictor import load_run
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 

@@ -8,6 +8,8 @@ import pytest
 from sklearn import metrics as reference
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.core.scale import Scale
 from tfmusic.errors import RunError
 from tfmusic.scoring import metrics
 from tfmusic.scoring.aggregate import AGGREGATORS, AggregatorName, aggregate, to_logits, to_scores
@@ -151,9 +153,7 @@ def test_calibration_makes_half_the_best_threshold(rng):
 
 def contract_of(kind):
     """A contract of which the scorer reads the task and the kind."""
-    feature = {"name": "mel", "n_bins": 64, "sample_rate_hz": 16000, "hop_length": 512}
-    scale = {"name": "db", "low": -60.0, "high": 30.0}
-    return Contract("t", kind, ("a", "b"), feature, scale, "uint8", 16, 8)
+    return Contract("t", kind, ("a", "b"), Feature(n_bins=64), Scale("db", -60.0, 30.0), "uint8", 16, 8)
 
 
 def test_scorer_round_trip(tmp_path):

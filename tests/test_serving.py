@@ -19,7 +19,8 @@ from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import cut
-from tfmusic.export.savedmodel import TrackModel, load_predict_fn, signatures
+from tfmusic.export.savedmodel import TrackModel, signatures
+from tfmusic.inference.runtimes import load_predict_fn
 from tfmusic.models import build_model
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.track_scorer import TrackScorer
@@ -140,10 +141,12 @@ def test_evaluate_writes_report_and_predictions(trained, records):
     with (records / "tracks.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "fold0"]
     assert sorted(table["track_id"]) == sorted(row["track_id"] for row in rows)
-    for answer, target, row in zip(table["answer"], table["target"], rows, strict=True):
+    for answer, target, row in zip(table["prediction"], table["target"], rows, strict=True):
         assert isinstance(json.loads(answer), list)
         assert json.loads(target) == sorted(json.loads(row["labels"]))
-    pairs = [(set(json.loads(a)), set(json.loads(t))) for a, t in zip(table["answer"], table["target"], strict=True)]
+    pairs = [
+        (set(json.loads(a)), set(json.loads(t))) for a, t in zip(table["prediction"], table["target"], strict=True)
+    ]
     hits, marked = sum(len(a & t) for a, t in pairs), sum(len(a) + len(t) for a, t in pairs)
     assert report["value"] == pytest.approx(2 * hits / marked)
 

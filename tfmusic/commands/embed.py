@@ -65,8 +65,8 @@ def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
         run_dir = open_run(Path(args.source))
         start_tensorflow()
         from tfmusic.inference.embed import run_embedder
+        from tfmusic.inference.model_folder import load_contract
         from tfmusic.inference.predict import check_inputs
-        from tfmusic.inference.predictor import load_contract
 
         check_inputs(load_contract(run_dir.path), paths)
         return run_embedder(run_dir)

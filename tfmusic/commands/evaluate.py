@@ -83,7 +83,7 @@ def report_folds(
     from tfmusic.console import console
     from tfmusic.evaluation.audit import audit
     from tfmusic.evaluation.evaluation import Evaluation
-    from tfmusic.evaluation.out_of_fold import fit_scorers_apart, score_held_out
+    from tfmusic.evaluation.held_out import fit_scorers_apart, score_held_out
 
     total = sum(len(manifest.track_ids(fold.read_json(fold.records)["validation"])) for fold in folder.folds())
     with console.progress("score", total, "tracks") as progress:
@@ -197,8 +197,8 @@ def _evaluate(
     start_tensorflow()
     from tfmusic.console import console
     from tfmusic.evaluation.evaluation import Evaluation
-    from tfmusic.inference.predictor import PREDICT_BATCH, load_run
-    from tfmusic.inputs.tracks import score_splits
+    from tfmusic.evaluation.held_out import score_splits
+    from tfmusic.inference.predictor import BATCH_SIZES, load_run
 
     loaded, stored = load_run(folder, task), manifest.contract.parts()[task]
     different = loaded.contract.difference(stored.contract)
@@ -210,7 +210,7 @@ def _evaluate(
             splits,
             loaded.model.predict_on_batch,
             loaded.contract,
-            batch_size=PREDICT_BATCH,
+            batch_size=BATCH_SIZES[-1],
             with_metadata=with_metadata,
             on_track=progress.advance,
         ).part(stored.columns, has_own_logits=True)

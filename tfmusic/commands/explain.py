@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tfmusic.core.track import Track
     from tfmusic.inference.explain import Explanation
 
 _ENDINGS = (".html", ".png", ".json")
@@ -27,19 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the answer and the parts of the track, and writes what was asked for."""
+    """Prints the prediction and the parts of the track, and writes the explanation where --out names a file."""
     if args.out is not None and args.out.suffix not in _ENDINGS:
         raise UsageError(f"--out must end in {', '.join(_ENDINGS)}. Received: {args.out}")
-    listed = arguments.find_tracks(args.input)
-    tracks = [one for one in listed if args.track in (None, one.track_id)]
-    if len(tracks) != 1:
-        ids = ", ".join(one.track_id for one in listed[:3]) + (", ..." if len(listed) > 3 else "")
-        what = f"{len(tracks):,} tracks" if tracks else f"no track {args.track}"
-        what += f"; name one with --track: {ids}"
-        raise UsageError(f"{args.input}: explain must be given one track. Received: {what}")
+    track = _choose(arguments.find_tracks(args.input), args)
     from tfmusic.console import console
-
-    start_tensorflow()
     from tfmusic.datasets.metadata import tokens_of
     from tfmusic.features.read import read_feature
     from tfmusic.inference.explain import check_explainable, explain, n_passes
@@ -48,37 +40,48 @@ def run(args: argparse.Namespace) -> None:
 
     predictor = load_predictor(args.model, args.task)
     check_explainable(predictor.contract)
-    track, feature = tracks[0], predictor.contract.feature
     check_inputs(predictor.contract, [track.feature_path])
-    mel = read_feature(track.feature_path, track.track_id, feature)
-    with console.progress("explain", n_passes(mel.shape[1], predictor.contract), "passes") as progress:
-        found = explain(predictor, mel, track.track_id, tokens_of(track.metadata), progress.advance)
-    _say(found)
+    power = read_feature(track.feature_path, track.track_id, predictor.contract.feature)
+    with console.progress("explain", n_passes(power.shape[1], predictor.contract), "passes") as progress:
+        explanation = explain(predictor, power, track.track_id, tokens_of(track.metadata), progress.advance)
+    _show(explanation)
     if args.out is not None:
-        _write(found, mel, args.out)
+        _write(explanation, power, args.out)
 
 
-def _say(found: "Explanation") -> None:
+def _choose(tracks: "list[Track]", args: argparse.Namespace) -> "Track":
+    """Returns the only track of the input, or the one that --track names."""
+    chosen = [track for track in tracks if args.track in (None, track.track_id)]
+    if len(chosen) != 1:
+        received = f"{len(chosen):,} tracks" if chosen else f"no track {args.track}"
+        ids = ", ".join(track.track_id for track in tracks[:3]) + (", ..." if len(tracks) > 3 else "")
+        raise UsageError(
+            f"{args.input}: explain must be given one track. Received: {received}; name one with --track: {ids}"
+        )
+    return chosen[0]
+
+
+def _show(explanation: "Explanation") -> None:
     from tfmusic.console import console
     from tfmusic.reports.explanation import headline, parts_lines
 
-    result = found.to_dict()
+    result = explanation.to_dict()
     console.result(explanation=result)
     for line in (headline(result), *parts_lines(result)):
         console.show(line)
 
 
-def _write(found: "Explanation", mel: "np.ndarray", out: Path) -> None:
+def _write(explanation: "Explanation", power: "np.ndarray", out: Path) -> None:
     from tfmusic.console import console
     from tfmusic.core.files import write_bytes, write_text
     from tfmusic.core.scale import Encoder
     from tfmusic.reports.explanation import TrackPicture, explanation_page, explanation_png
 
-    contract, result = found.predictor.contract, found.to_dict()
+    contract, result = explanation.predictor.contract, explanation.to_dict()
     if out.suffix == ".json":
         write_text(out, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         return console.say(f"explanation: {out}")
-    codes = Encoder(contract.scale, contract.dtype).encode(mel)
+    codes = Encoder(contract.scale, contract.dtype).encode(power)
     picture = TrackPicture(contract, codes, result)
     if out.suffix == ".html":
         write_text(out, explanation_page(picture))

@@ -1,4 +1,4 @@
-"""`tfmusic predict RUN|EXPORT INPUT... [--out FILE]`: answers for tracks."""
+"""`tfmusic predict RUN|EXPORT INPUT... [--out FILE]`: predictions for tracks."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,39 +21,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="AI Rush test folder, audio or .npy files, folders of them, or what tfmusic embed wrote",
     )
-    parser.add_argument("--task", help="of a model for several tasks, the one to answer")
+    parser.add_argument("--task", help="of a model for several tasks, the one to predict")
     parser.add_argument(
-        "--out", type=Path, help=".json: list of answers in the order of the inputs; .csv: with names and scores"
+        "--out",
+        type=Path,
+        help=".json: list of predictions in the order of the inputs; .csv: with track ids and scores",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predicts and writes the answers in the order of the inputs, also where some tracks cannot be read."""
+    """Writes the predictions in the order of the inputs, also where some tracks cannot be read."""
     if args.out is not None and args.out.suffix not in (".json", ".csv"):
         raise UsageError(f"--out must end in .json or .csv. Received: {args.out}")
     tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
     from tfmusic.console import console
-
-    start_tensorflow()
     from tfmusic.inference.predict import predict_tracks
 
     _warn_of_other_question(args.model, args.inputs, args.task)
     with console.progress("predict", len(tracks), "tracks") as progress:
         predictions = predict_tracks(args.model, tracks, progress.advance, task=args.task)
-    answers = predictions.answers()
-    n_answered = len(tracks) - len(predictions.skipped)
-    console.result(answered=n_answered)
+    names = predictions.names()
+    n_predicted = len(tracks) - len(predictions.skipped)
+    console.result(predicted=n_predicted)
     if args.out is None:
-        console.result(tracks=list(predictions.track_ids), answers=answers)
-        console.show(json.dumps(answers, ensure_ascii=False))
+        console.result(tracks=list(predictions.track_ids), predictions=names)
+        console.show(json.dumps(names, ensure_ascii=False))
     else:
         _write(predictions, args.out)
         console.result(out=args.out)
-        console.say(f"{n_answered:,} answers: {args.out}")
+        console.say(f"{n_predicted:,} predictions: {args.out}")
     skipped = [(predictions.track_ids[row], reason) for row, reason in sorted(predictions.skipped.items())]
-    arguments.fail_on_skipped(skipped, len(tracks), lacks="answer")
+    arguments.fail_on_skipped(skipped, len(tracks), lacks="prediction")
 
 
 def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -> None:
@@ -68,7 +67,7 @@ def _warn_of_other_question(model: Path, inputs: list[Path], task: str | None) -
     for path in inputs:
         question = airush.find_test(path)
         if task in airush.QUESTIONS and question not in (None, task):
-            console.warn(f"{path} is the test part of {question}, the model answers {task}")
+            console.warn(f"{path} is the test part of {question}, the model predicts {task}")
 
 
 def _write(predictions: "Predictions", path: Path) -> None:
@@ -76,8 +75,8 @@ def _write(predictions: "Predictions", path: Path) -> None:
     from tfmusic.inference.predict import predictions_table
 
     if path.suffix == ".json":
-        return write_json(path, predictions.answers())
+        return write_json(path, predictions.names())
     table = predictions_table(
-        predictions.track_ids, predictions.answers(), predictions.scores, predictions.contract.labels
+        predictions.track_ids, predictions.names(), predictions.scores, predictions.contract.labels
     )
     return write_text(path, table.to_csv(index=False))

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from tfmusic.commands.arguments import positive
-from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import UsageError
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     """Loads the model and serves it until Ctrl-C."""
     token = args.token or os.environ.get("TFMUSIC_TOKEN") or None
     _check(args, token)
-    start_tensorflow()
+    from tfmusic.export.card import read_card
     from tfmusic.inference.explain import check_explainable
     from tfmusic.inference.predictor import load_predictor
     from tfmusic.server.app import Limits, serve
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     predictor = load_predictor(args.model, args.task)
     check_explainable(predictor.contract, "serve")
     limits = Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes)
-    serve(predictor, limits, host=args.host, port=args.port, token=token)
+    serve(predictor, limits, card=read_card(args.model, predictor), host=args.host, port=args.port, token=token)
 
 
 def _check(args: argparse.Namespace, token: str | None) -> None:

@@ -11,7 +11,8 @@ from tfmusic import __version__
 from tfmusic.config.loading import load_config
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
-from tfmusic.core.rundir import RunDir, reading
+from tfmusic.core.rundir import RunDir, is_run, reading
+from tfmusic.inference.predictor import Predictor, WindowPredictor
 from tfmusic.reports.page import render, without_paths
 from tfmusic.scoring.track_scorer import TrackScorer
 
@@ -19,15 +20,14 @@ CARD_JSON, CARD_MARKDOWN = "model_card.json", "MODEL_CARD.md"
 CARD_VERSION = 1
 
 
-def model_card(run: RunDir, contract: Contract, scorer: TrackScorer, *, n_parameters: int) -> dict[str, Any]:
+def model_card(run: RunDir, predictor: WindowPredictor) -> dict[str, Any]:
     """Returns the card of a run as JSON-ready values; no folder of this machine is named in it.
 
     Args:
         run: the run, evaluated or not.
-        contract: of the task that the card is for.
-        scorer: from windows to a track.
-        n_parameters: of the model.
+        predictor: its model for the task that the card is for.
     """
+    contract = predictor.contract
     config = load_config(run.config)
     path = run.report_folder(contract.task) / "report.json"
     report = run.read_json(path) if path.is_file() else None
@@ -40,14 +40,23 @@ def model_card(run: RunDir, contract: Contract, scorer: TrackScorer, *, n_parame
         "kind": contract.kind,
         "labels": list(contract.labels),
         "input": _input(contract),
-        "prediction": _prediction(scorer),
-        "model": _model(run, config, n_parameters),
+        "prediction": _prediction(predictor.scorer),
+        "model": _model(run, config, predictor.model.count_params()),
         "data": _data(run, config),
         "evaluation": scored,
         "intended_use": _intended_use(contract),
         "limits": limitations,
         "versions": _versions(run),
     }
+
+
+def read_card(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    """Returns the card of a run, or the one in the folder of an export; that may have lost it."""
+    if isinstance(predictor, WindowPredictor) and is_run(folder):
+        return model_card(RunDir(folder), predictor)
+    if (folder / CARD_JSON).is_file():
+        return RunDir(folder).read_json(folder / CARD_JSON)
+    return {"task": predictor.contract.task, "labels": list(predictor.contract.labels)}
 
 
 def card_markdown(card: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, UsageError
-from tfmusic.export.card import CARD_JSON
-from tfmusic.export.layout import FILES, export_folder, write_card
-from tfmusic.inference.predictor import card_of, load_run
+from tfmusic.export.card import CARD_JSON, model_card
+from tfmusic.export.layout import export_folder, write_card
+from tfmusic.inference.model_folder import FILES
+from tfmusic.inference.predictor import load_run
 from tfmusic.models.ops import IS_KERAS_3
 
 _PACKAGES = {"onnx": "tf2onnx", "litert": "ai_edge_litert"}
@@ -47,7 +48,7 @@ def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) 
     with export_folder(out, loaded) as folder:
         _make_ready(loaded.model)
         _WRITERS[form](loaded.model, folder / FILES[form])
-        write_card(folder, card_of(run, loaded))
+        write_card(folder, model_card(run, loaded))
         if form == "onnx":
             _put_contract_inside(folder)
 

@@ -4,31 +4,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfmusic.core.files import locked, put_in_place, write_checksums, write_json, write_text
 from tfmusic.export.card import CARD_JSON, CARD_MARKDOWN, card_markdown
+from tfmusic.inference.predictor import Predictor
 from tfmusic.scoring.track_scorer import save_scorers
-
-if TYPE_CHECKING:
-    from tfmusic.inference.predictor import LoadedRun
-
-SAVED_MODEL = "saved_model.pb"
-FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder holds an exported model."""
-    return (folder / SAVED_MODEL).is_file() or is_of_segments(folder)
-
-
-def is_of_segments(folder: Path) -> bool:
-    """Whether the exported model takes windows of codes, so that others make them and join the answers."""
-    return any((folder / name).is_file() for name in FILES.values())
 
 
 @contextmanager
-def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
+def export_folder(out: Path, predictor: Predictor) -> Iterator[Path]:
     """Yields a folder to write a model to, which appears under its name when complete, checksums included.
 
     Raises:
@@ -39,9 +24,9 @@ def export_folder(out: Path, loaded: "LoadedRun") -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            loaded.contract.save(partial / "contract.json")
-            save_scorers({loaded.contract.task: loaded.scorer}, partial / "calibration.json")
-            names = "".join(f"{name}\n" for name in loaded.contract.labels)
+            predictor.contract.save(partial / "contract.json")
+            save_scorers({predictor.contract.task: predictor.scorer}, partial / "calibration.json")
+            names = "".join(f"{name}\n" for name in predictor.contract.labels)
             (partial / "labels.txt").write_text(names, encoding="utf-8")
             yield partial
             files = [path for path in partial.rglob("*") if path.is_file()]

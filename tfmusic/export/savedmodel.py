@@ -6,19 +6,19 @@ two steps of calibration and the aggregator. Tests hold both to 1e-5 of each oth
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError
+from tfmusic.export.card import model_card
 from tfmusic.export.layout import export_folder, write_card
-from tfmusic.inference.predictor import LoadedRun, card_of, load_run
+from tfmusic.inference.predictor import WindowPredictor, load_run
 from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.track_scorer import TrackScorer
 
@@ -223,25 +223,6 @@ def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
     return found
 
 
-def load_predict_fn(path: Any) -> Callable[..., dict[str, np.ndarray]]:
-    """Returns the answer function of an exported folder: linear power [n_bins, n_frames] to numpy arrays.
-
-    It takes the metadata tokens of the track as well, which a model without metadata does not look at.
-    """
-    module = tf.saved_model.load(str(path))
-    reads = "with_metadata" in module.signatures
-    # A signature is one graph for tracks of all lengths; called itself, a loaded module traces one for each length that
-    # it meets: .1 s every time, and memory that is never given back.
-    ask = module.signatures["with_metadata" if reads else "serving_default"]
-
-    def answer(mel: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        told = {"tokens": tf.constant(tokens, tf.string)} if reads else {}
-        return {name: value.numpy() for name, value in ask(mel=tf.constant(mel), **told).items()}
-
-    answer.module = module  # type: ignore[attr-defined]  # keeps the variables alive
-    return answer
-
-
 def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
     """Writes the export folder; it appears under its name when complete.
 
@@ -258,10 +239,10 @@ def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
         report = run.report_folder(loaded.contract.task) / "report.json"
         if report.is_file():
             shutil.copy(report, folder / "report.json")
-        write_card(folder, card_of(run, loaded))
+        write_card(folder, model_card(run, loaded))
 
 
-def _save(module: TrackModel, folder: Path, loaded: LoadedRun) -> None:
+def _save(module: TrackModel, folder: Path, loaded: WindowPredictor) -> None:
     try:
         tf.saved_model.save(module, str(folder), signatures=signatures(module, loaded.contract))
     except tf.errors.OpError as error:  # what the system says of the disk stands behind the path

@@ -12,7 +12,7 @@ from tfmusic.core.files import CHECKSUMS_NAME, check_files
 from tfmusic.core.rundir import FOR_TRAINING, RunDir, is_run, to_finish
 from tfmusic.errors import RunError, TfmusicError, UsageError
 from tfmusic.export.card import CARD_JSON
-from tfmusic.export.layout import FILES, SAVED_MODEL, is_export
+from tfmusic.inference.model_folder import FILES, SAVED_MODEL, is_export
 from tfmusic.records.build.build import RECORDS_VERSION
 from tfmusic.records.manifest import MANIFEST_NAME, Manifest
 from tfmusic.records.verify import count_files, faults_of

@@ -23,13 +23,12 @@ from tfmusic.features.filterbanks import map_filterbank
 from tfmusic.features.npy import read_any_mel
 from tfmusic.features.read import read_feature
 from tfmusic.inference.predict import TrackReader, feature_fn
-from tfmusic.inference.predictor import PREDICT_BATCH, load_run
-from tfmusic.inputs.pipeline import EvaluationBatch, for_evaluation
+from tfmusic.inference.predictor import BATCH_SIZES, load_run
+from tfmusic.inference.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.models.musicnn import FRAMES
 from tfmusic.pretrained.sources import trained_on
-from tfmusic.records.reader import StoredTrack
 
 # By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
 _FEATURES = {
@@ -45,7 +44,7 @@ class Embedder:
     Attributes:
         feature: what its embeddings are, as records and contracts name them.
         track_ids: the tracks that have trained it, where they are known.
-        cells_fn: a track to the network's input, [n_frames, n_bins].
+        codes_fn: a track to the network's input, [n_frames, n_bins].
         embed_fn: windows [batch, frames, n_bins] to embeddings [batch, n_dims].
         frames: length of a window.
         hop_frames: distance of the windows.
@@ -54,7 +53,7 @@ class Embedder:
 
     feature: Feature
     track_ids: frozenset[str]
-    cells_fn: Callable[[Track], np.ndarray]
+    codes_fn: Callable[[Track], np.ndarray]
     embed_fn: Callable[[np.ndarray], Any]
     frames: int
     hop_frames: int
@@ -124,58 +123,40 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
         sample_rate_hz=MUSICNN.sample_rate_hz,
         hop_length=FRAMES * MUSICNN.hop_length,
     )
-    return Embedder(feature, frozenset(), _musicnn_cells, model.predict_on_batch, FRAMES, FRAMES, MUSICNN.frames_per_s)
+    return Embedder(feature, frozenset(), _musicnn_codes, model.predict_on_batch, FRAMES, FRAMES, MUSICNN.frames_per_s)
 
 
 def embed_tracks(
     embedder: Embedder, tracks: Iterable[Track], out: Path, on_track: Callable[[], None]
 ) -> list[tuple[str, str]]:
-    """Writes the embeddings of all windows of all tracks; `on_track` is called after every track.
+    """Writes the embeddings of all windows of all tracks and returns which tracks could not be read, with reasons.
 
-    Returns names of tracks that could not be read, with reasons; the others are written.
+    `on_track` is called after every track.
 
     Raises:
         DataError: no track can be read.
     """
     reader, n_frames = TrackReader(tuple(tracks), on_track), {}
 
-    def stored() -> Iterator[StoredTrack]:
-        for row, cells in reader.read(embedder.cells_fn):
-            n_frames[row] = len(cells)
-            yield StoredTrack(row, reader.tracks[row].track_id, (), cells)
+    def readable() -> Iterator[TrackCodes]:
+        for row, codes in reader.read(embedder.codes_fn):
+            n_frames[row] = len(codes)
+            yield row, codes, None
         reader.check_any(len(n_frames))
 
     frames, hop = embedder.frames, embedder.hop_frames
-    batches = for_evaluation(stored(), frames=frames, hop_frames=hop, batch_size=PREDICT_BATCH)
-    found = _by_track(batches, embedder.embed_fn)
-    first = next(found)  # where nothing can be read, nothing is written
+    batches = batch_windows(readable(), frames=frames, hop_frames=hop, batch_sizes=BATCH_SIZES)
+    embeddings = outputs_by_track(batches, embedder.embed_fn)
+    first = next(embeddings)  # where nothing can be read, nothing is written
     with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
-        for row, segments in chain([first], found):
+        for row, vectors in chain([first], embeddings):
             starts = segment_starts(n_frames[row], frames=frames, hop_frames=hop)
-            writer.add(reader.tracks[row].track_id, segments, starts / embedder.frames_per_s)
+            writer.add(reader.tracks[row].track_id, vectors, starts / embedder.frames_per_s)
         writer.finish()
     return [(reader.tracks[row].track_id, reason) for row, reason in sorted(reader.skipped.items())]
 
 
-def _by_track(
-    batches: Iterator[EvaluationBatch], embed_fn: Callable[[np.ndarray], Any]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields row and embeddings [n_segments, n_dims] of one track after the other; memory holds one, and a batch."""
-    row: int | None = None
-    parts: list[np.ndarray] = []
-    for batch in batches:
-        embeddings = np.asarray(embed_fn(batch.codes), np.float32)
-        for owner in dict.fromkeys(batch.track[batch.track >= 0].tolist()):
-            if row is not None and owner != row:
-                yield row, np.concatenate(parts)
-                parts = []
-            row = owner
-            parts.append(embeddings[batch.track == owner])
-    if row is not None:
-        yield row, np.concatenate(parts)
-
-
-def _musicnn_cells(track: Track) -> np.ndarray:
+def _musicnn_codes(track: Track) -> np.ndarray:
     if is_audio(track.feature_path):  # sound becomes the authors' spectrogram itself
         power = read_feature(track.feature_path, track.track_id, MUSICNN)
     else:

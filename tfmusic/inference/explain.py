@@ -85,7 +85,7 @@ def explain(
         tokens: its metadata.
         on_pass: for the progress bar.
     """
-    answer = predictor.answer(mel, tokens)
+    answer = predictor.predict(mel, tokens)
     on_pass()
     order = np.argsort(-answer.scores, kind="stable")
     labels = tuple(int(i) for i in order[: 1 if predictor.contract.kind == "single" else N_NAMED])
@@ -118,7 +118,7 @@ def _importance(
 
     def fall(hidden: np.ndarray) -> np.ndarray:
         """Returns the falls [n_windows, n_labels] where the cells of a mask [n_bins, n_frames] are hidden."""
-        found = predictor.answer(np.where(hidden, usual, mel), tokens)
+        found = predictor.predict(np.where(hidden, usual, mel), tokens)
         on_pass()
         return np.asarray(before - to_logits(found.window_scores[:, labels]))
 

@@ -1,4 +1,4 @@
-"""Answers for tracks on disk, from a run folder or from an exported model."""
+"""Predictions for tracks on disk, from a run or an export."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,6 @@ from tfmusic.console import console
 from tfmusic.core.contract import Contract
 from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.files import text_cell
-from tfmusic.core.scale import Encoder
 from tfmusic.core.track import Track
 from tfmusic.datasets.metadata import tokens_of
 from tfmusic.errors import DataError, UsageError
@@ -21,10 +20,8 @@ from tfmusic.features import embeddings
 from tfmusic.features.audio import is_audio
 from tfmusic.features.extracted import find_feature
 from tfmusic.features.read import read_feature
-from tfmusic.inference.predictor import PREDICT_BATCH, LoadedRun, load_answering, load_contract
-from tfmusic.inputs.pipeline import for_evaluation
-from tfmusic.records.reader import StoredTrack
-from tfmusic.scoring.aggregate import collect_logits
+from tfmusic.inference.model_folder import load_contract
+from tfmusic.inference.predictor import load_predictor
 from tfmusic.scoring.track_scorer import TrackScorer
 
 
@@ -69,10 +66,10 @@ class Predictions:
     scorer: TrackScorer
     skipped: Mapping[int, str] = field(default_factory=dict)
 
-    def answers(self) -> list[Any]:
+    def names(self) -> list[Any]:
         """Returns a label name, or a list of tag names that may be empty, for every track; None for one skipped."""
         names = self.scorer.names(self.scores, self.contract.labels)
-        return [None if row in self.skipped else answer for row, answer in enumerate(names)]
+        return [None if row in self.skipped else name for row, name in enumerate(names)]
 
 
 def predict_tracks(
@@ -88,20 +85,24 @@ def predict_tracks(
         DataError: no track can be read.
     """
     reader = TrackReader(tuple(tracks), on_track)
-    contract = load_contract(model_path)
-    check_inputs(contract, [track.feature_path for track in reader.tracks])
-    loaded = load_answering(model_path, contract, task)
-    if loaded is not None:
-        contract, scorer, found = loaded.contract, loaded.scorer, _from_windows(loaded, reader)
-    else:
-        scorer = TrackScorer.load(model_path / "calibration.json", contract)
-        found = _from_saved_model(model_path, contract, reader)
-    reader.check_any(len(found))
-    ids = tuple(track.track_id for track in reader.tracks)
-    scores = np.full((len(ids), len(contract.labels)), np.nan)
-    for row, one in found.items():
-        scores[row] = one
-    return Predictions(contract, ids, scores, scorer, reader.skipped)
+    check_inputs(load_contract(model_path), [track.feature_path for track in reader.tracks])
+    predictor = load_predictor(model_path, task)
+    contract = predictor.contract
+    if contract.metadata and not any(track.metadata for track in reader.tracks):
+        console.warn("the model uses metadata, but these tracks have none: it predicts from the spectrograms alone")
+    rows: list[int] = []
+
+    def readable() -> Iterator[tuple[np.ndarray, Sequence[str]]]:
+        for row, power in reader.read(feature_fn(contract)):
+            rows.append(row)
+            yield power, tokens_of(reader.tracks[row].metadata)
+
+    scores = np.full((len(reader.tracks), len(contract.labels)), np.nan)
+    for place, prediction in enumerate(predictor.predict_tracks(readable())):
+        scores[rows[place]] = prediction.scores
+    reader.check_any(len(rows))
+    track_ids = tuple(track.track_id for track in reader.tracks)
+    return Predictions(contract, track_ids, scores, predictor.scorer, reader.skipped)
 
 
 def feature_fn(contract: Contract) -> Callable[[Track], np.ndarray]:
@@ -138,65 +139,21 @@ def _describe(feature: Feature | str) -> str:
     return str(feature)
 
 
-def _from_windows(loaded: LoadedRun, reader: TrackReader) -> dict[int, np.ndarray]:
-    """Returns the scores [n_labels] of the tracks that can be read, by row."""
-    contract = loaded.contract
-    encoder = Encoder(contract.scale, contract.dtype)
-
-    def stored() -> Iterator[StoredTrack]:
-        for row, values in reader.read(feature_fn(contract)):
-            yield StoredTrack(row, reader.tracks[row].track_id, (), encoder.encode(values))
-
-    metadata = None
-    if contract.metadata:
-        _warn_without_metadata(reader.tracks)
-        metadata = np.array(
-            [contract.encode_metadata(tokens_of(track.metadata)) for track in reader.tracks], np.float32
-        )
-    batches = for_evaluation(
-        stored(),
-        frames=contract.frames,
-        hop_frames=contract.hop_frames,
-        batch_size=PREDICT_BATCH,
-        metadata=metadata,
-    )
-    logits = collect_logits(batches, loaded.model.predict_on_batch)
-    return {row: loaded.scorer.track_scores(track) for row, track in logits.items()}
-
-
-def _warn_without_metadata(tracks: tuple[Track, ...]) -> None:
-    if not any(track.metadata for track in tracks):
-        console.warn("the model reads metadata, and these tracks have none: their spectrograms alone answer")
-
-
-def _from_saved_model(path: Path, contract: Contract, reader: TrackReader) -> dict[int, np.ndarray]:
-    """Returns the scores [n_labels] of the tracks that can be read, by row."""
-    from tfmusic.export.savedmodel import load_predict_fn  # TensorFlow alone; a run may answer without it
-
-    answer = load_predict_fn(path)
-    if contract.metadata:
-        _warn_without_metadata(reader.tracks)
-    return {
-        row: answer(values, tokens_of(reader.tracks[row].metadata))["track_scores"]
-        for row, values in reader.read(feature_fn(contract))
-    }
-
-
 def predictions_table(
     track_ids: Sequence[str],
-    answers: Sequence[Any],
+    predictions: Sequence[Any],
     scores: np.ndarray,
     labels: Sequence[str],
     targets: Sequence[Any] | None = None,
 ) -> pd.DataFrame:
-    """Returns the columns track_id, answer, target where known, and `score:LABEL` for every label.
+    """Returns the columns track_id, prediction, target where known, and `score:LABEL` for every label.
 
-    Several tags stand as a JSON list in their cell. A track without an answer, None, has empty cells.
-    What a spreadsheet would run as a formula, in a name of a file as well, has a quote before it.
+    Several tags are a JSON list in their cell. A track without a prediction, None, has empty cells. A text that a
+    spreadsheet would run as a formula gets a quote in front of it, file names included.
     """
     columns: dict[str, Any] = {
         "track_id": [text_cell(name) for name in track_ids],
-        "answer": [_cell(answer) for answer in answers],
+        "prediction": [_cell(prediction) for prediction in predictions],
     }
     if targets is not None:
         columns["target"] = [_cell(target) for target in targets]

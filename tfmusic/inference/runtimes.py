@@ -1,4 +1,4 @@
-"""An exported model of segments, ONNX or LiteRT, run by the runtime of its format."""
+"""Exported models in the runtimes of their formats: ONNX and LiteRT models of windows, SavedModels of whole tracks."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from tfmusic.core.contract import Contract
-from tfmusic.core.runtime import without_runtime_notes
+from tfmusic.core.runtime import start_tensorflow, without_runtime_notes
 from tfmusic.errors import RunError, UsageError, one_line
-from tfmusic.export.layout import FILES
+from tfmusic.inference.model_folder import FILES, window_format
 
-_Shape = tuple[tuple[Any, ...], str]  # of one example, and the type of its cells
+_Shape = tuple[tuple[Any, ...], str]  # of one example, and the type of its values
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A model in its runtime: what it takes, codes first and metadata last, what it gives, and how it is asked."""
+class _Session:
+    """A model in its runtime: shapes of its inputs, codes first and metadata last, of its outputs, and how it runs."""
 
     inputs: list[_Shape]
     outputs: list[_Shape]
-    ask: Callable[[list[np.ndarray]], np.ndarray]
+    run: Callable[[list[np.ndarray]], np.ndarray]
 
 
-class SegmentModel:
+class ExportedWindowModel:
     """Codes [batch, frames, n_bins], or a list of them and metadata [batch, n_tokens], to logits [batch, n_labels]."""
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -33,9 +33,10 @@ class SegmentModel:
 
         Raises:
             UsageError: the runtime is not installed.
-            RunError: the runtime cannot read the file, or the model is not that of the contract.
+            RunError: the runtime cannot read the file, or the model does not fit the contract.
         """
-        form = next(form for form, name in FILES.items() if (folder / name).is_file())
+        form = window_format(folder)
+        assert form is not None
         package, load = _RUNTIMES[form]
         self._path = folder / FILES[form]
         try:
@@ -44,75 +45,100 @@ class SegmentModel:
             raise UsageError(f"{folder}: needs an extra: pip install 'tfmusic[{form}]'") from error
         with without_runtime_notes():
             try:
-                self._loaded = load(runtime, str(self._path))
+                self._session = load(runtime, str(self._path))
             except Exception as error:  # each runtime has errors of its own
                 raise RunError(f"{self._path}: must be a model of {form}: {one_line(str(error))}") from error
-        check_fits(self._path, contract, self._loaded.inputs, self._loaded.outputs)
+        check_fits(self._path, contract, self._session.inputs, self._session.outputs)
 
     def predict_on_batch(self, inputs: Any) -> np.ndarray:
         """Returns the logits of a batch; raises RunError where the runtime fails."""
         try:
-            return self._loaded.ask(inputs if isinstance(inputs, list) else [inputs])
+            return self._session.run(inputs if isinstance(inputs, list) else [inputs])
         except Exception as error:
             raise RunError(f"{self._path}: the model cannot be run: {one_line(str(error))}") from error
 
 
 def check_fits(path: Path, contract: Contract, inputs: Sequence[_Shape], outputs: Sequence[_Shape]) -> None:
-    """Raises RunError where a model does not take what its contract says, or does not give it."""
+    """Raises RunError where the inputs or outputs of a model are not those of its contract."""
     metadata = [((len(contract.metadata),), "float32")] if contract.metadata else []
-    wanted = ([((contract.frames, contract.n_bins), contract.dtype), *metadata], [(len(contract.labels),)])
-    found = (list(inputs), [shape for shape, _ in outputs])
-    if wanted != found:
+    expected = ([((contract.frames, contract.n_bins), contract.dtype), *metadata], [(len(contract.labels),)])
+    received = (list(inputs), [shape for shape, _ in outputs])
+    if expected != received:
         raise RunError(
-            f"{path}: must take and give what the contract beside it says, {wanted}. Received: {found}; bring"
-            " back files that belong together, or make the folder anew"
+            f"{path}: must take and give what the contract beside it says, {expected}. Received: {received}; restore"
+            " both files from the same training, or export again"
         )
 
 
-def _load_onnx(runtime: Any, path: str) -> _Loaded:
-    # Its way of going on after an error prints to where our results go.
+def load_predict_fn(folder: Path) -> Callable[..., dict[str, np.ndarray]]:
+    """Returns the function of a SavedModel: linear power [n_bins, n_frames] and metadata tokens to numpy arrays.
+
+    The arrays are `track_scores`, `window_scores` and `window_starts`. A model without metadata ignores the tokens.
+    """
+    start_tensorflow()
+    import tensorflow as tf
+
+    module = tf.saved_model.load(str(folder))
+    has_metadata = "with_metadata" in module.signatures
+    # A signature is one graph for tracks of all lengths. The loaded module itself would trace one for each new length:
+    # .1 s every time, and memory that is never given back.
+    signature = module.signatures["with_metadata" if has_metadata else "serving_default"]
+
+    def predict(power: np.ndarray, tokens: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        metadata = {"tokens": tf.constant(tokens, tf.string)} if has_metadata else {}
+        outputs = signature(mel=tf.constant(power), **metadata)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    predict.module = module  # type: ignore[attr-defined]  # keeps the variables alive
+    return predict
+
+
+def _load_onnx(runtime: Any, path: str) -> _Session:
+    # enable_fallback would print to standard output after an error, among our results.
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"], enable_fallback=0)
-    inputs = _in_order({one.name: _described(one.shape, one.type[7:-1]) for one in session.get_inputs()})
-    outputs = {one.name: _described(one.shape, one.type[7:-1]) for one in session.get_outputs()}
+    inputs = _codes_first({node.name: _described(node.shape, node.type[7:-1]) for node in session.get_inputs()})
+    outputs = {node.name: _described(node.shape, node.type[7:-1]) for node in session.get_outputs()}
 
-    def ask(values: list[np.ndarray]) -> np.ndarray:
-        return np.asarray(session.run(list(outputs), dict(zip(inputs, values, strict=True)))[0])
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.asarray(session.run(list(outputs), dict(zip(inputs, arrays, strict=True)))[0])
 
-    return _Loaded(list(inputs.values()), list(outputs.values()), ask)
+    return _Session(list(inputs.values()), list(outputs.values()), run)
 
 
-def _load_litert(runtime: Any, path: str) -> _Loaded:
+def _load_litert(runtime: Any, path: str) -> _Session:
     interpreter = runtime.Interpreter(path)
-    details = interpreter.get_input_details(), interpreter.get_output_details()
-    inputs, outputs = (
-        {one["index"]: _described(one["shape"].tolist(), np.dtype(one["dtype"]).name) for one in some}
-        for some in details
-    )
-    inputs, sink = _in_order(inputs), next(iter(outputs))
+    inputs = _codes_first(_tensors(interpreter.get_input_details()))
+    outputs = _tensors(interpreter.get_output_details())
+    logits = next(iter(outputs))
 
-    def ask(values: list[np.ndarray]) -> np.ndarray:
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
         with without_runtime_notes():
-            for place, array in zip(inputs, values, strict=True):
-                interpreter.resize_tensor_input(place, array.shape)
+            for index, array in zip(inputs, arrays, strict=True):
+                interpreter.resize_tensor_input(index, array.shape)
             interpreter.allocate_tensors()
-        for place, array in zip(inputs, values, strict=True):
-            interpreter.set_tensor(place, array)
+        for index, array in zip(inputs, arrays, strict=True):
+            interpreter.set_tensor(index, array)
         interpreter.invoke()
-        return np.array(interpreter.get_tensor(sink))
+        return np.array(interpreter.get_tensor(logits))
 
-    return _Loaded(list(inputs.values()), list(outputs.values()), ask)
+    return _Session(list(inputs.values()), list(outputs.values()), run)
+
+
+def _tensors(details: list[dict[str, Any]]) -> dict[int, _Shape]:
+    """Returns the shapes of LiteRT's tensors by their indices."""
+    return {tensor["index"]: _described(tensor["shape"].tolist(), np.dtype(tensor["dtype"]).name) for tensor in details}
 
 
 def _described(shape: list[Any], dtype: str) -> _Shape:
     return tuple(shape[1:]), {"float": "float32"}.get(dtype, dtype)
 
 
-def _in_order(inputs: dict[Any, _Shape]) -> dict[Any, _Shape]:
+def _codes_first(inputs: dict[Any, _Shape]) -> dict[Any, _Shape]:
     """Returns the inputs with the codes first, which have one dimension more than metadata."""
     return dict(sorted(inputs.items(), key=lambda item: -len(item[1][0])))
 
 
-_RUNTIMES: dict[str, tuple[str, Callable[[Any, str], _Loaded]]] = {
+_RUNTIMES: dict[str, tuple[str, Callable[[Any, str], _Session]]] = {
     "onnx": ("onnxruntime", _load_onnx),
     "litert": ("ai_edge_litert.interpreter", _load_litert),
 }

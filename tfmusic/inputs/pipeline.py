@@ -1,4 +1,4 @@
-"""The order of operations from records to batches: one function for training, one for evaluation."""
+"""The order of operations from records to training batches; `inference/windows.py` has that of evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
-from tfmusic.core.windows import cut
 from tfmusic.inputs import augment
 from tfmusic.inputs.augment import Distortion, distort, random_crop
 from tfmusic.inputs.balance import Balance
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.format import decode
 from tfmusic.records.manifest import Manifest, Statistics
-from tfmusic.records.reader import StoredTrack
 
 # Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
 _PARALLEL_CALLS = 2
@@ -170,59 +168,6 @@ def _shuffled(
     ds = ds.interleave(read_fn, cycle_length=_OPEN_SHARDS)
     # Shuffle what is still serialized: strings move by reference.
     return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
-
-
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """Windows of whole tracks.
-
-    Attributes:
-        codes: [batch, frames, n_bins].
-        track: row of each window's track, -1 for padding.
-        metadata: [batch, n_tokens] for models with metadata, else None.
-    """
-
-    codes: np.ndarray
-    track: np.ndarray
-    metadata: np.ndarray | None = None
-
-    @property
-    def inputs(self) -> Any:
-        """What the model takes: the codes, or both."""
-        return self.codes if self.metadata is None else [self.codes, self.metadata]
-
-
-def for_evaluation(
-    tracks: Iterator[StoredTrack],
-    *,
-    frames: int,
-    hop_frames: int,
-    batch_size: int,
-    metadata: np.ndarray | None = None,
-) -> Iterator[EvaluationBatch]:
-    """Yields every window of every track once, in order, in batches of one shape.
-
-    The last batch is filled up with its last window, marked -1: nothing is dropped, nothing counts twice. Windows
-    are cut from the whole track exactly as `predict` and the exported model cut them. `metadata` [n_rows, n_tokens] is
-    that of the track of each row.
-    """
-
-    def batch(windows: list[np.ndarray], rows: list[int]) -> EvaluationBatch:
-        track = np.array(rows)
-        return EvaluationBatch(np.stack(windows), track, None if metadata is None else metadata[track])
-
-    waiting: list[np.ndarray] = []
-    rows: list[int] = []
-    for track in tracks:
-        windows, _ = cut(track.cells, frames=frames, hop_frames=hop_frames)
-        waiting.extend(windows)
-        rows.extend([track.row] * len(windows))
-        while len(waiting) >= batch_size:
-            yield batch(waiting[:batch_size], rows[:batch_size])
-            del waiting[:batch_size], rows[:batch_size]
-    if waiting:
-        n_missing = batch_size - len(waiting)
-        yield batch(waiting + [waiting[-1]] * n_missing, rows + [-1] * n_missing)
 
 
 def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,8 @@ Every aggregator takes logits [n_windows, n_labels] and returns scores [n_labels
 A new one is added here, to the name and to the table, and to its twin in `export/savedmodel.py`.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -89,19 +88,3 @@ def blend_weights(logits: Sequence[np.ndarray], targets: np.ndarray, kind: str) 
     found = minimize(loss, np.array([1.0 / n] * n + [0.0]), bounds=bounds, method="L-BFGS-B")
     weights = [float(weight) for weight in found.x[:n]]
     return weights if sum(weights) > 0 else [1.0 / n] * n
-
-
-def collect_logits(batches: Iterable[Any], predict_fn: Callable[[Any], Any]) -> dict[int, np.ndarray]:
-    """Returns logits [n_segments, n_labels] by row of the track; padding (row -1) is left out.
-
-    Args:
-        batches: objects with `inputs`, what the model takes, and `track` [batch].
-        predict_fn: inputs to logits [batch, n_labels].
-    """
-    parts: dict[int, list[np.ndarray]] = defaultdict(list)
-    for batch in batches:
-        logits = np.asarray(predict_fn(batch.inputs), np.float32)
-        for row, segment in zip(batch.track.tolist(), logits, strict=True):
-            if row >= 0:
-                parts[row].append(segment)
-    return {row: np.stack(segments) for row, segments in parts.items()}

@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -64,7 +64,9 @@ class Limits:
     max_minutes: float = 30.0
 
 
-def serve(predictor: Predictor, limits: Limits, *, host: str, port: int, token: str | None) -> None:
+def serve(
+    predictor: Predictor, limits: Limits, *, card: Mapping[str, Any], host: str, port: int, token: str | None
+) -> None:
     """Serves a model until Ctrl-C; with a token under any name of the host, without one under local names alone.
 
     Raises:
@@ -74,7 +76,7 @@ def serve(predictor: Predictor, limits: Limits, *, host: str, port: int, token: 
     port = listener.getsockname()[1]
     hosts = [] if token else [f"{name}:{port}" for name in _LOCAL_NAMES]
     hosts += _LOCAL_NAMES if port == 80 and not token else ()
-    app = make_app(predictor, limits, hosts=hosts, token=token)
+    app = make_app(predictor, limits, card=card, hosts=hosts, token=token)
     name = f"[{host}]" if ":" in host else host
     console.show(f"{predictor.contract.task}: http://{name}:{port}  (Ctrl-C ends it)")
     with listener, suppress(KeyboardInterrupt):
@@ -95,16 +97,24 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_app(predictor: Predictor, limits: Limits, *, hosts: Collection[str] = (), token: str | None = None) -> ASGIApp:
+def make_app(
+    predictor: Predictor,
+    limits: Limits,
+    *,
+    card: Mapping[str, Any] | None = None,
+    hosts: Collection[str] = (),
+    token: str | None = None,
+) -> ASGIApp:
     """Returns the ASGI application.
 
     Args:
         predictor: the model.
         limits: of a request.
+        card: the model card.
         hosts: accepted values of the Host header; empty for any, which needs a token.
         token: what requests must carry, or None.
     """
-    server = Server(predictor, limits, has_token=token is not None)
+    server = Server(predictor, limits, card or {}, has_token=token is not None)
     pages = {"/": _PAGE / "index.html", "/style.css": _STYLE}
     pages |= {f"/{name}": _PAGE / name for name in ("page.css", "page.js")}
     routes = [
@@ -123,8 +133,8 @@ def make_app(predictor: Predictor, limits: Limits, *, hosts: Collection[str] = (
 class Server:
     """The routes around one model."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, *, has_token: bool) -> None:
-        self.predictor, self.limits = predictor, limits
+    def __init__(self, predictor: Predictor, limits: Limits, model_card: Mapping[str, Any], *, has_token: bool) -> None:
+        self.predictor, self.limits, self.model_card = predictor, limits, model_card
         self.queue = WorkQueue(limits.queue)
         self.is_ready = False
         title = f"tfmusic {predictor.contract.task}"
@@ -144,7 +154,7 @@ class Server:
     async def _warm_up(self) -> None:
         contract = self.predictor.contract
         silence = np.zeros((contract.n_bins, contract.frames), np.float32)
-        await self.queue.run(partial(self.predictor.answer, silence))
+        await self.queue.run(partial(self.predictor.predict, silence))
         self.is_ready = True
 
     async def health(self, _: Request) -> Response:
@@ -157,7 +167,7 @@ class Server:
 
     async def card(self, _: Request) -> Response:
         """Returns the model card."""
-        return _json(Card(self.predictor.card))
+        return _json(Card(dict(self.model_card)))
 
     async def openapi(self, _: Request) -> Response:
         """Returns the OpenAPI document of the server."""
@@ -219,7 +229,7 @@ class Server:
         if minutes > self.limits.max_minutes:  # a few kilobytes can be hours of sound, and would hold up other requests
             most = self.limits.max_minutes
             return Failed(file=name, error=f"the file: must be at most {most:g} minutes long. Received: {minutes:.1f}")
-        return Track.of(self.predictor.answer(mel, tokens), contract, self.predictor.scorer.aggregator, file=name)
+        return Track.of(self.predictor.predict(mel, tokens), contract, self.predictor.scorer.aggregator, file=name)
 
 
 class BusyError(Exception):

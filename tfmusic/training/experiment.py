@@ -16,7 +16,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.files import file_sha256, write_json, write_text
 from tfmusic.core.rundir import RunDir, is_run
 from tfmusic.errors import ConfigError, RunError, UsageError
-from tfmusic.evaluation.out_of_fold import check_finished, fit_scorer, score_held_out, track_means
+from tfmusic.evaluation.held_out import check_finished, fit_scorer, score_held_out, track_means
 from tfmusic.models.ensemble import build_ensemble, join_metadata
 from tfmusic.models.surgery import load_saved
 from tfmusic.records.manifest import Manifest

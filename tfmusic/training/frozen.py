@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError
+from tfmusic.evaluation.held_out import TrackLogits, score_splits
 from tfmusic.inputs.pipeline import TrainingInput
-from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import for_prediction
 from tfmusic.models.frontends import FRONTEND_LAYER
 from tfmusic.models.surgery import split_at_embedding

@@ -13,12 +13,12 @@ import numpy as np
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
+from tfmusic.evaluation.held_out import TrackLogits, score_splits
 from tfmusic.inputs import augment, pipeline
 from tfmusic.inputs.augment import Distortion
 from tfmusic.inputs.balance import Balance, class_weights
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.inputs.pipeline import Epochs
-from tfmusic.inputs.tracks import TrackLogits, score_splits
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.frontends import FRONTEND_LAYER
 from tfmusic.pretrained.sources import Pretrained, load_pretrained

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfmusic.core.contract import Contract
-from tfmusic.evaluation.out_of_fold import fit_scorer
-from tfmusic.inputs.tracks import TrackLogits
+from tfmusic.evaluation.held_out import TrackLogits, fit_scorer
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
 from tfmusic.scoring.metrics import confusion, headline, headline_name
