@@ -76,7 +76,7 @@ def test_no_readable_track_at_all(trained, tracks, tmp_path, capsys):
     bad, out = [str(tracks / "some" / name) for name in BAD], tmp_path / "a.json"
     assert main(["predict", str(trained), *bad, "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"tfmusic: {bad[0]}: must be a whole")
+    assert error.startswith(f"tfmusic: {bad[0]}: must be a ")
     assert error.rstrip().endswith("(and 1 more)")
     assert main(["predict", str(trained), bad[1], "--out", str(out)]) == 2
     assert "more)" not in capsys.readouterr().err

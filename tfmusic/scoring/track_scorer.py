@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from tfmusic.core.contract import Contract, Kind
 from tfmusic.core.files import read_json_file, write_json
-from tfmusic.core.section import Count, CountOrZero, Section
+from tfmusic.core.section import Count, CountOrZero, Section, first_error
 from tfmusic.errors import RunError, one_line
 from tfmusic.scoring import metrics
 from tfmusic.scoring.aggregate import AGGREGATORS, AggregatorName, aggregate, to_logits, to_scores
@@ -104,7 +104,7 @@ class TrackScorer(Section):
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise RunError(
                 f"{path}: must be the calibration of a tfmusic model for task {contract.task}. Received:"
-                f" {one_line(str(error))}"
+                f" {first_error(error) if isinstance(error, ValidationError) else one_line(str(error))}"
             ) from error
         return scorer
 
