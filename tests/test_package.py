@@ -1,8 +1,12 @@
-"""The wheel holds what the commands need."""
+"""The wheel holds what the commands need, and the project declares what its modules import."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -31,3 +35,35 @@ def test_wheel_ships_the_configs(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == tmp_path / "site" / "tfmusic" / "shipped_configs" / "q2.yaml"
+
+
+NOT_INSTALLED = {  # packages of extras that the tests' environment may lack
+    "ai_edge_litert": "ai-edge-litert", "apache_beam": "apache-beam", "av": "av", "fsspec": "fsspec", "jax": "jax",
+    "onnx": "onnx", "onnxruntime": "onnxruntime", "tensorflow_addons": "tensorflow-addons", "tf2onnx": "tf2onnx",
+}  # fmt: skip
+
+
+def imported_packages():
+    """Returns the top-level packages that any module of tfmusic imports, also inside functions."""
+    names = set()
+    for path in (ROOT / "tfmusic").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"tfmusic"}
+
+
+def test_every_import_is_declared():
+    """Every package that is imported is in the dependencies or in an extra, and not just brought along by another."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for_users = [*project["dependencies"], *(line for name in extras if "test" not in name for line in extras[name])]
+    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in for_users}
+    installed = packages_distributions()
+    imports = imported_packages()
+    assert {"numpy", "keras", "PIL"} <= imports
+    for name in imports:
+        distributions = installed.get(name) or [NOT_INSTALLED.get(name, name)]
+        assert {text.lower().replace("_", "-") for text in distributions} & declared, f"{name}: add {distributions}"
