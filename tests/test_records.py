@@ -252,3 +252,18 @@ def test_order_depends_on_all_its_parts():
     """Seed, track and start each change the place of a segment."""
     keys = {order_key(0, "a"), order_key(1, "a"), order_key(0, "b"), order_key(0, "a", 0), order_key(0, "a", 1)}
     assert len(keys) == 5
+
+
+def test_slow_checksums_are_said_once(records, monkeypatch, capsys):
+    """Without the C extension of google-crc32c one line of warning, however many shards are read."""
+    from tfmusic.records import writer
+
+    monkeypatch.setattr(writer.google_crc32c, "implementation", "python")
+    writer.warn_of_slow_checksums.cache_clear()
+    manifest = Manifest.read(records)
+    for split in manifest.splits:
+        assert list(iterate(manifest, split))
+    writer.warn_of_slow_checksums.cache_clear()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "google-crc32c" in line]
+    assert len(lines) == 1
+    assert "C extension" in lines[0]

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 
 from tfmusic.errors import RecordsError
 from tfmusic.records.format import SegmentHeader, decode
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.writer import frame_length, masked_crc
+from tfmusic.records.writer import checksum_of, frame_length, warn_of_slow_checksums
 
 _HEAD_BYTES, _TAIL_BYTES = 12, 4
 _MOST_FRAMES = 1 << 26  # of a track: three hours in hops of four samples
@@ -97,6 +96,7 @@ def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_whol
 
 def _records(path: Path) -> Iterator[bytes]:
     """Yields the payloads of a TFRecord file; every checksum is compared."""
+    warn_of_slow_checksums()
     try:
         with path.open("rb") as shard:
             size, at = path.stat().st_size, 0
@@ -106,7 +106,7 @@ def _records(path: Path) -> Iterator[bytes]:
                 if frame_length(length) != head or at + _HEAD_BYTES + length + _TAIL_BYTES > size:
                     raise RecordsError(f"{path}: damaged at byte {at}: build the records again")
                 data, tail = shard.read(length), shard.read(_TAIL_BYTES)
-                if struct.pack("<I", masked_crc(google_crc32c.value(data))) != tail:
+                if checksum_of(data) != tail:
                     raise RecordsError(f"{path}: damaged between bytes {at} and {at + length}: build the records again")
                 yield data
                 at += _HEAD_BYTES + length + _TAIL_BYTES

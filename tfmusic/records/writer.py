@@ -8,17 +8,22 @@ import hashlib
 import os
 import struct
 import uuid
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import google_crc32c
 import numpy as np
 
+from tfmusic.console import console
 from tfmusic.records.format import SegmentHeader, encode_prefix
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # `warn_of_slow_checksums` says it in one line
+    import google_crc32c
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4
 _MASK_DELTA = 0xA282EAD8
@@ -29,11 +34,26 @@ def masked_crc(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def checksum_of(data: bytes) -> bytes:
+    """Returns the four bytes that follow some data in a record."""
+    return struct.pack("<I", masked_crc(google_crc32c.value(data)))
+
+
+@cache
+def warn_of_slow_checksums() -> None:
+    """Warns, once a process, where google-crc32c lacks its C extension, which makes records many times slower."""
+    if google_crc32c.implementation != "c":
+        console.warn(
+            "google-crc32c runs in pure Python here, so reading and writing records is slow: install a wheel with its"
+            " C extension (pip install --force-reinstall google-crc32c)"
+        )
+
+
 @lru_cache(256)
 def frame_length(data_bytes: int) -> bytes:
     """Returns the head of a record: its length and the checksum of the length."""
     length = struct.pack("<Q", data_bytes)
-    return length + struct.pack("<I", masked_crc(google_crc32c.value(length)))
+    return length + checksum_of(length)
 
 
 class ShardWriter:

@@ -27,6 +27,7 @@ from tfmusic.records.build.shard import ALL, ShardResult
 from tfmusic.records.build.sinks import DONE, finished
 from tfmusic.records.build.survey import NOTES_NAME
 from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest, Split, Statistics
+from tfmusic.records.writer import warn_of_slow_checksums
 
 RECORDS_VERSION = "1.0.0"
 PLAN_NAME = "plan.sha256"
@@ -50,6 +51,7 @@ def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwri
         DataError: a track cannot be stored and `on_error` is `stop`, or a split would be empty.
     """
     check_target(out, overwrite=overwrite, marker=MANIFEST_NAME, what="records")
+    warn_of_slow_checksums()
     begin = time.monotonic()
     partial = out.parent / f".{out.name}.partial"
     with _locked(partial):
