@@ -43,7 +43,7 @@ def test_without_addons_one_line_says_what_to_do(records, tmp_path, capsys, over
     """What is missing, how to get it, and what is there instead; nothing is written."""
     assert fit_small("q2", records, tmp_path / "run", override) == 2
     error = capsys.readouterr().err
-    assert f"{override} wants TensorFlow Addons" in error
+    assert f"{override} needs TensorFlow Addons" in error
     assert ".ci/constraints-addons.txt" in error
     assert f"built in is {built_in}" in error
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The errors a user can mend, all of them one line that says what must hold and what was received.
+"""The errors that a user can fix: one line that says what must hold, what was received and what to do.
 
     TfmusicError            exit code 2, no trace
       ├─ UsageError         a wrong argument or combination of arguments
@@ -7,7 +7,7 @@
       ├─ RecordsError       a records folder: manifest, shards, checksums
       └─ RunError           a run folder, a checkpoint or an exported model
 
-Anything else that escapes is a bug of ours: it keeps its trace and exits with 1.
+Any other exception is a bug in tfmusic: it keeps its trace, and the exit code is 1.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ _LONGEST_LINE = 2000
 
 
 class TfmusicError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base of all errors that the user can fix."""
 
 
 class UsageError(TfmusicError):
-    """A wrong argument, or arguments that do not go together."""
+    """A wrong argument, or a wrong combination of arguments."""
 
 
 class ConfigError(TfmusicError):
@@ -28,7 +28,7 @@ class ConfigError(TfmusicError):
 
 
 class DataError(TfmusicError):
-    """Raw data on disk that is missing or not what its format says."""
+    """Raw data on disk that is missing or not in its format."""
 
 
 class RecordsError(TfmusicError):
@@ -40,14 +40,14 @@ class RunError(TfmusicError):
 
 
 def one_line(text: str) -> str:
-    """Returns a message as one line of bearable length, whatever an untrusted file has put into it."""
+    """Returns a message as one line of at most 2,000 characters, as untrusted files may have put text into it."""
     line = " ".join(text.splitlines())
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
-    """Returns the end of a message that names the known word nearest to one that is not; empty where none is near."""
-    import difflib  # only where something is wrong: `tfmusic --help` imports this file
+    """Returns " Did you mean ...?" with the known word most similar to an unknown one, or "" where none is similar."""
+    import difflib  # here, as `tfmusic --help` imports this file and needs it only after an error
 
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=likeness)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    similar = difflib.get_close_matches(word.lower(), known, n=1, cutoff=likeness)
+    return f" Did you mean {similar[0]!r}?" if similar else ""

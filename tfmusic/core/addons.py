@@ -1,7 +1,7 @@
-"""TensorFlow Addons, the only place that imports it: optimizers and the sparse image warp, for the addons stack.
+"""TensorFlow Addons: its optimizers and its sparse image warp. No other module imports the package.
 
-The package works with TensorFlow 2.15 or older and has come to its end, so an environment of its own holds it
-(`.ci/constraints-addons.txt`), and nothing else depends on it.
+The package has reached its end of life and works with TensorFlow 2.15 or older, so it needs an environment of its own
+(`.ci/constraints-addons.txt`). Nothing in the default path depends on it.
 """
 
 import importlib.util
@@ -17,9 +17,9 @@ _LARGE_EPSILON = 1e-6  # LAMB's paper
 
 
 def check_addons(key: str, value: str, built_in: str) -> None:
-    """Raises ConfigError where a value of the config wants TensorFlow Addons and it is not installed."""
+    """Raises ConfigError where a value of the config needs TensorFlow Addons and it is not installed."""
     if value.startswith(PREFIX) and importlib.util.find_spec("tensorflow_addons") is None:
-        raise ConfigError(f"{key}={value} wants TensorFlow Addons: {_INSTALL}; built in is {built_in}")
+        raise ConfigError(f"{key}={value} needs TensorFlow Addons: {_INSTALL}. Built in: {built_in}")
 
 
 def make_optimizer(
@@ -32,12 +32,12 @@ def make_optimizer(
     `addons/swa`: stochastic weight averaging (Izmailov et al. 2018) of SGD over the second half of the steps.
 
     Args:
-        name: with its prefix.
+        name: the name, with its prefix `addons/`.
         learning_rate: a number or a schedule.
-        weight_decay: LAMB spares `vectors`, the others decay every weight; SWA's SGD has none.
-        momentum: of SWA's SGD.
-        steps: of the training.
-        vectors: names of biases and of what normalises.
+        weight_decay: the decay a step. LAMB does not decay `vectors`, SWA's SGD decays nothing.
+        momentum: the momentum of SWA's SGD.
+        steps: the number of steps of the training.
+        vectors: names of biases and of the weights of normalisation layers.
     """
     tfa = _addons()
     if name == "addons/lookahead_radam":
@@ -60,7 +60,7 @@ def make_optimizer(
 
 
 def swa_averages(optimizer: Any, variables: list[Any]) -> list[Any]:
-    """Returns the averages of SWA in the order of the variables; none of other optimizers, or before there are some."""
+    """Returns the averages of SWA in the order of the variables; [] for other optimizers and before the first one."""
     if type(optimizer).__name__ != "SWA" or int(optimizer.iterations) <= int(optimizer._get_hyper("start_averaging")):
         return []
     return [optimizer.get_slot(variable, "average") for variable in variables]
@@ -69,20 +69,20 @@ def swa_averages(optimizer: Any, variables: list[Any]) -> list[Any]:
 def sparse_image_warp(images: Any, source: Any, target: Any) -> Any:
     """Returns float32 images [batch, height, width, 1] whose points `source` [batch, n, 2] have moved to `target`.
 
-    A spline of order 2 moves what lies between; four corners and the middles of the edges stay.
+    A spline of order 2 interpolates between them. The corners and the middles of the edges do not move.
     """
     warped, _ = _addons().image.sparse_image_warp(images, source, target, num_boundary_points=2)
     return warped
 
 
 def metric_and_loss() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns TensorFlow Addons' F1 metric and focal loss, a second opinion on ours."""
+    """Returns the F1 metric and the focal loss of TensorFlow Addons, which tests compare with ours."""
     tfa = _addons()
     return tfa.metrics.F1Score, tfa.losses.SigmoidFocalCrossEntropy
 
 
 def _addons() -> Any:
-    with warnings.catch_warnings():  # it says at every import that it has come to its end
+    with warnings.catch_warnings():  # about its end of life, at every import
         warnings.simplefilter("ignore")
         import tensorflow_addons
 

@@ -1,4 +1,4 @@
-"""Which backend Keras runs on, and what its C and C++ libraries may print."""
+"""The backend of Keras, and what C and C++ libraries may print on standard error."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from typing import IO
 
 
 def take_tensorflow() -> bool:
-    """Returns whether Keras runs on TensorFlow here; it is made to where it has not been imported yet."""
+    """Returns whether Keras runs on TensorFlow. Chooses TensorFlow where Keras has not been imported yet."""
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
         return True
@@ -22,7 +22,7 @@ def take_tensorflow() -> bool:
 
 
 def run_on_tensorflow(arguments: Sequence[str]) -> int:
-    """Runs `tfmusic ARGUMENTS` in a process of its own, with TensorFlow as the backend, and returns its exit code."""
+    """Runs `tfmusic ARGUMENTS` in a child process with TensorFlow as the backend and returns its exit code."""
     environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
     return subprocess.run([sys.executable, "-m", "tfmusic", *arguments], env=environment, check=False).returncode
 
@@ -31,61 +31,61 @@ _TENSORFLOW = re.compile(
     r"absl::InitializeLog|oneDNN custom operations|cudart_stub|cuda drivers|cuInit|cpu_feature_guard"
     r"|To enable the following instructions|computation_placer|Unable to register|TF-TRT Warning"
 )
-# libsndfile does not let it be told to be silent. Its notes name no file, and tags cause them as much as damage does;
-# what cannot be decoded is an error of ours, with the file's name.
+# libsndfile cannot silence mpg123, whose notes name no file and concern harmless tags as well as damage. A file that
+# cannot be decoded is an error of ours, which names the file.
 _MPG123 = re.compile(r"^(Note|Warning|warning|error): |^\[[^]]*src/libmpg123/|^\s*$")
 _XNNPACK = re.compile(r"^INFO: Created TensorFlow Lite")
-_turned = threading.Lock()
+_redirected = threading.Lock()
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without its lines about CUDA and oneDNN."""
+    """Imports TensorFlow and looks for devices, without the lines about CUDA and oneDNN."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _without(_TENSORFLOW):  # they come from C++ before any logger of Python exists
+    with _without(_TENSORFLOW):  # C++ prints them before a Python logger exists
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":  # it reads records; others have the GPU
+        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":  # the other backend has the GPU
             tf.config.set_visible_devices([], "GPU")
 
 
 @contextmanager
 def without_decoder_notes() -> Iterator[None]:
-    """Decodes sound meanwhile, without the notes of mpg123."""
+    """Hides the notes of mpg123 while the body decodes sound."""
     with _without(_MPG123):
         yield
 
 
 @contextmanager
 def without_runtime_notes() -> Iterator[None]:
-    """Loads a LiteRT model meanwhile, without the line that says how it will be run."""
+    """Hides the line about XNNPACK while the body loads a LiteRT model."""
     with _without(_XNNPACK):
         yield
 
 
 @contextmanager
 def _without(noise: re.Pattern[str]) -> Iterator[None]:
-    """Turns the file descriptor of standard error meanwhile, and in the end writes what is no noise."""
-    if not _turned.acquire(blocking=False):  # another thread has turned it
+    """Redirects the file descriptor of standard error during the body, then writes the lines that are not noise."""
+    if not _redirected.acquire(blocking=False):  # by another thread
         yield
         return
     try:
-        with _held_back() as held:
-            kept = os.dup(2)
-            os.dup2(held.fileno(), 2)
+        with _memory_file() as lines_file:
+            original_descriptor = os.dup(2)
+            os.dup2(lines_file.fileno(), 2)
             try:
                 yield
             finally:
-                os.dup2(kept, 2)
-                os.close(kept)
-                held.seek(0)
-                lines = held.read().decode(errors="replace").splitlines(keepends=True)
+                os.dup2(original_descriptor, 2)
+                os.close(original_descriptor)
+                lines_file.seek(0)
+                lines = lines_file.read().decode(errors="replace").splitlines(keepends=True)
                 sys.stderr.writelines(line for line in lines if not noise.search(line))
                 sys.stderr.flush()
     finally:
-        _turned.release()
+        _redirected.release()
 
 
-def _held_back() -> IO[bytes]:
-    """Returns a file in memory where the system has such; a disk may be full."""
+def _memory_file() -> IO[bytes]:
+    """Returns a file in memory, or on disk where the system has no such files: a disk may be full."""
     return os.fdopen(os.memfd_create("stderr"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
