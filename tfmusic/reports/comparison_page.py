@@ -1,4 +1,4 @@
-"""Several evaluated runs in one page: their scores with intervals, their learning, what sets them apart."""
+"""Several evaluated runs on one page: metrics with intervals, learning curves, differences of their configs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from tfmusic.reports.evaluation_page import learning_charts
 from tfmusic.reports.page import render, short_name, without_paths
 from tfmusic.reports.svg import N_SERIES, interval_chart
 
-_SHOWN_LABELS = 20
+_MAX_LABELS = 20
 
 
 def comparison_page(runs: Sequence[RunDir]) -> str:
@@ -29,18 +29,18 @@ def comparison_page(runs: Sequence[RunDir]) -> str:
         tasks=_tasks(runs, names),
         learning=learning_charts(runs),
         n_series=N_SERIES,
-        n_labels=_SHOWN_LABELS,
+        n_labels=_MAX_LABELS,
         differences=_differences(runs),
     )
 
 
 def _tasks(runs: Sequence[RunDir], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns for every task its runs with their reports, the chart of their intervals, and F1 by label."""
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    """Returns for each task the chart of its runs and their F1 by label."""
+    reports: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run, name in zip(runs, names, strict=True):
         for report in read_reports(run):
-            found.setdefault(report["task"], []).append((name, report))
-    return [_task(task, reports) for task, reports in found.items()]
+            reports.setdefault(report["task"], []).append((name, report))
+    return [_task(task, named) for task, named in reports.items()]
 
 
 def _task(task: str, reports: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _task(task: str, reports: list[tuple[str, dict[str, Any]]]) -> dict[str, Any
     labels: dict[str, int] = {}
     for _, report in reports:
         labels |= {label: entry["support"] for label, entry in report["labels"].items()}
-    shown = sorted(labels, key=lambda label: -labels[label])[:_SHOWN_LABELS]
+    shown = sorted(labels, key=lambda label: -labels[label])[:_MAX_LABELS]
     rows = [
         (label, labels[label], [report["labels"].get(label, {}).get("f1") for _, report in reports]) for label in shown
     ]
@@ -59,7 +59,7 @@ def _task(task: str, reports: list[tuple[str, dict[str, Any]]]) -> dict[str, Any
 
 
 def _differences(runs: Sequence[RunDir]) -> list[tuple[str, list[str]]]:
-    """Returns the keys of the configs that are not the same everywhere, with the value of every run."""
+    """Returns the keys in which the configs differ, with the value of each run."""
     configs = [dict(_leaves(load_config(run.config).model_dump(mode="json"))) for run in runs]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [

@@ -85,9 +85,9 @@ def learning_charts(runs: Sequence[RunDir]) -> list[tuple[str, Markup]]:
 def _learning_lines(run: RunDir, key: str, place: int) -> list[Line]:
     curves = [history for one in (run.folds() or [run]) if (history := one.history())]
     curves = [[row for row in curve if key in row] for curve in curves]
-    strength = 1.0 if len(curves) == 1 else 0.55
+    opacity = 1.0 if len(curves) == 1 else 0.55
     return [
-        Line([row["epoch"] for row in curve], [row[key] for row in curve], "", f"series{place + 1}", strength)
+        Line([row["epoch"] for row in curve], [row[key] for row in curve], "", f"series{place + 1}", opacity)
         for curve in curves
         if curve
     ]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tfmusic.core.contract import Contract
 from tfmusic.reports.fonts import choose_fonts
 from tfmusic.reports.page import clock, render
-from tfmusic.reports.svg import STAND_IN, draw_spectrogram, style, to_svg
+from tfmusic.reports.svg import PLACEHOLDERS, draw_spectrogram, style, to_svg
 
 _LINES = 5
 _ON_PAPER = {
@@ -101,8 +101,8 @@ def _text_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _chart(picture: TrackPicture, label: str, key: str) -> Markup:
-    with mpl.rc_context(style(STAND_IN)):
-        return to_svg(_draw(picture, label, STAND_IN), key)
+    with mpl.rc_context(style(PLACEHOLDERS)):
+        return to_svg(_draw(picture, label, PLACEHOLDERS), key)
 
 
 def _draw(picture: TrackPicture, label: str, colours: Mapping[str, str], lines: Sequence[str] = ()) -> Figure:

@@ -1,4 +1,4 @@
-"""Pages that need nothing beside them: one file with its style and pictures, readable without a network."""
+"""HTML pages as a single file, with style and pictures inside, readable without a network."""
 
 import re
 from functools import cache
@@ -11,20 +11,17 @@ from tfmusic import __version__
 
 
 def render(template: str, **context: Any) -> str:
-    """Returns a page from `templates/`; what stands in `context` is escaped unless it is Markup."""
+    """Returns a page from `templates/`; values of `context` are escaped unless they are Markup."""
     return _environment().get_template(template).render(version=__version__, **context)
 
 
 def without_paths(text: str) -> str:
-    """Returns text with folders of the machine left out: of a path from the root, its last name stays.
-
-    A report is passed on, and where its writer keeps files is nobody's business.
-    """
+    """Returns text in which absolute paths are cut to their last name, so that a shared report names no folders."""
     return re.sub(r"(?<![\w./~-])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/:'\",]+[\\/])+([^\s\\/:'\",]*)", r"\1", text)
 
 
 def short_name(path: Path) -> str:
-    """Returns the last two names of a path, which is how a run is known: q2/resnet18-1."""
+    """Returns the last two names of the path of a run: q2/resnet18-1."""
     return "/".join(PurePath(path.resolve()).parts[-2:])
 
 
@@ -47,7 +44,7 @@ def _environment() -> Environment:
 
 
 def _in_markdown(text: str) -> str:
-    """Returns text that Markdown shows as it is, on one line."""
+    """Returns text escaped for Markdown, on one line."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 

@@ -48,14 +48,14 @@ def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 _DPI = 110
 _COLOURS = ("#4477AA", "#EE6677", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
-_SHOWN_LABELS = 60
-_SHOWN_TOGETHER = 25
-_DB_BELOW = 80.0  # the range of colours, down from the loudest cell of an example
+_MAX_LABELS = 60
+_MAX_TOGETHER = 25
+_RANGE_DB = 80.0  # of the colours, below the maximum of an example
 
 
 @dataclass(frozen=True)
 class Example:
-    """A stretch of a track: its values [n_bins, n_frames], power where the feature is one."""
+    """An excerpt of a track: its spectrogram [n_bins, n_frames], power where the feature is one."""
 
     track_id: str
     values: np.ndarray
@@ -63,13 +63,13 @@ class Example:
 
 
 class Pictures:
-    """Draws the pictures of an inspection into a folder; `names` is what stands for each label on them."""
+    """Draws the pictures of an inspection into a folder; `names` has the text for each label."""
 
     def __init__(self, found: Inspection, names: Mapping[str, str], fonts: Sequence[str], folder: Path) -> None:
         self.found, self.names, self.fonts, self.folder = found, names, list(fonts), folder
 
     def draw(self) -> list[Path]:
-        """Returns the pictures of the whole: labels, lengths and, where tracks have several labels, two more."""
+        """Draws labels and lengths and, where tracks have several labels, two pictures more; returns the files."""
         drawn = [self.labels()]
         if len(self.found.seconds):
             drawn.append(self.lengths())
@@ -78,15 +78,15 @@ class Pictures:
         return drawn
 
     def labels(self) -> Path:
-        """Draws a bar a label, the most common at the top, in the colours of the splits."""
-        counts = dict(list(self.found.counts.items())[:_SHOWN_LABELS])
+        """Draws one bar for each label, the most frequent at the top, in the colours of the splits."""
+        counts = dict(list(self.found.counts.items())[:_MAX_LABELS])
         with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts) + 0.4 * bool(self.found.splits)) as (figure, path):
             axes, left = figure.subplots(), np.zeros(len(counts))
             places = np.arange(len(counts))
             splits = self.found.splits
             for split, colour in zip(splits or ("",), _colours(len(splits) or 1), strict=True):
-                some = self.found.counts_of(split) if split else counts
-                widths = np.array([some.get(label, 0) for label in counts])
+                in_split = self.found.counts_of(split) if split else counts
+                widths = np.array([in_split.get(label, 0) for label in counts])
                 axes.barh(places, widths, left=left, color=colour, height=0.75, label=split or None)
                 left += widths
             for place, total in zip(places, left, strict=True):
@@ -98,21 +98,19 @@ class Pictures:
             axes.set_xlim(0, left.max() * 1.09)
             axes.set_xlabel("tracks")
             more = len(self.found.counts) - len(counts)
-            axes.set_title(
-                f"{self.found.name}: tracks of every label" + (f", without {more} rarer ones" if more else "")
-            )
+            axes.set_title(f"{self.found.name}: tracks by label" + (f" ({more} rarer labels left out)" if more else ""))
             if splits:
                 figure.legend(loc="outside lower center", ncols=min(len(splits), 6), frameon=False)
             _plain(axes, "x")
         return path
 
     def lengths(self) -> Path:
-        """Draws how many tracks are how long."""
+        """Draws a histogram of the lengths of tracks."""
         seconds = self.found.seconds
         with self._figure("lengths", 8.0, 3.6) as (figure, path):
             axes = figure.subplots()
             low, high = seconds.min(), seconds.max()
-            if high - low < 1.0:  # all alike: one bar, not forty of thousandths of a second
+            if high - low < 1.0:  # equal lengths: one bar instead of forty of a few milliseconds
                 low, high = low - 0.5, high + 0.5
             axes.hist(seconds, bins=np.linspace(low, high, 41), color=_COLOURS[0])
             axes.set_xlabel("length (s)")
@@ -128,17 +126,17 @@ class Pictures:
         with self._figure("labels_per_track", 8.0, 3.6) as (figure, path):
             axes = figure.subplots()
             axes.bar(list(counts), list(counts.values()), color=_COLOURS[0])
-            axes.set_xlabel("labels of a track")
+            axes.set_xlabel("labels per track")
             axes.set_ylabel("tracks")
-            axes.set_title(f"{self.found.name}: labels a track")
+            axes.set_title(f"{self.found.name}: labels per track")
             _whole_numbers(axes.xaxis)
             _whole_numbers(axes.yaxis)
             _plain(axes, "y")
         return path
 
     def together(self) -> Path:
-        """Draws the share of a label's tracks (row) that have another label as well (column)."""
-        labels = list(self.found.counts)[:_SHOWN_TOGETHER]
+        """Draws the share of the tracks of one label (row) that also have another label (column)."""
+        labels = list(self.found.counts)[:_MAX_TOGETHER]
         shares = self.found.together(labels)
         np.fill_diagonal(shares, np.nan)
         size = 3.0 + 0.3 * len(labels)
@@ -150,7 +148,7 @@ class Pictures:
             texts = [_short(self.names[label], 24) for label in labels]
             axes.set_xticks(range(len(labels)), texts, rotation=90)
             axes.set_yticks(range(len(labels)), texts)
-            axes.set_title(f"{self.found.name}: share of the tracks of a row\nthat are of the column as well")
+            axes.set_title(f"{self.found.name}: share of the tracks of a row\nthat also have the label of the column")
             figure.colorbar(image, ax=axes, shrink=0.7)
         return path
 
@@ -204,7 +202,7 @@ def _shown(values: np.ndarray, is_power: bool) -> np.ndarray:
 
 def _limits(shown: np.ndarray, is_power: bool) -> tuple[float, float]:
     low, high = float(shown.min()), float(shown.max())
-    return (max(low, high - _DB_BELOW) if is_power else low, max(high, low + 1e-9))
+    return (max(low, high - _RANGE_DB) if is_power else low, max(high, low + 1e-9))
 
 
 def _short(text: str, length: int) -> str:

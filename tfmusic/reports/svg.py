@@ -1,7 +1,7 @@
-"""Matplotlib figures as SVG inside a page, in the colours of the page, light or dark.
+"""Matplotlib figures as SVG in a page, in the light or dark colours of its style sheet.
 
-Colours of a figure are names of the page's style sheet (`--ink`, `--series1`, ...): matplotlib draws with a stand-in
-colour each, which the SVG then replaces by `var(--name)`. Text stays text, so that the browser's fonts show it.
+Matplotlib draws with placeholder colours, which the SVG then replaces by variables of the style sheet (`--ink`,
+`--series1`, ...). Text stays text, so that the browser shows it in its own fonts.
 """
 
 import base64
@@ -23,15 +23,15 @@ from tfmusic.core.contract import Contract
 N_SERIES = 5
 
 _NAMES = ("ink", "faint", "line", *(f"series{i + 1}" for i in range(N_SERIES)))
-STAND_IN = {name: f"#0{i + 1}0{i + 1}0{i + 1}" for i, name in enumerate(_NAMES)}
-_COLOURS_OF_A_PICTURE = 64
+PLACEHOLDERS = {name: f"#0{i + 1}0{i + 1}0{i + 1}" for i, name in enumerate(_NAMES)}
+_PALETTE_SIZE = 64
 
 
 def style(colours: Mapping[str, str]) -> Any:
-    """Returns how figures of tfmusic look, for `matplotlib.rc_context`."""
+    """Returns the style of all figures for `matplotlib.rc_context`, in some colours by name."""
     return {
         "svg.fonttype": "none",
-        "text.parse_math": False,  # labels are names, whatever signs they hold
+        "text.parse_math": False,  # a label may hold a dollar sign
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -49,13 +49,13 @@ def style(colours: Mapping[str, str]) -> Any:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: its points, its name in the legend (none where empty), its colour and strength."""
+    """One line of a chart: its points, name in the legend (none if empty), colour and opacity."""
 
     x: Sequence[float]
     y: Sequence[float]
     name: str = ""
     colour: str = "series1"
-    strength: float = 1.0
+    opacity: float = 1.0
     has_points: bool = False
 
 
@@ -70,25 +70,25 @@ def line_chart(
     mark_x: float | None = None,
     has_diagonal: bool = False,
 ) -> Markup:
-    """Returns a chart of lines; names and labels in Latin letters, others belong beside it as text of the page.
+    """Returns a chart of lines.
 
     Args:
-        key: a name that no other figure of the page has.
+        key: a name that is unique in the page.
         lines: what is drawn.
-        x_label, y_label: what the axes are.
-        x_range, y_range: their ends, or as the lines need.
-        mark_x: where a dotted vertical stands.
-        has_diagonal: whether a dotted diagonal stands for x = y.
+        x_label, y_label: of the axes.
+        x_range, y_range: limits of the axes, by default those of the lines.
+        mark_x: position of a dotted vertical line.
+        has_diagonal: whether a dotted line shows x = y.
     """
-    with mpl.rc_context(style(STAND_IN)):
+    with mpl.rc_context(style(PLACEHOLDERS)):
         figure, axes = _figure(4.4, 2.7)
         if mark_x is not None:
-            axes.axvline(mark_x, color=STAND_IN["faint"], linestyle=":", linewidth=1)
+            axes.axvline(mark_x, color=PLACEHOLDERS["faint"], linestyle=":", linewidth=1)
         if has_diagonal:
-            axes.plot([0, 1], [0, 1], color=STAND_IN["faint"], linestyle=":", linewidth=1)
+            axes.plot([0, 1], [0, 1], color=PLACEHOLDERS["faint"], linestyle=":", linewidth=1)
         for line in lines:
             axes.plot(
-                line.x, line.y, color=STAND_IN[line.colour], alpha=line.strength, linewidth=1.6,
+                line.x, line.y, color=PLACEHOLDERS[line.colour], alpha=line.opacity, linewidth=1.6,
                 label=line.name or None, marker="o" if line.has_points or len(line.x) == 1 else None, markersize=3.5,
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -99,13 +99,13 @@ def line_chart(
 
 
 def interval_chart(key: str, rows: Sequence[tuple[str, float, float, float]], *, x_label: str) -> Markup:
-    """Returns values with their intervals, one line each from above: name, value, low, high."""
-    with mpl.rc_context(style(STAND_IN)):
+    """Returns values with their intervals, one row each, the first on top: name, value, low, high."""
+    with mpl.rc_context(style(PLACEHOLDERS)):
         figure, axes = _figure(6.4, 0.7 + 0.28 * len(rows))
         places = np.arange(len(rows))[::-1]
         for place, (_, value, low, high) in zip(places, rows, strict=True):
-            axes.plot([low, high], [place, place], color=STAND_IN["series1"], linewidth=1.6)
-            axes.plot([value], [place], color=STAND_IN["series1"], marker="o", markersize=5)
+            axes.plot([low, high], [place, place], color=PLACEHOLDERS["series1"], linewidth=1.6)
+            axes.plot([value], [place], color=PLACEHOLDERS["series1"], marker="o", markersize=5)
         axes.set_yticks(places, [row[0] for row in rows])
         axes.set(xlabel=x_label, ylim=(-0.6, len(rows) - 0.4))
         axes.grid(axis="y", visible=False)
@@ -114,7 +114,7 @@ def interval_chart(key: str, rows: Sequence[tuple[str, float, float, float]], *,
 
 def track_chart(
     key: str,
-    cells: np.ndarray,
+    codes: np.ndarray,
     contract: Contract,
     *,
     edges_s: np.ndarray,
@@ -124,27 +124,27 @@ def track_chart(
     """Returns the spectrogram of a track with scores over time under it.
 
     Args:
-        key: a name that no other figure of the page has.
-        cells: stored cells [n_frames, n_bins].
-        contract: of the cells.
-        edges_s: ends of the stretches of time, seconds, [n_stretches + 1].
-        scores: [n_stretches, n_lines], in the colours series1, series2, ...
+        key: a name that is unique in the page.
+        codes: stored codes, [n_frames, n_bins].
+        contract: of the codes.
+        edges_s: ends of the intervals of time, seconds, [n_intervals + 1].
+        scores: [n_intervals, n_lines], in the colours series1, series2, ...
         height: inches.
     """
-    with mpl.rc_context(style(STAND_IN)):
+    with mpl.rc_context(style(PLACEHOLDERS)):
         figure, (above, below) = _figure(6.4, height, rows=(3, 2))
-        draw_spectrogram(above, cells, contract)
+        draw_spectrogram(above, codes, contract)
         for i, line in enumerate(scores.T):
-            below.stairs(line, edges_s, baseline=None, color=STAND_IN[f"series{i + 1}"], linewidth=1.6)
+            below.stairs(line, edges_s, baseline=None, color=PLACEHOLDERS[f"series{i + 1}"], linewidth=1.6)
         below.set(xlim=(edges_s[0], edges_s[-1]), ylim=(-0.04, 1.04), xlabel="seconds", ylabel="score")
         return to_svg(figure, key)
 
 
-def draw_spectrogram(axes: Any, cells: np.ndarray, contract: Contract, *, columns: int = 480, rows: int = 64) -> None:
-    """Draws stored cells [n_frames, n_bins] over time, low bins below; long tracks as means of neighbouring frames."""
-    small = _shrink(_shrink(cells.astype(np.float32), columns).T, rows)
+def draw_spectrogram(axes: Any, codes: np.ndarray, contract: Contract, *, columns: int = 480, rows: int = 64) -> None:
+    """Draws stored codes [n_frames, n_bins], low bins at the bottom; neighbouring frames are averaged to fit."""
+    small = _shrink(_shrink(codes.astype(np.float32), columns).T, rows)
     low, high = np.percentile(small, [2, 99.5])
-    seconds = len(cells) / contract.frames_per_s
+    seconds = len(codes) / contract.frames_per_s
     axes.imshow(
         small, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=max(high, low + 1e-6),
         extent=(0, seconds, 0, contract.n_bins), interpolation="none",
@@ -154,11 +154,11 @@ def draw_spectrogram(axes: Any, cells: np.ndarray, contract: Contract, *, column
     axes.set_yticks([0, contract.n_bins // 2, contract.n_bins])
 
 
-def _shrink(rows: np.ndarray, most: int) -> np.ndarray:
-    """Returns means of neighbouring rows, so that at most `most` are left."""
-    if len(rows) <= most:
+def _shrink(rows: np.ndarray, max_rows: int) -> np.ndarray:
+    """Returns means of neighbouring rows, at most `max_rows`."""
+    if len(rows) <= max_rows:
         return rows
-    edges = np.linspace(0, len(rows), most + 1).astype(int)
+    edges = np.linspace(0, len(rows), max_rows + 1).astype(int)
     return np.asarray(np.add.reduceat(rows, edges[:-1], axis=0) / np.diff(edges)[:, None])
 
 
@@ -169,26 +169,26 @@ def _figure(width: float, height: float, rows: Sequence[float] = (1,)) -> tuple[
 
 
 def to_svg(figure: Figure, key: str) -> Markup:
-    """Returns a figure drawn in the colours `STAND_IN` as SVG in those of the page; `key` as in `line_chart`."""
+    """Returns a figure that was drawn in `PLACEHOLDERS` as SVG in the colours of the page; `key` as in `line_chart`."""
     with mpl.rc_context({"svg.hashsalt": key}), io.StringIO() as file, warnings.catch_warnings():
-        # Names may be Korean: the browser has the fonts, matplotlib only guesses the width.
+        # Where matplotlib lacks a font, for Korean say, it guesses the width of the text; the browser has the font.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # no one refers to them, and the next figure has them too
-    text = re.sub(r'(data:image/png;base64,)([^"]+)', lambda found: found[1] + _fewer_colours(found[2]), text)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # unused, and not unique in a page of several figures
+    text = re.sub(r'(data:image/png;base64,)([^"]+)', lambda match: match[1] + _with_palette(match[2]), text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]+" height="[^"]+"', r"\1", text, count=1)
     text = text.replace("<svg ", '<svg aria-hidden="true" ', 1)
-    for name, colour in STAND_IN.items():
+    for name, colour in PLACEHOLDERS.items():
         text = text.replace(colour, f"var(--{name})")
-    return Markup(text)  # matplotlib escapes what it is given
+    return Markup(text)  # matplotlib escapes its text
 
 
-def _fewer_colours(encoded: str) -> str:
-    """Returns a PNG with a palette, a quarter of the bytes of one with four bytes a cell."""
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB").quantize(_COLOURS_OF_A_PICTURE)
+def _with_palette(encoded: str) -> str:
+    """Returns a base64 PNG with a palette, which has a quarter of the bytes of one in RGBA."""
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB").quantize(_PALETTE_SIZE)
     with io.BytesIO() as file:
         picture.save(file, format="PNG", optimize=True)
         return base64.b64encode(file.getvalue()).decode()
