@@ -1,1 +1,1 @@
-"""A run to a folder that others can load: SavedModel, ONNX or LiteRT, with contract, calibration and model card."""
+"""A run to a folder that can be loaded elsewhere: SavedModel, ONNX or LiteRT, with contract, calibration and card."""

@@ -1,109 +1,79 @@
-"""The segment model in other formats, ONNX and LiteRT, for places where there is no TensorFlow.
+"""The formats of exports. Each is a module of this package whose `write(predictor, folder)` saves the model.
 
-Input `codes` [batch, frames, n_bins] in the contract's storage type, any batch; output logits [batch, n_labels]. What
-turns a track into codes and logits into an answer stands beside it: contract, labels and calibration.
+A SavedModel takes a whole track. ONNX and LiteRT take codes of windows [batch, frames, n_bins] and return logits
+[batch, n_labels]; what turns a track into codes and logits into a prediction lies beside the model, in contract.json
+and calibration.json.
 """
 
+import importlib
 import importlib.util
-import warnings
-from collections.abc import Callable
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
-import numpy as np
+from tfmusic.errors import UsageError
 
-from tfmusic.core.rundir import RunDir
-from tfmusic.errors import RunError, UsageError
-from tfmusic.export.card import CARD_JSON, model_card
-from tfmusic.export.layout import export_folder, write_card
-from tfmusic.inference.model_folder import FILES
-from tfmusic.inference.predictor import load_run
-from tfmusic.models.ops import IS_KERAS_3
-
-_PACKAGES = {"onnx": "tf2onnx", "litert": "ai_edge_litert"}
+if TYPE_CHECKING:
+    from tfmusic.core.rundir import RunDir
 
 
-def export_segments(run: RunDir, out: Path, form: str, task: str | None = None) -> None:
-    """Writes the folder of the segment model; it appears under its name when complete.
+@dataclass(frozen=True)
+class Format:
+    """A format: the module that writes it, its title, and the package of its extra, which needs Keras 3."""
+
+    module: str
+    title: str
+    package: str | None = None
+
+
+FORMATS = {
+    "saved_model": Format("tfmusic.export.savedmodel", "SavedModel"),
+    "onnx": Format("tfmusic.export.onnx", "ONNX, model of windows", "tf2onnx"),
+    "litert": Format("tfmusic.export.litert", "LiteRT, model of windows", "ai_edge_litert"),
+}
+
+
+def export_run(run: "RunDir", out: Path, format_name: str = "saved_model", task: str | None = None) -> None:
+    """Writes the best model of a run to a folder, which appears under its name when it is complete.
 
     Args:
         run: the run.
         out: the folder.
-        form: `onnx` or `litert`.
-        task: which task of a model with several.
+        format_name: a key of `FORMATS`.
+        task: which task of a model for several.
 
     Raises:
-        UsageError: what writes the format is not installed or needs Keras 3, `task` is none of the model's, or
-            another process writes the folder.
+        UsageError: the format needs another package or Keras 3, `task` is none of the model's, or another process
+            writes the folder.
         RunError: the run has no model, contract or calibration, or a layer that the format does not have.
     """
+    _check_installed(format_name)
+    from tfmusic.export.card import model_card
+    from tfmusic.export.layout import export_folder, write_card
+    from tfmusic.inference.predictor import load_run
+
+    predictor = load_run(run, task)
+    with export_folder(out, predictor) as folder:
+        write_card(folder, model_card(run, predictor))
+        report = run.report_folder(predictor.contract.task) / "report.json"
+        if report.is_file():
+            shutil.copy(report, folder / "report.json")
+        importlib.import_module(FORMATS[format_name].module).write(predictor, folder)
+
+
+def _check_installed(format_name: str) -> None:
+    package = FORMATS[format_name].package
+    if package is None:
+        return
+    import keras
+
+    from tfmusic.models.ops import IS_KERAS_3
+
     if not IS_KERAS_3:
         raise UsageError(
-            f"--format {form} must be asked of Keras 3, on the default stack. Received: Keras {keras.__version__};"
-            " a SavedModel can be exported here"
+            f"--format {format_name} needs Keras 3, on the default stack. Received: Keras {keras.__version__};"
+            " use --format saved_model"
         )
-    if importlib.util.find_spec(_PACKAGES[form]) is None:
-        raise UsageError(f"--format {form} needs an extra: pip install 'tfmusic[{form}]'")
-    loaded = load_run(run, task)
-    with export_folder(out, loaded) as folder:
-        _make_ready(loaded.model)
-        _WRITERS[form](loaded.model, folder / FILES[form])
-        write_card(folder, model_card(run, loaded))
-        if form == "onnx":
-            _put_contract_inside(folder)
-
-
-def _make_ready(model: keras.Model) -> None:
-    """Does what Keras wants of a model before an export: it must have been called."""
-    _hold_constants(model)
-    nothing = [np.zeros((1, *some.shape[1:]), some.dtype) for some in model.inputs]
-    model(nothing if len(nothing) > 1 else nothing[0])
-
-
-def _hold_constants(model: keras.Model) -> None:
-    """Makes mean and variance plain arrays: as tensors of their own they would become inputs of an ONNX graph."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _hold_constants(layer)
-        elif isinstance(layer, keras.layers.Normalization):
-            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
-
-
-def _write_onnx(model: keras.Model, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converter, about names of numpy
-        model.export(path, format="onnx", verbose=False)
-
-
-def _write_litert(model: keras.Model, path: Path) -> None:
-    recurrent = [
-        layer.name for layer in model.layers if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
-    ]
-    if recurrent:
-        raise RunError(
-            f"--format litert is for models without recurrent layers, whose loops LiteRT alone cannot run. Received:"
-            f" {', '.join(recurrent)}; export to onnx"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.export(path, format="litert", verbose=False)
-
-
-def _put_contract_inside(folder: Path) -> None:
-    """Adds contract, calibration and card to the metadata of an ONNX file, which may travel alone."""
-    import onnx
-
-    model = onnx.load(folder / FILES["onnx"])
-    texts = {
-        name: (folder / name).read_text(encoding="utf-8") for name in ("contract.json", "calibration.json", CARD_JSON)
-    }
-    onnx.helper.set_model_props(model, texts)
-    model.graph.output[0].name, old = "logits", model.graph.output[0].name
-    for node in model.graph.node:
-        node.output[:] = ["logits" if name == old else name for name in node.output]
-        node.input[:] = ["logits" if name == old else name for name in node.input]
-    onnx.checker.check_model(model)
-    onnx.save(model, folder / FILES["onnx"])
-
-
-_WRITERS: dict[str, Callable[[keras.Model, Path], None]] = {"onnx": _write_onnx, "litert": _write_litert}
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(f"--format {format_name} needs an extra: pip install 'tfmusic[{format_name}]'")

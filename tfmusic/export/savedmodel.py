@@ -5,7 +5,6 @@ two steps of calibration and the aggregator. Tests hold both to 1e-5 of each oth
 """
 
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ import keras
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
-from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError
-from tfmusic.export.card import model_card
-from tfmusic.export.layout import export_folder, write_card
-from tfmusic.inference.predictor import WindowPredictor, load_run
+from tfmusic.inference.predictor import WindowPredictor
 from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.track_scorer import TrackScorer
 
@@ -223,28 +219,11 @@ def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
     return found
 
 
-def export_run(run: RunDir, out: Path, task: str | None = None) -> None:
-    """Writes the export folder; it appears under its name when complete.
-
-    `task` says which task of a model with several is exported.
-
-    Raises:
-        UsageError: the model answers several tasks and `task` is none of them, or another process writes the folder.
-        RunError: the run has no model, contract or calibration.
-    """
-    loaded = load_run(run, task)
-    module = TrackModel(fuse_batch_norm(loaded.model), loaded.contract, loaded.scorer)
-    with export_folder(out, loaded) as folder:
-        _save(module, folder, loaded)
-        report = run.report_folder(loaded.contract.task) / "report.json"
-        if report.is_file():
-            shutil.copy(report, folder / "report.json")
-        write_card(folder, model_card(run, loaded))
-
-
-def _save(module: TrackModel, folder: Path, loaded: WindowPredictor) -> None:
+def write(predictor: WindowPredictor, folder: Path) -> None:
+    """Writes the model into an export folder; raises RunError where the disk refuses it."""
+    module = TrackModel(fuse_batch_norm(predictor.model), predictor.contract, predictor.scorer)
     try:
-        tf.saved_model.save(module, str(folder), signatures=signatures(module, loaded.contract))
-    except tf.errors.OpError as error:  # what the system says of the disk stands behind the path
+        tf.saved_model.save(module, str(folder), signatures=signatures(module, predictor.contract))
+    except tf.errors.OpError as error:  # the message has the reason of the system after the path
         why = error.message.rpartition("; ")[2].partition(" [Op:")[0]
         raise RunError(f"{folder.parent}: the model cannot be written there: {why}") from error
