@@ -122,7 +122,7 @@ def no_manifest_before_the_rest(out, expected):
 
 
 def verified(out, expected):
-    from tfmusic.export.verify import verify
+    from tfmusic.integrity import verify
 
     assert not out.exists() or not verify(out).faults, f"{out}: {verify(out).faults}"
 

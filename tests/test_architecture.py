@@ -20,6 +20,7 @@ LAYERS = (  # each imports from those below it; those of one line do not know ea
     ("reports",),
     ("training",),
     ("export",),
+    ("integrity",),
     ("server",),
     ("commands",),
     ("cli",),

@@ -23,7 +23,7 @@ from tests.kill import SMALL, hashes, run_result
 from tfmusic.cli import main
 from tfmusic.core.files import locked
 from tfmusic.core.rundir import RunDir
-from tfmusic.export.verify import verify
+from tfmusic.integrity import verify
 from tfmusic.records.manifest import Manifest
 from tfmusic.training.callbacks import StepWatch
 

@@ -157,7 +157,6 @@ def test_an_export_without_a_usable_calibration_is_refused(exported, music, tmp_
     """By predict and by verify, with one line."""
     shutil.copytree(exported / "onnx", tmp_path / "onnx")
     (tmp_path / "onnx" / "calibration.json").write_text(json.dumps({"q2": fields}), encoding="utf-8")
-    (tmp_path / "onnx" / "checksums.json").unlink()
     for command in (
         ["predict", str(tmp_path / "onnx"), str(music / "q2" / "test")],
         ["verify", str(tmp_path / "onnx")],
@@ -172,8 +171,7 @@ def test_predictions_need_no_model_card(exported, music, tmp_path):
     test = str(music / "q2" / "test")
     for form in ("onnx", "litert"):
         shutil.copytree(exported / form, tmp_path / form)
-        for name in ("model_card.json", "checksums.json"):
-            (tmp_path / form / name).unlink()
+        (tmp_path / form / "model_card.json").unlink()
         outs = [str(tmp_path / f"{form}{i}.json") for i in (0, 1)]
         assert main(["predict", str(exported / form), test, "--out", outs[0]]) == 0
         assert main(["predict", str(tmp_path / form), test, "--out", outs[1]]) == 0

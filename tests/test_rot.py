@@ -13,9 +13,9 @@ from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RecordsError, RunError, TfmusicError
-from tfmusic.export.verify import verify
 from tfmusic.inference.model_folder import load_contract
 from tfmusic.inference.predictor import load_run
+from tfmusic.integrity import verify
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
 
