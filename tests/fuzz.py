@@ -195,7 +195,7 @@ def shard_reader(folder, *, with_checksums):
     import shutil
 
     from tfmusic.records.reader import iterate_tracks
-    from tfmusic.records.writer import frame_length, masked_crc
+    from tfmusic.records.writer import length_header, masked_crc
 
     shutil.copytree(golden.GOLDEN, folder / "records", dirs_exist_ok=True)
     manifest = Manifest.read(folder / "records")
@@ -207,7 +207,7 @@ def shard_reader(folder, *, with_checksums):
         if with_checksums:
             import google_crc32c
 
-            data = frame_length(len(data)) + data + struct.pack("<I", masked_crc(google_crc32c.value(data)))
+            data = length_header(len(data)) + data + struct.pack("<I", masked_crc(google_crc32c.value(data)))
         path.write_bytes(data)
         for _ in iterate_tracks(manifest, "fold0"):
             pass

@@ -99,8 +99,8 @@ def test_chosen_segments_are_stored_and_noted(tmp_path):
     for split in whole.splits:
         assert (whole.splits[split].segments, few.splits[split].segments) == (20, 8)
         assert few.splits[split].statistics.frames == 4 * 40
-        tracks = {track.row: track.cells for track in iterate_tracks(whole, split)}
-        stretches = [(track.row, track.cells) for track in iterate_tracks(few, split)]
+        tracks = {track.row: track.codes for track in iterate_tracks(whole, split)}
+        stretches = [(track.row, track.codes) for track in iterate_tracks(few, split)]
         assert len(stretches) == 8
         for (row, first), (same_row, last) in zip(stretches[::2], stretches[1::2], strict=True):
             assert row == same_row
@@ -114,7 +114,7 @@ def test_touching_segments_are_one_stretch(tmp_path):
     """The first two windows stand side by side: they are scored as one piece of music, over their border as well."""
     miniatures.write_folder(tmp_path / "data", ".npy", splits=(), seconds=3.2)
     few = build(tmp_path / "data", tmp_path, "folder", "record.segments=first", "record.segments_per_track=2")
-    assert [len(track.cells) for track in iterate_tracks(few, "fold0")] == [40] * 4
+    assert [len(track.codes) for track in iterate_tracks(few, "fold0")] == [40] * 4
 
 
 @pytest.mark.slow

@@ -78,8 +78,8 @@ def test_other_storage_types_and_scales(music, tmp_path):
     track = next(iterate_tracks(manifest, "fold0"))
     mel = np.load(music / "q2/train/train_data/mel_spectrogram" / f"{track.track_id}.npy")[0]
     expected = np.clip(np.log10(1 + 10 * mel), 0, manifest.contract.scale.high).T
-    assert track.cells.dtype == np.float16
-    np.testing.assert_allclose(track.cells, expected, atol=4e-3)
+    assert track.codes.dtype == np.float16
+    np.testing.assert_allclose(track.codes, expected, atol=4e-3)
 
 
 def test_existing_records_are_kept_unless_told(music, records, tmp_path, capsys):

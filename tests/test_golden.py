@@ -16,7 +16,7 @@ def test_golden_records_are_read():
     tracks = {track.row: track for split in manifest.splits for track in iterate_tracks(manifest, split)}
     assert sorted(tracks) == list(range(len(golden.N_FRAMES)))
     for row, track in tracks.items():
-        np.testing.assert_array_equal(track.cells, encoder.encode(golden.mel_of(row)[0]))
+        np.testing.assert_array_equal(track.codes, encoder.encode(golden.mel_of(row)[0]))
     assert manifest.contract.labels == ("R&B/c", "b", "가")
     assert tracks[0].label == (1,)
     assert tracks[2].label == (0, 2)

@@ -154,7 +154,7 @@ def test_copies_have_the_length_of_their_tempo(records):
     """Segments are cut from what is stretched."""
     manifest = Manifest.read(records)
     settings = OfflineAugment.model_validate(manifest.settings["perturb"])
-    sizes = {t.track_id: len(t.cells) for split in manifest.splits for t in iterate_tracks(manifest, split)}
+    sizes = {t.track_id: len(t.codes) for split in manifest.splits for t in iterate_tracks(manifest, split)}
     for seed, name in enumerate(NAMES):
         track_id = name.replace("/", "-")
         n_samples = int(np.ceil(len(chords(3.0 + 0.1 * seed)) * 16000 / 22050))

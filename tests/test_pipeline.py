@@ -79,7 +79,7 @@ def test_masked_cells_hold_the_training_folds_mean(manifest):
     """What SpecAugment hides is filled with the rounded mean of the training folds, bin by bin."""
     hide_all = SpecAugment(freq_mask_bins=120, n_freq_masks=8, time_mask_frames=300, n_time_masks=8)
     plain, masked = batches(manifest), batches(manifest, policy=hide_all)
-    mean = np.concatenate([t.cells for s in SPLITS for t in iterate_tracks(manifest, s)]).mean(0)
+    mean = np.concatenate([t.codes for s in SPLITS for t in iterate_tracks(manifest, s)]).mean(0)
     changed = [(m, m != p) for (p, _), (m, _) in zip(plain, masked, strict=True)]
     assert np.mean([part.mean() for _, part in changed]) > 0.5
     for codes, part in changed:
@@ -103,14 +103,14 @@ def test_label_counts(manifest):
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size):
     """Windows in order, of one batch shape, padding marked; against cutting each track by itself."""
-    tracks = ((track.row, track.cells, None) for track in iterate_tracks(manifest, "fold0"))
+    tracks = ((track.row, track.codes, None) for track in iterate_tracks(manifest, "fold0"))
     made = list(batch_windows(tracks, frames=100, hop_frames=50, batch_sizes=(batch_size,)))
     assert all(batch.codes.shape == (batch_size, 100, 128) for batch in made)
     rows = np.concatenate([batch.track for batch in made])
     codes = np.concatenate([batch.codes for batch in made])[rows >= 0]
     assert (rows == -1).sum() < batch_size
     assert (rows[: len(codes)] >= 0).all()
-    expected = [cut(track.cells, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
+    expected = [cut(track.codes, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
     np.testing.assert_array_equal(codes, np.concatenate(expected))
 
 
@@ -135,6 +135,6 @@ def test_every_track_is_scored_once(manifest):
     assert len(set(scored.track_ids)) == len(scored.rows)
     tracks = {track.row: track for name in SPLITS for track in iterate_tracks(manifest, name)}
     for row, logits, target in zip(scored.rows, scored.logits, scored.targets, strict=True):
-        windows, _ = cut(tracks[row].cells, frames=100, hop_frames=50)
+        windows, _ = cut(tracks[row].codes, frames=100, hop_frames=50)
         np.testing.assert_allclose(logits[:, 0], windows.mean(axis=(1, 2)), rtol=1e-5)
         assert tuple(np.flatnonzero(target).tolist()) == tracks[row].label

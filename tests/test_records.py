@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmusic.core.windows import segment_starts
 from tfmusic.errors import RecordsError
-from tfmusic.records.format import SegmentHeader, deal_ranges, decode, encode_prefix, n_shards, order_key
+from tfmusic.records.format import SegmentHeader, decode, encode_prefix, even_ranges, n_shards, order_key
 from tfmusic.records.manifest import Manifest, Statistics
 from tfmusic.records.reader import iterate, iterate_tracks, read_shard
 from tfmusic.records.writer import ShardWriter
@@ -127,7 +127,7 @@ def test_tracks_come_back_whole(records, music):
     for split in manifest.splits:
         for track in iterate_tracks(manifest, split):
             path = music / "q2/train/train_data/mel_spectrogram" / f"{track.track_id}.npy"
-            np.testing.assert_array_equal(track.cells, encoder.encode(read_mel(path, 128)))
+            np.testing.assert_array_equal(track.codes, encoder.encode(read_mel(path, 128)))
             seen.append(track.row)
     listing = json.loads((music / "q2" / "train" / "train_label").read_text(encoding="utf-8"))
     assert sorted(seen) == list(range(len(listing["track_index"])))
@@ -137,7 +137,7 @@ def test_statistics_are_those_of_all_frames(records):
     """Mean and variance from the manifest are numpy's over every frame of the chosen splits."""
     manifest = Manifest.read(records)
     chosen = ["fold0", "fold3"]
-    frames = np.concatenate([track.cells for name in chosen for track in iterate_tracks(manifest, name)])
+    frames = np.concatenate([track.codes for name in chosen for track in iterate_tracks(manifest, name)])
     mean, variance = Statistics.merge([manifest.split(name).statistics for name in chosen]).mean_and_variance()
     np.testing.assert_allclose(mean, frames.mean(0), rtol=1e-12)
     np.testing.assert_allclose(variance, frames.var(0), rtol=1e-9)
@@ -155,7 +155,7 @@ def test_segments_of_the_records_follow_the_law(records):
             starts[header.track].append(header.start)
     for track in iterate_tracks(manifest, "fold2"):
         if track.row in starts:
-            wanted = segment_starts(len(track.cells), frames=313, hop_frames=313).tolist()
+            wanted = segment_starts(len(track.codes), frames=313, hop_frames=313).tolist()
             assert sorted(starts[track.row]) == wanted
 
 
@@ -227,7 +227,7 @@ def test_records_folder_is_found_from_above(records, tmp_path):
 )
 def test_ranges_cover_everything_once(sizes, count):
     """No range is empty, together they are all items in order; equal items differ by one at most."""
-    ranges = deal_ranges(sizes, count)
+    ranges = even_ranges(sizes, count)
     assert [item for chosen in ranges for item in chosen] == list(range(len(sizes)))
     assert len(ranges) == count
     assert all(len(chosen) for chosen in ranges)
@@ -238,7 +238,7 @@ def test_ranges_cover_everything_once(sizes, count):
 def test_ranges_need_items():
     """More ranges than items cannot be."""
     with pytest.raises(ValueError, match="need 1 to 2 ranges, got 3"):
-        deal_ranges([1, 1], 3)
+        even_ranges([1, 1], 3)
 
 
 def test_number_of_shards():

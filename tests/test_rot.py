@@ -49,7 +49,7 @@ def stored(folder):
     manifest = Manifest.read(folder)
     manifest.verify(list(manifest.splits))
     tracks = [track for split in manifest.splits for track in iterate_tracks(manifest, split)]
-    return manifest, [(track.row, track.track_id, track.label, track.cells.tobytes()) for track in tracks]
+    return manifest, [(track.row, track.track_id, track.label, track.codes.tobytes()) for track in tracks]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tracks.csv", "shard"])

@@ -199,7 +199,7 @@ class _Records(_Source):
             for track in iterate_tracks(self.manifest, split) if left else ():
                 if track.track_id in left:
                     left.remove(track.track_id)
-                    yield self._example(track.track_id, track.cells.T)
+                    yield self._example(track.track_id, track.codes.T)
 
 
 def _config(args: argparse.Namespace) -> "Config":

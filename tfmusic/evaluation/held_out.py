@@ -96,8 +96,8 @@ def score_splits(
             for track in iterate_tracks(manifest, split):
                 if track.row not in seen:
                     on_track()
-                seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.cells[:0])
-                yield track.row, track.cells, None if metadata is None else metadata[track.row]
+                seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.codes[:0])
+                yield track.row, track.codes, None if metadata is None else metadata[track.row]
 
     batches = batch_windows(tracks(), frames=contract.frames, hop_frames=contract.hop_frames, batch_sizes=(batch_size,))
     parts: dict[int, list[np.ndarray]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The manifest of a records folder: contract, splits, shards with checksums, statistics, skipped tracks."""
+"""The manifest of a records folder (contract, splits, shards with checksums, statistics) and the tables it lists."""
 
 import csv
 import json
@@ -18,14 +18,14 @@ from tfmusic.records.format import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
 TRACKS_NAME = "tracks.csv"
-_PLAIN_FILE = re.compile(r"[^/\\\0]{1,255}")
+TOKENS_NAME = "tokens.jsonl"  # a JSON list of metadata tokens for each track, in the order of tracks.csv
 
-TOKENS_NAME = "tokens.jsonl"  # a JSON list of metadata tokens a track, in the order of tracks.csv
+_FILE_NAME = re.compile(r"[^/\\\0]{1,255}")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a split: name, segments in it, size and sha256."""
+    """One file of a split: its name, number of segments, size and sha256."""
 
     file: str
     segments: int
@@ -35,7 +35,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Count of frames, and sums over them per bin, of stored cells; every frame of a track counts once."""
+    """Number of frames, and sums over them of the codes of every bin; every frame of a track counts once."""
 
     frames: int
     sum: tuple[float, ...]
@@ -43,46 +43,46 @@ class Statistics:
 
     @classmethod
     def merge(cls, parts: Sequence["Statistics"]) -> Self:
-        """Returns the statistics of all parts together, summed in their order."""
+        """Returns the statistics of all parts together, added in their order."""
         total = [sum(column) for column in zip(*(part.sum for part in parts), strict=True)]
         squares = [sum(column) for column in zip(*(part.sum_of_squares for part in parts), strict=True)]
         return cls(sum(part.frames for part in parts), tuple(total), tuple(squares))
 
     def mean_and_variance(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and variance of every bin, float64 [n_bins], in stored units."""
+        """Returns mean and variance of the codes of every bin, float64 [n_bins]."""
         mean = np.array(self.sum) / self.frames
         return mean, np.maximum(np.array(self.sum_of_squares) / self.frames - mean**2, 0.0)
 
 
 class RunningStatistics:
-    """Statistics of tracks that come one after the other; sums of uint8 are exact integers.
+    """Adds up the statistics of one track after the other; sums of uint8 are exact integers.
 
     Args:
-        n_bins: height of a spectrogram.
-        dtype: that of the stored cells.
+        n_bins: number of bins.
+        dtype: storage type of the codes.
     """
 
     def __init__(self, n_bins: int, dtype: str) -> None:
         self._is_exact, self._frames = np.dtype(dtype) == np.uint8, 0
         self._sums = np.zeros((2, n_bins), np.int64 if self._is_exact else np.float64)
 
-    def add(self, cells: np.ndarray) -> None:
-        """Adds the stored cells [n_frames, n_bins] of a track."""
-        self._frames += len(cells)
+    def add(self, codes: np.ndarray) -> None:
+        """Adds the codes [n_frames, n_bins] of a track."""
+        self._frames += len(codes)
         if self._is_exact:
-            self._sums += _exact_sums(cells)
+            self._sums += _exact_sums(codes)
         else:
-            self._sums += cells.sum(0, dtype=np.float64), np.square(cells, dtype=np.float64).sum(0)
+            self._sums += codes.sum(0, dtype=np.float64), np.square(codes, dtype=np.float64).sum(0)
 
-    def so_far(self) -> Statistics:
-        """Returns the statistics of all tracks that were added."""
+    def result(self) -> Statistics:
+        """Returns the statistics of all tracks added."""
         total, squares = self._sums.tolist()
         return Statistics(self._frames, tuple(total), tuple(squares))
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split with what they hold."""
+    """The shards of one split, and the sums of their contents."""
 
     shards: tuple[Shard, ...]
     tracks: int
@@ -92,9 +92,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a records folder promises; read from and written to `manifest.json`, which is written last.
+    """The contents of `manifest.json`, which a build writes last.
 
-    `contract.frames` and `contract.hop_frames` are those of the stored segments.
+    `contract.frames` and `contract.hop_frames` are length and hop of the stored segments.
     """
 
     folder: Path
@@ -116,12 +116,12 @@ class Manifest:
 
     @property
     def has_official_splits(self) -> bool:
-        """Whether the splits are train, validation and test of the data itself, not folds."""
+        """Whether the splits are train, validation and test of the dataset, not folds."""
         return self.settings.get("splits") == "official"
 
     @property
     def has_whole_tracks(self) -> bool:
-        """Whether every frame of a track is stored; else segments were chosen."""
+        """Whether every frame of a track is stored, not only selected segments."""
         return "segments" not in self.settings
 
     def track_ids(self, splits: Sequence[str]) -> list[str]:
@@ -129,7 +129,7 @@ class Manifest:
         return [row["track_id"] for row in self._rows(splits)]
 
     def groups(self, splits: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Returns what the tracks of some splits are grouped by, their artists and album, by name of the track."""
+        """Returns the groups (artists and album) of the tracks of some splits, by track id."""
         return {row["track_id"]: frozenset(_groups_of(row)) for row in self._rows(splits)}
 
     def track_rows(self, splits: Sequence[str]) -> list[int]:
@@ -143,24 +143,24 @@ class Manifest:
             return sum(1 for _ in csv.DictReader(file))
 
     def count_labels(self, splits: Sequence[str]) -> Counter[str]:
-        """Returns how many tracks of some splits have each label."""
+        """Returns the number of tracks of some splits by label."""
         return Counter(label for row in self._rows(splits) for label in json.loads(row["labels"]))
 
     @property
     def backbone_tracks(self) -> frozenset[str]:
-        """Names of the tracks that trained what made the embeddings, where these records hold some and it is known."""
+        """Ids of the tracks that trained the network of the embeddings in these records, as far as known."""
         return frozenset(self.settings.get("trunk_tracks", ()))
 
     def read_tokens(self) -> list[tuple[str, ...]]:
-        """Returns the metadata tokens of every track by its row; none where the records have no metadata.
+        """Returns the metadata tokens of every track by its row; an empty list for records without metadata.
 
         Raises:
-            RecordsError: the file is missing or is not the one that the manifest lists.
+            RecordsError: the file is missing or its checksum differs.
         """
         path = self.folder / TOKENS_NAME
         if "tokens_sha256" not in self.settings:
             return []
-        _check_file(path, self.settings["tokens_sha256"])
+        _check_sha256(path, self.settings["tokens_sha256"])
         with path.open(encoding="utf-8") as file:
             return [tuple(json.loads(line)) for line in file]
 
@@ -169,17 +169,17 @@ class Manifest:
             return [row for row in csv.DictReader(file) if row["split"] in splits and not row["skipped"]]
 
     def shard_paths(self, split: str) -> list[Path]:
-        """Returns the files of a split; raises RecordsError for a split that does not exist."""
+        """Returns the files of a split; raises RecordsError as `split`."""
         return [self.folder / shard.file for shard in self.split(split).shards]
 
     def split(self, name: str) -> Split:
-        """Returns a split by name; raises RecordsError where there is none of that name."""
+        """Returns a split by name; raises RecordsError if it does not exist."""
         if name not in self.splits:
             raise RecordsError(f"{self.folder}: no split {name!r}. Found: {', '.join(self.splits)}")
         return self.splits[name]
 
     def write(self) -> None:
-        """Writes manifest.json with a checksum of its own text."""
+        """Writes manifest.json with a checksum of its own contents."""
         body = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "folder"}
         body |= {"contract": self.contract.to_dict(), "splits": {k: asdict(v) for k, v in self.splits.items()}}
         body["sha256"] = digest_of(body)
@@ -188,17 +188,17 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Returns the manifest of a records folder, or of the only one that a folder holds.
+        """Returns the manifest of a records folder, or of the only one inside a folder.
 
         Raises:
-            RecordsError: no manifest, a damaged one, or one of another format version.
+            RecordsError: the manifest is missing, damaged, or of another format version.
         """
         path = _find(folder)
         try:
             body = read_json_file(path)
             version, digest = body.get("format_version"), body.pop("sha256", None)
         except (OSError, ValueError, AttributeError) as error:
-            raise RecordsError(f"{path}: must be a manifest of tfmusic records: {error}") from error
+            raise RecordsError(f"{path}: must be a manifest of tfmusic records. Received: {error}") from error
         if version != FORMAT_VERSION:
             raise RecordsError(
                 f"{path}: this tfmusic reads record format {FORMAT_VERSION}. Received: {version!r};"
@@ -223,9 +223,9 @@ class Manifest:
         Raises:
             RecordsError: a file is missing or differs; the message names it.
         """
-        _check_file(self.folder / TRACKS_NAME, self.tracks_sha256)
+        _check_sha256(self.folder / TRACKS_NAME, self.tracks_sha256)
         if "tokens_sha256" in self.settings:
-            _check_file(self.folder / TOKENS_NAME, self.settings["tokens_sha256"])
+            _check_sha256(self.folder / TOKENS_NAME, self.settings["tokens_sha256"])
         for split in splits:
             for shard in self.split(split).shards:
                 self.check_shard(shard)
@@ -236,16 +236,15 @@ class Manifest:
         if not path.is_file() or path.stat().st_size != shard.bytes:
             size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
             raise RecordsError(
-                f"{path}: must be {shard.bytes} bytes by the manifest. Received: {size}; build the records again"
+                f"{path}: must be {shard.bytes} bytes, as in the manifest. Received: {size}; build the records again"
             )
-        _check_file(path, shard.sha256)
+        _check_sha256(path, shard.sha256)
 
 
 def _exact_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns sums and sums of squares over the frames of codes [n_frames, n_bins], int64 [n_bins].
 
-    Sums of 256 squares of bytes are below 2^24, so float32 holds them exactly, and its matrix product is the fastest
-    way to a sum over rows.
+    The sum of 256 squares of bytes is below 2^24 and exact in float32, and its matrix product sums rows fastest.
     """
     total, squares = np.zeros((2, codes.shape[1]), np.int64)
     ones = np.ones(256, np.float32)
@@ -262,7 +261,7 @@ def _groups_of(row: Mapping[str, str]) -> list[str]:
     return artists + ([f"album {row['album']}"] if row["album"] else [])
 
 
-def _check_file(path: Path, sha256: str) -> None:
+def _check_sha256(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise RecordsError(f"{path}: no such file, but the manifest lists it; build the records again")
     if file_sha256(path) != sha256:
@@ -277,8 +276,8 @@ def _split(entry: dict[str, Any]) -> Split:
         raise ValueError("counts and sums must be numbers")
     shards = tuple(Shard(**shard) for shard in entry["shards"])
     for shard in shards:
-        if not _PLAIN_FILE.fullmatch(shard.file) or shard.file in (".", ".."):
-            raise ValueError(f"a shard must be a file of the folder, not {shard.file!r}")
+        if not _FILE_NAME.fullmatch(shard.file) or shard.file in (".", ".."):
+            raise ValueError(f"the file of a shard must be a plain name, not {shard.file!r}")
         if type(shard.segments) is not int or type(shard.bytes) is not int:
             raise ValueError(f"{shard.file}: segments and bytes must be whole numbers")
     return Split(shards, entry["tracks"], entry["segments"], statistics)
@@ -288,13 +287,11 @@ def _find(folder: Path) -> Path:
     if (folder / MANIFEST_NAME).is_file():
         return folder / MANIFEST_NAME
     below = [*folder.glob(f"*/{MANIFEST_NAME}"), *folder.glob(f"*/*/{MANIFEST_NAME}")]
-    # A build that is about to end has its manifest in a hidden folder.
-    found = sorted(path for path in below if not path.parent.name.startswith("."))
-    if len(found) == 1:
-        return found[0]
-    what = (
-        "no records here; tfmusic build-records writes them"
-        if not found
-        else "several: " + ", ".join(str(path.parent) for path in found)
-    )
-    raise RecordsError(f"{folder}: must be a records folder, or hold exactly one. Received: {what}")
+    # A build that has not ended yet has its manifest in a hidden folder.
+    manifests = sorted(path for path in below if not path.parent.name.startswith("."))
+    if len(manifests) == 1:
+        return manifests[0]
+    received = "no records here; tfmusic build-records writes them"
+    if manifests:
+        received = "several: " + ", ".join(str(path.parent) for path in manifests)
+    raise RecordsError(f"{folder}: must be a records folder, or contain exactly one. Received: {received}")

@@ -1,4 +1,4 @@
-"""Shards to segments and whole tracks, numpy only: for evaluation, for JAX and PyTorch users, for checks."""
+"""Shards to segments and whole tracks, in numpy only: for evaluation, for JAX and PyTorch users, for checks."""
 
 import struct
 from collections import defaultdict
@@ -11,31 +11,31 @@ import numpy as np
 from tfmusic.errors import RecordsError
 from tfmusic.records.format import SegmentHeader, decode
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.writer import checksum_of, frame_length, warn_of_slow_checksums
+from tfmusic.records.writer import CRC_BYTES, LENGTH_BYTES, checksum_of, length_header, warn_of_slow_checksums
 
-_HEAD_BYTES, _TAIL_BYTES = 12, 4
-_MOST_FRAMES = 1 << 26  # of a track: three hours in hops of four samples
+_HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
+_MAX_TRACK_FRAMES = 1 << 26  # three hours with a hop of four samples
 
 
 @dataclass(frozen=True)
 class StoredTrack:
-    """A track put together again from its segments; where not all are stored, a stretch of it without a gap.
+    """A track joined from its segments; or a stretch of it without gaps, if not all segments are stored.
 
     Attributes:
         row: row of tracks.csv.
         track_id: name of the track.
         label: ids of its labels.
-        cells: stored cells [n_frames, n_bins], without tiling.
+        codes: stored codes [n_frames, n_bins], without tiling.
     """
 
     row: int
     track_id: str
     label: tuple[int, ...]
-    cells: np.ndarray
+    codes: np.ndarray
 
 
 def iterate(manifest: Manifest, split: str) -> Iterator[tuple[SegmentHeader, np.ndarray]]:
-    """Yields header and cells [segment_frames, n_bins] of every segment of a split, in file order.
+    """Yields header and codes [segment_frames, n_bins] of every segment of a split, in file order.
 
     Raises:
         RecordsError: a shard is missing, truncated or damaged; the message names it.
@@ -45,70 +45,75 @@ def iterate(manifest: Manifest, split: str) -> Iterator[tuple[SegmentHeader, np.
 
 
 def read_shard(path: Path, manifest: Manifest) -> Iterator[tuple[SegmentHeader, np.ndarray]]:
-    """Yields header and cells of every segment of one shard, in file order; raises as `iterate`."""
-    shape = (manifest.segment_frames, manifest.contract.n_bins)
+    """Yields header and codes of every segment of one shard, in file order; raises as `iterate`."""
+    contract, shape = manifest.contract, (manifest.segment_frames, manifest.contract.n_bins)
+    n_bytes = shape[0] * shape[1] * np.dtype(contract.dtype).itemsize
     for record in _records(path):
         try:
-            header, cells = decode(record)
+            header, codes = decode(record)
         except RecordsError as error:
             raise RecordsError(f"{path}: {error}") from error
-        if len(cells) != shape[0] * shape[1] * np.dtype(manifest.contract.dtype).itemsize:
-            raise RecordsError(f"{path}: a segment must have the shape {list(shape)}. Received: {len(cells)} bytes")
-        if header.start + header.valid > _MOST_FRAMES or not 0 < header.valid <= shape[0]:
+        if len(codes) != n_bytes:
+            raise RecordsError(f"{path}: a segment must be {list(shape)}, {n_bytes} bytes. Received: {len(codes)}")
+        if header.start + header.valid > _MAX_TRACK_FRAMES or not 0 < header.valid <= shape[0]:
             raise RecordsError(f"{path}: track {header.track_id}: a segment of {header.valid} frames at {header.start}")
-        if any(label >= len(manifest.contract.labels) for label in header.label):
+        if any(label >= len(contract.labels) for label in header.label):
             raise RecordsError(f"{path}: track {header.track_id}: no such label: {list(header.label)[:5]}")
-        yield header, np.frombuffer(cells, manifest.contract.dtype).reshape(shape)
+        yield header, np.frombuffer(codes, contract.dtype).reshape(shape)
 
 
 def iterate_tracks(manifest: Manifest, split: str) -> Iterator[StoredTrack]:
-    """Yields every track of a split, whole; a shard holds whole tracks, so memory holds one shard at most.
+    """Yields every track of a split as a whole. A shard has whole tracks, so memory holds one shard at most.
 
-    Where the records hold chosen segments only, a track comes as the stretches that they cover, one after another.
+    If only some segments are stored, yields the stretches that they cover, one after another.
 
     Raises:
-        RecordsError: as `iterate`, or a track lacks some of its frames.
+        RecordsError: as `iterate`, or frames of a track are missing.
     """
     for path in manifest.shard_paths(split):
-        pieces: dict[int, list[tuple[SegmentHeader, np.ndarray]]] = defaultdict(list)
-        for header, cells in read_shard(path, manifest):
-            pieces[header.track].append((header, cells))
-        for row in sorted(pieces):
-            yield from _join(pieces.pop(row), path, is_whole=manifest.has_whole_tracks)
+        segments: dict[int, list[tuple[SegmentHeader, np.ndarray]]] = defaultdict(list)
+        for header, codes in read_shard(path, manifest):
+            segments[header.track].append((header, codes))
+        for row in sorted(segments):
+            yield from _join(segments.pop(row), path, is_whole=manifest.has_whole_tracks)
 
 
-def _join(pieces: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_whole: bool) -> Iterator[StoredTrack]:
-    n_frames = max(header.start + header.valid for header, _ in pieces)
-    if is_whole and n_frames > sum(header.valid for header, _ in pieces):
-        raise RecordsError(f"{path}: track {pieces[0][0].track_id} lacks some of its {n_frames} frames")
-    first, some_cells = pieces[0]
-    cells = np.empty((n_frames, some_cells.shape[1]), some_cells.dtype)
-    filled = np.zeros(n_frames, bool)
-    for header, segment in pieces:
-        cells[header.start : header.start + header.valid] = segment[: header.valid]
-        filled[header.start : header.start + header.valid] = True
-    if is_whole and not filled.all():
-        raise RecordsError(f"{path}: track {first.track_id} lacks frame {int(np.argmin(filled))} of {n_frames}")
-    edges = np.flatnonzero(np.diff(np.r_[False, filled, False]))
+def _join(segments: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_whole: bool) -> Iterator[StoredTrack]:
+    """Yields the stretches of a track that its segments cover, in order; a whole track must be one."""
+    first, first_codes = segments[0]
+    n_frames = max(header.start + header.valid for header, _ in segments)
+    n_stored = sum(header.valid for header, _ in segments)
+    if is_whole and n_frames > n_stored:  # before memory is allocated: a damaged start may claim a huge track
+        raise RecordsError(f"{path}: track {first.track_id}: only {n_stored} of {n_frames} frames; build again")
+    codes = np.empty((n_frames, first_codes.shape[1]), first_codes.dtype)
+    is_stored = np.zeros(n_frames, bool)
+    for header, segment in segments:
+        codes[header.start : header.start + header.valid] = segment[: header.valid]
+        is_stored[header.start : header.start + header.valid] = True
+    if is_whole and not is_stored.all():
+        missing = int(np.argmin(is_stored))
+        raise RecordsError(f"{path}: track {first.track_id}: frame {missing} of {n_frames} is missing; build again")
+    edges = np.flatnonzero(np.diff(np.r_[False, is_stored, False]))
     for begin, end in edges.reshape(-1, 2).tolist():
-        yield StoredTrack(first.track, first.track_id, first.label, cells[begin:end])
+        yield StoredTrack(first.track, first.track_id, first.label, codes[begin:end])
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """Yields the payloads of a TFRecord file; every checksum is compared."""
+    """Yields the payloads of a TFRecord file and compares every checksum."""
     warn_of_slow_checksums()
     try:
         with path.open("rb") as shard:
             size, at = path.stat().st_size, 0
             while at < size:
-                head = shard.read(_HEAD_BYTES)
-                length = struct.unpack("<Q", head[:8])[0] if len(head) == _HEAD_BYTES else 0
-                if frame_length(length) != head or at + _HEAD_BYTES + length + _TAIL_BYTES > size:
-                    raise RecordsError(f"{path}: damaged at byte {at}: build the records again")
-                data, tail = shard.read(length), shard.read(_TAIL_BYTES)
-                if checksum_of(data) != tail:
-                    raise RecordsError(f"{path}: damaged between bytes {at} and {at + length}: build the records again")
-                yield data
-                at += _HEAD_BYTES + length + _TAIL_BYTES
+                header = shard.read(_HEADER_BYTES)
+                length = struct.unpack("<Q", header[:LENGTH_BYTES])[0] if len(header) == _HEADER_BYTES else 0
+                end = at + _HEADER_BYTES + length + CRC_BYTES
+                if length_header(length) != header or end > size:
+                    raise RecordsError(f"{path}: damaged at byte {at}; build the records again")
+                payload, crc = shard.read(length), shard.read(CRC_BYTES)
+                if checksum_of(payload) != crc:
+                    raise RecordsError(f"{path}: damaged between bytes {at} and {end}; build the records again")
+                yield payload
+                at = end
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The small files that make a records folder readable by `tfds.builder_from_directory`."""
+"""The small files with which `tfds.builder_from_directory` reads a records folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,6 @@ from typing import Any
 from tfmusic.records.manifest import Manifest, Split
 
 _FEATURES = "tensorflow_datasets.core.features"
-
-
 NAMES = ("dataset_info.json", "features.json", "label.labels.txt")
 
 
@@ -19,7 +17,7 @@ def write(manifest: Manifest, version: str) -> None:
 
 
 def texts(manifest: Manifest, version: str) -> dict[str, str]:
-    """Returns the text of each of the files by its name."""
+    """Returns the text of each file by its name."""
     contract = manifest.contract
     shape = (manifest.segment_frames, contract.n_bins)
     info = _info(manifest.name, version, manifest.splits)

@@ -1,7 +1,7 @@
-"""TFRecord shards without TensorFlow, each record at its final place from the first write.
+"""Writes TFRecord shards without TensorFlow, every record at its final offset.
 
-The layout of a shard follows from the headers alone, so segments are written in the order in which tracks are read,
-while they stand in the file in hash order. Memory holds one track, however large the shard.
+The headers alone determine the layout of a shard. So segments can be written in the order in which tracks are read,
+although the file has them in hash order. Memory holds one track, however large the shard.
 """
 
 import hashlib
@@ -22,26 +22,26 @@ from tfmusic.console import console
 from tfmusic.records.format import SegmentHeader, encode_prefix
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", RuntimeWarning)  # `warn_of_slow_checksums` says it in one line
+    warnings.simplefilter("ignore", RuntimeWarning)  # `warn_of_slow_checksums` warns in one line
     import google_crc32c
 
-_LENGTH_BYTES, _CRC_BYTES = 8, 4
+LENGTH_BYTES, CRC_BYTES = 8, 4
 _MASK_DELTA = 0xA282EAD8
 
 
 def masked_crc(crc: int) -> int:
-    """Returns the CRC-32C as TFRecord stores it: rotated right by 15 bits plus a constant."""
+    """Returns a CRC-32C as TFRecord stores it: rotated right by 15 bits, plus a constant."""
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def checksum_of(data: bytes) -> bytes:
-    """Returns the four bytes that follow some data in a record."""
+    """Returns the 4 bytes that follow some data in a TFRecord file."""
     return struct.pack("<I", masked_crc(google_crc32c.value(data)))
 
 
 @cache
 def warn_of_slow_checksums() -> None:
-    """Warns, once a process, where google-crc32c lacks its C extension, which makes records many times slower."""
+    """Warns once a process if google-crc32c has no C extension, because records are then many times slower."""
     if google_crc32c.implementation != "c":
         console.warn(
             "google-crc32c runs in pure Python here, so reading and writing records is slow: install a wheel with its"
@@ -50,52 +50,51 @@ def warn_of_slow_checksums() -> None:
 
 
 @lru_cache(256)
-def frame_length(data_bytes: int) -> bytes:
-    """Returns the head of a record: its length and the checksum of the length."""
-    length = struct.pack("<Q", data_bytes)
+def length_header(n_bytes: int) -> bytes:
+    """Returns the beginning of a record: the length of its payload and the checksum of that length."""
+    length = struct.pack("<Q", n_bytes)
     return length + checksum_of(length)
 
 
 class ShardWriter:
-    """Writes the segments of one shard, in any order, into a file that appears under its name when complete.
+    """Writes the segments of one shard, in any order; the file gets its name when it is complete.
 
     Args:
-        path: the final name; while writing, the file stands beside it with a word of its own and `.tmp` behind the
-            name: processes in containers have the same numbers, and may write one shard at the same time.
+        path: the final name. The temporary file beside it has a random name, because processes in two containers may
+            have the same number and write the same shard.
         headers: the segments in file order.
-        cell_bytes: size of the raw cells of every segment.
+        segment_bytes: size of the codes of every segment.
     """
 
-    def __init__(self, path: Path, headers: Sequence[SegmentHeader], cell_bytes: int) -> None:
+    def __init__(self, path: Path, headers: Sequence[SegmentHeader], segment_bytes: int) -> None:
         self.path, self._tmp = path, path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        self._cell_bytes, self._written = cell_bytes, 0
-        self._places: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self._segment_bytes, self._n_written = segment_bytes, 0
+        self._offsets: dict[tuple[int, int], tuple[int, bytes]] = {}
         offset = 0
         for header in headers:
-            prefix = encode_prefix(header, cell_bytes)
-            self._places[header.track, header.start] = (offset, prefix)
-            offset += _LENGTH_BYTES + 2 * _CRC_BYTES + len(prefix) + cell_bytes
+            prefix = encode_prefix(header, segment_bytes)
+            self._offsets[header.track, header.start] = (offset, prefix)
+            offset += LENGTH_BYTES + 2 * CRC_BYTES + len(prefix) + segment_bytes
         self._n_bytes = offset
 
     def __enter__(self) -> Self:
         self._file = os.open(self._tmp, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         return self
 
-    def write(self, track: int, start: int, cells: np.ndarray) -> None:
-        """Writes the cells [frames, n_bins] of the segment of row `track` that begins at frame `start`."""
-        offset, prefix = self._places[track, start]
-        if cells.nbytes != self._cell_bytes or not cells.flags.c_contiguous:
-            raise ValueError(f"cells must be {self._cell_bytes} contiguous bytes, got {cells.nbytes}")
-        crc = google_crc32c.extend(google_crc32c.value(prefix), cells)
-        head = frame_length(len(prefix) + self._cell_bytes)
-        tail = struct.pack("<I", masked_crc(crc))
-        self._write_all(offset, (head, prefix, cells.data.cast("B"), tail))
-        self._written += 1
+    def write(self, track: int, start: int, codes: np.ndarray) -> None:
+        """Writes the codes [frames, n_bins] of the segment that begins at frame `start` of the track in row `track`."""
+        offset, prefix = self._offsets[track, start]
+        if codes.nbytes != self._segment_bytes or not codes.flags.c_contiguous:
+            raise ValueError(f"codes must be {self._segment_bytes} contiguous bytes, got {codes.nbytes}")
+        crc = struct.pack("<I", masked_crc(google_crc32c.extend(google_crc32c.value(prefix), codes)))
+        length = length_header(len(prefix) + self._segment_bytes)
+        self._write_all(offset, (length, prefix, codes.data.cast("B"), crc))
+        self._n_written += 1
 
     def finish(self) -> tuple[int, str]:
-        """Makes the shard durable under its name; returns its size in bytes and its sha256."""
-        if self._written != len(self._places):
-            raise ValueError(f"{self.path}: {self._written} of {len(self._places)} segments written")
+        """Flushes the shard to the disk and renames it; returns its size in bytes and its sha256."""
+        if self._n_written != len(self._offsets):
+            raise ValueError(f"{self.path}: {self._n_written} of {len(self._offsets)} segments written")
         with ThreadPoolExecutor(1) as pool, open(self._file, "rb", closefd=False) as shard:
             flushed = pool.submit(os.fsync, self._file)  # the disk is busy while the processor hashes
             shard.seek(0)
@@ -113,7 +112,7 @@ class ShardWriter:
     def _write_all(self, offset: int, parts: tuple[bytes | memoryview, ...]) -> None:
         expected = sum(len(part) for part in parts)
         written = os.pwritev(self._file, parts, offset)
-        if written < expected:  # a disk that fills up may take a part: the next write says so
+        if written < expected:  # a disk that fills up may accept a part; the next write raises
             rest = b"".join(parts)[written:]
             while rest:
                 done = os.pwrite(self._file, rest, offset + expected - len(rest))

@@ -192,8 +192,8 @@ def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: lis
     contract, labels = evaluation.contract, evaluation.contract.labels
     mine, truth = scores[place], np.flatnonzero(evaluation.targets[place]).tolist()
     shown = _shown(mine, truth)
-    cells = np.concatenate([stretch.cells for stretch in stretches])
-    lengths = [len(stretch.cells) for stretch in stretches]
+    cells = np.concatenate([stretch.codes for stretch in stretches])
+    lengths = [len(stretch.codes) for stretch in stretches]
     begins = np.cumsum([0, *lengths[:-1]])  # what is not stored takes no room
     starts = np.concatenate(
         [

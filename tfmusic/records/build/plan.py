@@ -18,7 +18,7 @@ from tfmusic.features.read import count_frames, frames_of
 from tfmusic.records.build.beam import BeamRun
 from tfmusic.records.build.shard import ALL, PlannedTrack, ShardSpec, short_reason
 from tfmusic.records.build.survey import NOTES_NAME, count_all_samples, loudest_cells
-from tfmusic.records.format import copies_of, deal_ranges, n_shards, order_key, shard_name
+from tfmusic.records.format import copies_of, even_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
 
@@ -270,6 +270,6 @@ def _shard_specs(
     )
     sizes = [whole.segment_bytes * len(whole.starts(track)) for track in tracks]
     count = n_shards(sum(sizes), at_least=options.num_shards, shard_bytes=options.shard_bytes, n_tracks=len(tracks))
-    for index, chosen in enumerate(deal_ranges(sizes, count)):
+    for index, chosen in enumerate(even_ranges(sizes, count)):
         path = partial / shard_name(task, split, index, count)
         yield replace(whole, path=path, tracks=tuple(tracks[item] for item in chosen))

@@ -163,7 +163,7 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
             return None
         size, digest = writer.finish()
     shard = Shard(spec.path.name, len(headers), size, digest)
-    return ShardResult(shard, statistics.so_far(), clipped, skipped)
+    return ShardResult(shard, statistics.result(), clipped, skipped)
 
 
 def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:
