@@ -29,12 +29,12 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/python -m tfmusic synth demo/data --tracks 400 --overwrite
 	$(BIN)/python -m tfmusic build-records demo --data demo/data --out demo/records --overwrite
-	$(BIN)/python -m tfmusic fit demo --records demo/records --run-dir demo/run --overwrite
+	$(BIN)/python -m tfmusic fit demo --records demo/records --out demo/run --overwrite
 	$(BIN)/python -m tfmusic evaluate demo/run
-	$(BIN)/python -m tfmusic predict demo/run demo/data/q2/test --out demo/predictions.json
+	$(BIN)/python -m tfmusic predict demo/run demo/data/q2/test --out demo/predictions.json --overwrite
 	$(BIN)/python -m tfmusic score q2 demo/predictions.json demo/data/answers/q2.json
 	$(BIN)/python -m tfmusic export demo/run --overwrite
-	$(BIN)/python -m tfmusic predict demo/run/export demo/data/q2/test --out demo/predictions-export.json
+	$(BIN)/python -m tfmusic predict demo/run/export demo/data/q2/test --out demo/predictions-export.json --overwrite
 	cmp demo/predictions.json demo/predictions-export.json && echo "run and SavedModel give the same answers"
 
 test: $(VENV)/installed-test lint

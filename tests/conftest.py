@@ -71,7 +71,7 @@ def trained(records, tmp_path_factory):
 
 def fit_small(task, records, out, *overrides, flags=()):
     """Returns the exit code of a short training of a small model."""
-    arguments = ["fit", task, "--records", str(records), "--run-dir", str(out), *flags]
+    arguments = ["fit", task, "--records", str(records), "--out", str(out), *flags]
     return main([*arguments, *SMALL_MODEL, "training.batch_size=8", "training.warmup_epochs=0.5", *overrides])
 
 

@@ -155,10 +155,10 @@ COMMANDS = {
         hashes, whole_files,
     ),
     "fit": Command(
-        lambda base, out, workers: ["fit", "q2", "--records", str(base / "records"), "--run-dir", str(out), *SMALL],
+        lambda base, out, workers: ["fit", "q2", "--records", str(base / "records"), "--out", str(out), *SMALL],
         run_result, whole_checkpoints,
         lambda base, out, workers: [
-            "fit", "q2", "--records", str(base / "records"), "--run-dir", str(out), *SMALL,
+            "fit", "q2", "--records", str(base / "records"), "--out", str(out), *SMALL,
             *(["--resume"] if (out / "backup/state.npz").is_file() else []),
         ],
     ),

@@ -80,7 +80,7 @@ def test_build_fit_evaluate_predict(data, tmp_path, name, capsys):
     assert manifest.skipped == ()
     assert set(manifest.splits) - {"train_copies"} == {"train", "validation", "test"}
     assert ("train_copies" in manifest.splits) == (name == "gtzan")
-    assert main(["fit", name, "--records", str(records), "--run-dir", str(run), *small]) == 0
+    assert main(["fit", name, "--records", str(records), "--out", str(run), *small]) == 0
     assert ("balance: " in capsys.readouterr().out) == (name in ("fma_cqt", "jamendo_mood"))
     assert main(["evaluate", str(run), "--split", "test"]) == 0
     report = json.loads((run / "evaluation" / "report.json").read_text(encoding="utf-8"))

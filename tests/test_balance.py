@@ -127,7 +127,7 @@ def test_evaluation_is_of_what_is_stored(tmp_path, capsys):
     report = json.loads((run / "evaluation" / "report.json").read_text())
     assert (report["tracks"], report["windows"]) == (4, 8)
     config = config_of("folder", tmp_path)
-    records = ["--records", str(few.folder), "--run-dir", str(tmp_path / "other"), *OVERRIDES]
+    records = ["--records", str(few.folder), "--out", str(tmp_path / "other"), *OVERRIDES]
     assert main(["fit", config, *records, "training.fold=official", "model.width=4"]) == 2
     assert "record.segments must be all as the config says. Received: even" in capsys.readouterr().err
 
@@ -141,7 +141,7 @@ def fit(tmp_path, loader, manifest, *overrides, name="run", split=None):
         "training.batch_size=8",
         "training.warmup_epochs=0.0",
     )
-    records = ["--records", str(manifest.folder), "--run-dir", str(run), *OVERRIDES, *small]
+    records = ["--records", str(manifest.folder), "--out", str(run), *OVERRIDES, *small]
     assert main(["fit", config_of(loader, tmp_path), *records, "training.fold=official", *overrides]) == 0
     assert main(["evaluate", str(run), *(["--split", split] if split else [])]) == 0
     return run
@@ -288,7 +288,7 @@ def test_what_is_not_for_several_tags(tmp_path, capsys, override, message):
     """Soft targets and class weights need one label a track."""
     miniatures.write_jamendo(tmp_path / "data", ".npy", splits=(0,))
     manifest = build(tmp_path / "data", tmp_path, "jamendo")
-    records = ["--records", str(manifest.folder), "--run-dir", str(tmp_path / "run"), *OVERRIDES]
+    records = ["--records", str(manifest.folder), "--out", str(tmp_path / "run"), *OVERRIDES]
     config = config_of("jamendo", tmp_path)
     assert main(["fit", config, *records, "training.fold=official", override]) == 2
     assert message in capsys.readouterr().err
@@ -341,7 +341,7 @@ def test_test_tracks_are_left_alone(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "official")]) == 0
     assert "tracks of validation" in capsys.readouterr().out
     for fold in ("0", "all"):
-        records = ["--records", str(manifest.folder), "--run-dir", str(tmp_path / "new"), *OVERRIDES]
+        records = ["--records", str(manifest.folder), "--out", str(tmp_path / "new"), *OVERRIDES]
         assert main(["fit", config_of("folder", tmp_path), *records, f"training.fold={fold}"]) == 2
         err = capsys.readouterr().err
         assert "training.fold must be official or none, as the records have splits of their own" in err
@@ -350,7 +350,7 @@ def test_test_tracks_are_left_alone(tmp_path, capsys):
 
 def test_folds_are_not_official(records, tmp_path, capsys):
     """Records that are dealt into folds refuse training.fold=official."""
-    arguments = ["--records", str(records), "--run-dir", str(tmp_path / "run"), "training.fold=official"]
+    arguments = ["--records", str(records), "--out", str(tmp_path / "run"), "training.fold=official"]
     assert main(["fit", "q2", *arguments]) == 2
     assert "training.fold must be a number or all or none, as the records are dealt into" in capsys.readouterr().err
 

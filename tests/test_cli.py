@@ -158,6 +158,7 @@ def test_overrides_may_stand_anywhere(capsys):
         (["--bogus"], "unrecognized arguments: --bogus. Options follow the command"),
         (["--vers"], "unrecognized arguments: --vers. Did you mean '--version'?"),
         (["--out", "x", "predict", "a", "b"], "options follow the command. Received: --out"),
+        (["fit", "q1", "--run-dir", "x"], "unrecognized arguments: --run-dir x. The option is --out now"),
         (["benchmark", "converter"], "benchmarks are no command now. In the repository: make benchmark"),
         (["predict"], "the following arguments are required: model, inputs"),
     ],
@@ -171,6 +172,29 @@ def test_a_slip_is_answered_with_what_was_meant(arguments, message, capsys):
         document = json.loads(capsys.readouterr().out)
         assert document["exit_code"] == 2
         assert document["error"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        (["predict", "run", "a.npy"], ".json"), (["explain", "run", "a.npy"], ".html"), (["report", "run"], ".html"),
+        (["embed", "run", "a.npy"], ".npz"),
+    ],
+)  # fmt: skip
+def test_out_is_checked_before_any_work(tmp_path, capsys, command, ending):
+    """A file that exists needs --overwrite, another ending or a folder is refused, and the file stays as it is."""
+    out = tmp_path / f"a{ending}"
+    out.write_text("precious")
+    assert main([*command, "--out", str(out)]) == 2
+    assert f"{out}: exists already" in (error := capsys.readouterr().err)
+    assert "--overwrite" in error
+    assert out.read_text() == "precious"
+    assert main([*command, "--out", str(tmp_path / "a.x")]) == 2
+    assert "--out must end in " in (error := capsys.readouterr().err)
+    assert ending in error
+    (tmp_path / f"b{ending}").mkdir()
+    assert main([*command, "--out", str(tmp_path / f"b{ending}"), "--overwrite"]) == 2
+    assert "must be the name of a file" in capsys.readouterr().err
 
 
 def test_an_error_that_nobody_reads():

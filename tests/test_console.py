@@ -36,7 +36,7 @@ def test_quiet_keeps_results_alone(trained, music, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 1
     assert main(["--quiet", "predict", str(trained), mel, "--out", str(tmp_path / "a.json")]) == 0
     assert capsys.readouterr().out == ""
-    assert main(["predict", str(trained), mel, "--out", str(tmp_path / "a.json")]) == 0
+    assert main(["predict", str(trained), mel, "--out", str(tmp_path / "a.json"), "--overwrite"]) == 0
     assert capsys.readouterr().out.startswith("1 predictions: ")
 
 

@@ -270,7 +270,7 @@ def test_mlp_on_musicnn_embeddings_end_to_end(embedded, music, tmp_path, capsys)
     contract = Manifest.read(records).contract
     assert (contract.n_bins, contract.dtype, contract.frames) == (1506, "float32", 1)
     assert contract.feature.source == "MSD_musicnn"
-    mlp = ["fit", "q1", "--records", str(records), "--run-dir", str(run), "model.name=mlp", "training.epochs=2"]
+    mlp = ["fit", "q1", "--records", str(records), "--out", str(run), "model.name=mlp", "training.epochs=2"]
     assert main([*mlp, "training.batch_size=8", "training.fold=0", "metadata.fields=[]"]) == 0
     assert "embeddings of MSD_musicnn, 1,506 dimensions for 3.0 s" in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
@@ -283,7 +283,7 @@ def test_mlp_on_musicnn_embeddings_end_to_end(embedded, music, tmp_path, capsys)
     capsys.readouterr()
     assert main(["predict", str(run), str(music / "q1" / "test")]) == 2
     assert "the model takes embeddings of MSD_musicnn, a file of tfmusic embed" in capsys.readouterr().err
-    assert main(["fit", "q1", "--records", str(records), "--run-dir", str(tmp_path / "x")]) == 2
+    assert main(["fit", "q1", "--records", str(records), "--out", str(tmp_path / "x")]) == 2
     assert "model.name must be mlp" in capsys.readouterr().err
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_explained_is_said(trained, music, tmp_path, capsys):
     """Another ending, a folder of many tracks, a track that is not there."""
     folder = str(music / "q2" / "test")
     assert main(["explain", str(trained), folder, "--out", "a.pdf"]) == 2
-    assert "--out must end in .html, .png, .json" in capsys.readouterr().err
+    assert "--out must end in .html or .png or .json" in capsys.readouterr().err
     assert main(["explain", str(trained), folder]) == 2
     assert "name one with --track" in capsys.readouterr().err
     assert main(["explain", str(trained), folder, "--track", "x"]) == 2

@@ -41,7 +41,7 @@ def runs(records, tmp_path_factory):
     """Two small runs on the same records."""
     folder = tmp_path_factory.mktemp("two-runs")
     for n in range(2):
-        command = ["fit", "q2", "--records", str(records), "--run-dir", str(folder / str(n)), *SMALL]
+        command = ["fit", "q2", "--records", str(records), "--out", str(folder / str(n)), *SMALL]
         assert main([*command, f"training.seed={n}", "training.epochs=1"]) == 0
     return folder
 
@@ -55,7 +55,7 @@ def commands(music, sounds, records, runs, out):
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out), "--workers", "1"],
         "extract": ["extract", "q2", str(sounds), "--out", str(out), "--workers", "1"],
         "inspect": ["inspect", str(music), "q2", "--out", str(out), "--workers", "1"],
-        "fit": ["fit", "q2", "--records", str(records), "--run-dir", str(out), *SMALL],
+        "fit": ["fit", "q2", "--records", str(records), "--out", str(out), *SMALL],
         "ensemble": ["ensemble", run, str(runs / "1"), "--out", str(out), "--records", str(records)],
         "evaluate": ["evaluate", run, "--records", str(records), "--out", str(out)],
         "export": ["export", run, "--out", str(out)],
@@ -141,7 +141,7 @@ def test_full_disk_spares_what_was_good(music, sounds, records, runs, tmp_path, 
         assert main(command) == 0
         before = hashes(disk)
         fill(disk)
-        refused([*command, *([] if name == "predict" else ["--overwrite"])], capsys, "No space left on device")
+        refused([*command, "--overwrite"], capsys, "No space left on device")
         (disk / "filler").unlink()
         assert hashes(disk) == before
 
@@ -201,8 +201,8 @@ def test_read_only_disk(music, sounds, records, runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("what", "command"),
     [
-        ("records/manifest.json", ["fit", "q2", "--records", "{records}", "--run-dir", "{out}", *SMALL]),
-        ("records/tracks.csv", ["fit", "q2", "--records", "{records}", "--run-dir", "{out}", *SMALL]),
+        ("records/manifest.json", ["fit", "q2", "--records", "{records}", "--out", "{out}", *SMALL]),
+        ("records/tracks.csv", ["fit", "q2", "--records", "{records}", "--out", "{out}", *SMALL]),
         ("run/checkpoints/best.keras", ["export", "{run}", "--out", "{out}"]),
         ("run/contract.json", ["export", "{run}", "--out", "{out}"]),
         ("run/calibration.json", ["evaluate", "{run}", "--records", "{records}"]),
@@ -282,7 +282,7 @@ def test_shard_that_goes_bad_during_training(records, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(StepWatch, "on_train_batch_end", spoil)
     run = tmp_path / "run"
-    command = ["fit", "q2", "--records", str(tmp_path / "records"), "--run-dir", str(run), *SMALL]
+    command = ["fit", "q2", "--records", str(tmp_path / "records"), "--out", str(run), *SMALL]
     assert shard.name in refused([*command, "input.shuffle_segments=1"], capsys, str(shard.parent))
     assert RunDir(run).has_begun
     assert not list(run.rglob("*.tmp*"))
@@ -347,7 +347,7 @@ def test_clock_that_goes_back(music, sounds, records, tmp_path, monkeypatch):
     for path in (tmp_path / "sounds").iterdir():
         os.utime(path, (now[0] + 1e6, now[0] + 1e6))
     plain = ["fit", "q2", "--records", str(records), *SMALL, "training.epochs=2"]
-    assert main([*plain, "--run-dir", str(tmp_path / "run0")]) == 0
+    assert main([*plain, "--out", str(tmp_path / "run0")]) == 0
     monkeypatch.setattr(time, "time", backwards)
     assert main(["build-records", "q2", "--data", str(music), "--out", str(tmp_path / "q2"), "--workers", "1"]) == 0
     assert hashes(tmp_path / "q2") == hashes(records)
@@ -356,7 +356,7 @@ def test_clock_that_goes_back(music, sounds, records, tmp_path, monkeypatch):
     before = hashes(tmp_path / "mels")
     assert main(extract) == 0
     assert hashes(tmp_path / "mels") == before
-    assert main([*plain, "--run-dir", str(tmp_path / "run1")]) == 0
+    assert main([*plain, "--out", str(tmp_path / "run1")]) == 0
     assert run_result(tmp_path / "run0") == run_result(tmp_path / "run1")
 
 

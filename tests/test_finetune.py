@@ -138,7 +138,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
             time.sleep(0.01)
         process.kill()
     shutil.rmtree(source)
-    assert main(["fit", "q1", "--resume", "--run-dir", str(out), "--records", str(q1_records)]) == 0
+    assert main(["fit", "q1", "--resume", "--out", str(out), "--records", str(q1_records)]) == 0
     mine, theirs = weights_of(out), weights_of(tmp_path / "whole")
     assert all(same(mine[name], theirs[name]) for name in theirs)
 
@@ -240,7 +240,7 @@ def test_float16_scales_its_loss(records, tmp_path):
     job.start_stage(stages(config.training)[0])
     assert isinstance(job.training_model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert fit_small("q2", records, tmp_path / "run", *half, "training.epochs=1") == 0
-    resume = ["fit", "q2", "--resume", "--run-dir", str(tmp_path / "run"), "--records", str(records)]
+    resume = ["fit", "q2", "--resume", "--out", str(tmp_path / "run"), "--records", str(records)]
     assert main([*resume, "training.epochs=2"]) == 0
     assert len(RunDir(tmp_path / "run").metrics.read_text().splitlines()) == 2
 
@@ -261,7 +261,7 @@ def test_musicnn_fine_tuned_on_its_own_spectrogram(music, checkpoint, tmp_path, 
         "model.name=musicnn", f"model.weights={checkpoint[0]}", "input.normalize=none", "model.width=64",
         "training.fold=0", "metadata.fields=[]",
     )  # fmt: skip
-    run = ["fit", "q1", "--records", str(tmp_path / "records"), "--run-dir", str(tmp_path / "run"), *keys, *weights]
+    run = ["fit", "q1", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "run"), *keys, *weights]
     assert (
         main([*run, "training.epochs=1", "training.freeze_epochs=1", "input.frames=187", "input.hop_frames=187"]) == 0
     )

@@ -190,7 +190,7 @@ def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, 
     assert fit_small("q2", dealt, out, THREE, *options, flags=("--folds", "3")) == 130
     assert not RunDir(out).calibration.is_file()
     monkeypatch.setattr(experiment, "fit", fit)
-    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(dealt)]) == 0
+    assert main(["fit", "q2", "--resume", "--out", str(out), "--records", str(dealt)]) == 0
     mine, theirs = (
         keras.saving.load_model(RunDir(path).checkpoint("best"), compile=False).get_weights() for path in (out, crossed)
     )
@@ -202,7 +202,7 @@ def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, 
 def test_ensemble_command(crossed, dealt, music, tmp_path, capsys):
     """Two cross-validations become one, fold by fold; the shorter window counts; export and run agree."""
     other = tmp_path / "other"
-    arguments = ["fit", "q2", "--records", str(dealt), "--run-dir", str(other), "--folds", "3", *SMALL_MODEL, THREE]
+    arguments = ["fit", "q2", "--records", str(dealt), "--out", str(other), "--folds", "3", *SMALL_MODEL, THREE]
     short = ["model.name=cnn1d", "input.frames=40", "input.hop_frames=20", "training.batch_size=8", "training.epochs=1"]
     assert main([*arguments, *short]) == 0
     out = tmp_path / "joined"
@@ -245,7 +245,7 @@ def test_an_ensemble_has_no_embedding(crossed, music, tmp_path, capsys):
 
 def test_folds_must_be_those_of_the_records(dealt, tmp_path, capsys):
     """--folds 4 on records dealt into three says what to do."""
-    assert main(["fit", "q2", "--records", str(dealt), "--run-dir", str(tmp_path / "x"), "--folds", "4", THREE]) == 2
+    assert main(["fit", "q2", "--records", str(dealt), "--out", str(tmp_path / "x"), "--folds", "4", THREE]) == 2
     assert "--folds must be 3" in capsys.readouterr().err
 
 
@@ -275,7 +275,7 @@ def test_a_config_with_partners_trains_all_and_joins_them(dealt, music, tmp_path
     small = [*SMALL_MODEL, THREE, "training.batch_size=8", "training.epochs=1", "training.fold=all"]
     (tmp_path / "other.yaml").write_text(to_yaml(load_config(find_config("q2"), [*small, "model.name=cnn1d"])))
     out = tmp_path / "run"
-    asked = ["fit", "q2", "--records", str(dealt), "--run-dir", str(out), *small]
+    asked = ["fit", "q2", "--records", str(dealt), "--out", str(out), *small]
     partner = f"ensemble.partners=[{tmp_path / 'other.yaml'}]"
     assert main([*asked, partner, "--dry-run"]) == 0
     assert "6 models: own/fold0" in capsys.readouterr().out
@@ -287,7 +287,7 @@ def test_a_config_with_partners_trains_all_and_joins_them(dealt, music, tmp_path
     before = RunDir(out).calibration.read_bytes()
     RunDir(out).calibration.unlink()
     RunDir(out / "other" / "fold2").calibration.unlink()
-    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(dealt)]) == 0
+    assert main(["fit", "q2", "--resume", "--out", str(out), "--records", str(dealt)]) == 0
     assert RunDir(out).calibration.read_bytes() == before
     assert main([*asked[:-1], "training.fold=1", partner, "--overwrite"]) == 2
     assert "must have training.fold=1 and no partners of its own" in capsys.readouterr().err

@@ -129,7 +129,7 @@ def test_cached_and_live_validation_agree_and_resume_goes_on(stored, records, tm
 
     shutil.copytree(whole, shutil_copy)
     RunDir(shutil_copy).calibration.unlink()
-    assert main(["fit", "q2", "--resume", "--run-dir", str(shutil_copy), "--records", str(records)]) == 0
+    assert main(["fit", "q2", "--resume", "--out", str(shutil_copy), "--records", str(records)]) == 0
     assert RunDir(shutil_copy).state.read_bytes() == state
 
 

@@ -129,7 +129,7 @@ def test_formulas_stay_text(text):
 def test_same_answer_alone_and_in_a_batch(records, music, tmp_path):
     """A track has one answer, whichever others are asked for with it, and in whatever order."""
     run = tmp_path / "run"
-    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(run), *SMALL, "training.epochs=1"]) == 0
+    assert main(["fit", "q2", "--records", str(records), "--out", str(run), *SMALL, "training.epochs=1"]) == 0
     files = sorted((music / "q2/test/test_data/mel_spectrogram").glob("*.npy"))[:5]
 
     def answers(name, some):

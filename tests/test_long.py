@@ -34,7 +34,7 @@ sys.exit(code)
 )
 def test_memory_and_files_of_many_epochs(records, tmp_path, epochs, record_property):
     """After the first third of the epochs open files and threads stay as many, and memory stays as it is."""
-    command = ["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run"), *SMALL]
+    command = ["fit", "q2", "--records", str(records), "--out", str(tmp_path / "run"), *SMALL]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, f"training.epochs={epochs}", "training.tensorboard=true", "--quiet"],
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -188,9 +188,9 @@ def test_training_and_evaluation(config, records, tmp_path, capsys):
     """A model trains on tracks and copies, and scores the tracks of its fold alone; other records are refused."""
     small = ("model.name=cnn1d", "model.width=4", "training.epochs=1", "training.batch_size=4", "augment.policy=none")
     fit = ["fit", str(config), "--records", str(records), *small]
-    assert main([*fit, "--run-dir", str(tmp_path / "plain")]) == 2
+    assert main([*fit, "--out", str(tmp_path / "plain")]) == 2
     assert "offline_augment must be None as the config says. Received: {'copies': 2" in capsys.readouterr().err
-    assert main([*fit, "--run-dir", str(tmp_path / "run"), *OFFLINE_AUGMENT]) == 0
+    assert main([*fit, "--out", str(tmp_path / "run"), *OFFLINE_AUGMENT]) == 0
     used = json.loads((tmp_path / "run" / "records.json").read_text())
     trained_on = used["training_tracks"]
     assert "fold1_copies" in used["training"]

@@ -36,7 +36,7 @@ def place(records, music, tmp_path_factory):
     """A folder with two runs and an export, evaluated, made in this very folder."""
     folder = tmp_path_factory.mktemp("privacy") / "secret-folder-of-ann"
     for n in range(2):
-        command = ["fit", "q2", "--records", str(records), "--run-dir", str(folder / f"run{n}"), *SMALL]
+        command = ["fit", "q2", "--records", str(records), "--out", str(folder / f"run{n}"), *SMALL]
         assert main([*command, f"training.seed={n}", "training.epochs=1"]) == 0
     return folder
 
@@ -49,7 +49,7 @@ def commands(place, records, music, out):
         "inspect": ["inspect", str(music), "q2", "--out", str(out / "look"), "--workers", "1"],
         "extract": ["extract", "q2", str(out / "sounds"), "--out", str(out / "mels"), "--workers", "1"],
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out / "records"), "--workers", "1"],
-        "fit": ["fit", "q2", "--records", str(records), "--run-dir", str(out / "run"), *SMALL],
+        "fit": ["fit", "q2", "--records", str(records), "--out", str(out / "run"), *SMALL],
         "evaluate": ["evaluate", run, "--records", str(records)],
         "ensemble": ["ensemble", run, str(place / "run1"), "--out", str(out / "both"), "--records", str(records)],
         "report": ["report", run, "--out", str(out / "runs.html")],

@@ -59,7 +59,7 @@ def free_port():
 def start_two(records, out, *overrides, flags=()):
     """Returns two processes that train together."""
     ports, processes = [free_port(), free_port()], []
-    fit = ["fit", "q2", "--records", str(records), "--run-dir", str(out), *flags]
+    fit = ["fit", "q2", "--records", str(records), "--out", str(out), *flags]
     small = (
         "model.name=cnn1d",
         "model.width=4",
@@ -137,7 +137,7 @@ def test_keras_3_on_tensorflow_is_refused(records, tmp_path, capsys, monkeypatch
     """One line names the way out."""
     monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER | {"task": {"type": "worker", "index": 0}}))
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(tmp_path / "run")]) == 2
+    assert main(["fit", "q2", "--records", str(records), "--out", str(tmp_path / "run")]) == 2
     assert "KERAS_BACKEND=jax and --coordinator" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -26,7 +26,7 @@ MEL = np.random.default_rng(0).random((1, 128, 200), np.float32)
 def small_run(records, tmp_path_factory):
     """A run that loads quickly, and its export."""
     run = tmp_path_factory.mktemp("rot") / "run"
-    command = ["fit", "q2", "--records", str(records), "--run-dir", str(run), *SMALL, "training.epochs=1"]
+    command = ["fit", "q2", "--records", str(records), "--out", str(run), *SMALL, "training.epochs=1"]
     assert main(command) == 0
     assert main(["export", str(run)]) == 0
     return run

@@ -234,7 +234,7 @@ def test_test_part_of_another_question_is_warned_of(trained, music, tmp_path, ca
     out = ["--out", str(tmp_path / "o.json")]
     assert main(["predict", str(trained), str(music / "q1" / "test"), *out]) == 0
     assert "is the test part of q1, the model answers q2" in capsys.readouterr().err
-    assert main(["predict", str(trained), str(music / "q2" / "test"), *out]) == 0
+    assert main(["predict", str(trained), str(music / "q2" / "test"), *out, "--overwrite"]) == 0
     assert "warning" not in capsys.readouterr().err
 
 

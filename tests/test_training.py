@@ -68,8 +68,8 @@ fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
         process.kill()
     assert not RunDir(out).calibration.is_file()
     assert main(["evaluate", str(out)]) == 2
-    assert f"Finish it with tfmusic fit {out}/config.yaml --resume --run-dir {out}" in capsys.readouterr().err
-    assert main(["fit", "q2", "--resume", "--run-dir", str(out), "--records", str(records)]) == 0
+    assert f"Finish it with tfmusic fit {out}/config.yaml --resume --out {out}" in capsys.readouterr().err
+    assert main(["fit", "q2", "--resume", "--out", str(out), "--records", str(records)]) == 0
     for mine, theirs in zip(weights_of(out), weights_of(trained), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     histories = [
@@ -189,7 +189,7 @@ def test_damaged_state_is_named(records, trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_resume_leaves_finished_runs_alone(records, trained, tmp_path, capsys, monkeypatch):
-    """Without --run-dir a run that has ended is never trained further; one that has not is finished."""
+    """Without --out a run that has ended is never trained further; one that has not is finished."""
     monkeypatch.chdir(tmp_path)
     done = shutil.copytree(trained, tmp_path / "runs/q2/cnn1d-1")
     before = hashes(done)
@@ -212,7 +212,7 @@ def test_a_model_trained_further_loses_its_report(records, trained, tmp_path, ca
     assert main(["evaluate", str(run), "--records", str(records)]) == 0
     capsys.readouterr()
     more = f"training.epochs={RunDir(run).history()[-1]['epoch'] + 1}"
-    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", more]) == 0
+    assert main(["fit", "q2", "--records", str(records), "--out", str(run), "--resume", more]) == 0
     assert f"{run}/evaluation: removed" in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
@@ -255,9 +255,9 @@ def test_interrupted_training(records, tmp_path, monkeypatch, capsys):
     assert not run.exists()
     interrupt_at(10)  # eight steps an epoch
     assert fit_small("q2", records, run) == 130
-    assert f"go on with --resume --run-dir {run}" in capsys.readouterr().out
+    assert f"go on with --resume --out {run}" in capsys.readouterr().out
     monkeypatch.setattr(StepWatch, "on_train_batch_end", step_end)
-    command = ["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", "training.epochs=2"]
+    command = ["fit", "q2", "--records", str(records), "--out", str(run), "--resume", "training.epochs=2"]
     assert main(command) == 0
     capsys.readouterr()
     before = RunDir(run).checkpoint("last").read_bytes()
@@ -272,7 +272,7 @@ def test_going_on_after_the_end(records, trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     assert main(["evaluate", str(run)]) == 0
-    assert main(["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume", "training.epochs=4"]) == 0
+    assert main(["fit", "q2", "--records", str(records), "--out", str(run), "--resume", "training.epochs=4"]) == 0
     assert not RunDir(run).evaluation.exists()
     assert len(RunDir(run).metrics.read_text().splitlines()) == 4
     assert "epochs: 4" in RunDir(run).config.read_text()
@@ -288,7 +288,7 @@ def test_early_stopping_and_the_best_epoch(records, tmp_path, capsys):
     lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
     values = [line["validation"] for line in lines]
     assert len(lines) == int(np.argmax(values)) + 3 < 30
-    command = ["fit", "q2", "--records", str(records), "--run-dir", str(run), "--resume"]
+    command = ["fit", "q2", "--records", str(records), "--out", str(run), "--resume"]
     capsys.readouterr()
     assert main(command) == 0
     assert f"finished already, {len(lines)} epochs" in capsys.readouterr().out

@@ -55,6 +55,7 @@ COMMANDS = {
     ),
 }
 MOVED = {"benchmark": 'benchmarks are no command now. In the repository: make benchmark ARGS="converter --gigabytes 5"'}
+MOVED_OPTIONS = {"--run-dir": "--out"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -182,6 +183,8 @@ def _is_override(word: str) -> bool:
 def _hint(parser: argparse.ArgumentParser, args: argparse.Namespace, rest: Sequence[str]) -> str:
     """Returns the end of a message about arguments that nothing takes: the nearest option, or what may be meant."""
     wrong = next((word.partition("=")[0] for word in rest if word.startswith("--")), None)
+    if wrong in MOVED_OPTIONS:
+        return f" The option is {MOVED_OPTIONS[wrong]} now"
     actions = parser._actions
     if args.command is not None:
         actions = next(action.choices for action in actions if isinstance(action.choices, dict))[args.command]._actions

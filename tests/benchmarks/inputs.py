@@ -113,7 +113,7 @@ def _fit_command(records: Path) -> list[str]:
     program = [sys.executable, "-m", "tfmusic", "--quiet", "fit", "q1", "--records", str(records)]
     overrides = ["model.name=cnn1d", "model.width=8", "training.epochs=1", "training.warmup_epochs=0"]
     overrides += ["training.fold=0", "training.tensorboard=false", f"input.shuffle_segments={_SMALL_SHUFFLE}"]
-    return [*program, "--run-dir", str(records.with_name("run")), *overrides]
+    return [*program, "--out", str(records.with_name("run")), *overrides]
 
 
 def _ours(function: str, **arguments: Any) -> Worker:

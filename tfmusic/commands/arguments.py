@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from tfmusic.config.sections import Config
@@ -39,6 +39,27 @@ def print_config(config: "Config") -> None:
 
     console.result(config=config.model_dump(mode="json"))
     console.show(to_commented_yaml(config).rstrip())
+
+
+def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
+    """Adds `--out`, which names the file that a command writes, and `--overwrite`, which lets it replace a file."""
+    parser.add_argument("--out", type=Path, required=required, metavar="FILE", help=what)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def check_output(args: argparse.Namespace, *endings: str) -> None:
+    """Checks the file that `--out` names, if it names one, before any work is done.
+
+    Raises:
+        UsageError: it has another ending, or exists and there is no `--overwrite`.
+    """
+    from tfmusic.core.files import check_target_file
+
+    if args.out is None:
+        return
+    if args.out.suffix not in endings:
+        raise UsageError(f"--out must end in {' or '.join(endings)}. Received: {args.out}")
+    check_target_file(args.out, overwrite=args.overwrite)
 
 
 def positive(text: str) -> int:

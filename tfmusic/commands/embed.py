@@ -18,12 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", type=Path, nargs="+", help="AI Rush train or test folder, audio or .npy files, or folders of them"
     )
-    parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    arguments.add_output(parser, ".npz: the embeddings", required=True)
     parser.add_argument(
         "--weights", type=Path, help="musicnn: the wheel or its folder (default what tfmusic weights stored)"
     )
     parser.add_argument("--network", default="MSD_musicnn", help="musicnn: MSD_musicnn (default) or MTT_musicnn")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,10 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
     from tfmusic.core.track import check_track_id, check_unique
 
-    if args.out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz. Received: {args.out}")
-    if args.out.exists() and not args.overwrite:
-        raise UsageError(f"{args.out}: exists already. Pass --overwrite to replace it, or another name")
+    arguments.check_output(args, ".npz")
     tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from tfmusic.core.track import Track
     from tfmusic.inference.explain import Explanation
 
-_ENDINGS = (".html", ".png", ".json")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
@@ -23,13 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, help="file of one track, or a folder together with --track")
     parser.add_argument("--track", help="of a folder, the id of the track")
     parser.add_argument("--task", help="of a model for several tasks, the one to explain")
-    parser.add_argument("--out", type=Path, help=".html: a page; .png: a picture; .json: the numbers")
+    arguments.add_output(parser, ".html: a page; .png: a picture; .json: the numbers")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the prediction and the parts of the track, and writes the explanation where --out names a file."""
-    if args.out is not None and args.out.suffix not in _ENDINGS:
-        raise UsageError(f"--out must end in {', '.join(_ENDINGS)}. Received: {args.out}")
+    arguments.check_output(args, ".html", ".png", ".json")
     track = _choose(arguments.find_tracks(args.input), args)
     from tfmusic.console import console
     from tfmusic.datasets.metadata import tokens_of

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     arguments.add_config(parser)
     parser.add_argument("--records", help="records folder, or its URL on a store (default records/TASK)")
-    parser.add_argument("--run-dir", type=Path, help="folder of this run (default runs/TASK/MODEL-N)")
+    parser.add_argument(
+        "--out", dest="run_dir", type=Path, metavar="RUN", help="run folder to write (default runs/TASK/MODEL-N)"
+    )
     parser.add_argument("--folds", type=arguments.positive, help="cross-validate: a model for each of data.folds folds")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")

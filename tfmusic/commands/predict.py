@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
-from tfmusic.errors import DataError, UsageError
+from tfmusic.errors import DataError
 
 if TYPE_CHECKING:
     from tfmusic.inference.predict import Predictions
@@ -22,17 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="AI Rush test folder, audio or .npy files, folders of them, or what tfmusic embed wrote",
     )
     parser.add_argument("--task", help="of a model for several tasks, the one to predict")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help=".json: list of predictions in the order of the inputs; .csv: with track ids and scores",
-    )
+    arguments.add_output(parser, ".json: predictions in the order of the inputs; .csv: with track ids and scores")
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the predictions in the order of the inputs, also where some tracks cannot be read."""
-    if args.out is not None and args.out.suffix not in (".json", ".csv"):
-        raise UsageError(f"--out must end in .json or .csv. Received: {args.out}")
+    arguments.check_output(args, ".json", ".csv")
     tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
     if not tracks:
         raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")

@@ -3,22 +3,19 @@
 import argparse
 from pathlib import Path
 
-from tfmusic.errors import UsageError
+from tfmusic.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders that have been evaluated")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument(
-        "--out", type=Path, help=".html: the runs in one page, with curves and what their configs differ in"
-    )
+    arguments.add_output(parser, ".html: the runs in one page, with curves and the differences of their configs")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints a line for every run and task, and writes the page where one is asked for."""
-    if args.out is not None and args.out.suffix != ".html":
-        raise UsageError(f"--out must end in .html. Received: {args.out}")
+    arguments.check_output(args, ".html")
     from tfmusic.console import console
     from tfmusic.core.files import write_text
     from tfmusic.core.rundir import open_run

@@ -201,7 +201,7 @@ def open_run(path: Path) -> RunDir:
 
 def to_finish(run: RunDir) -> str:
     """Returns the command that finishes an interrupted training."""
-    return f"tfmusic fit {run.config} --resume --run-dir {run.path}"
+    return f"tfmusic fit {run.config} --resume --out {run.path}"
 
 
 def is_run(path: Path) -> bool:
@@ -231,6 +231,6 @@ def unfinished_run_dir(root: Path, task: str) -> RunDir:
     if not unfinished:
         raise UsageError(
             f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have"
-            " ended. Leave out --resume to begin anew; --run-dir RUN trains a finished one further"
+            " ended. Leave out --resume to begin anew; --out RUN trains a finished one further"
         )
     return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)

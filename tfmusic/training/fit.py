@@ -211,7 +211,7 @@ def _say_what_is_kept(run: RunDir, whole: RunDir) -> None:
         console.log_path = None
         shutil.rmtree(run.path, ignore_errors=True)
     if whole.has_begun:
-        console.say(f"finished epochs are kept: go on with --resume --run-dir {whole.path}")
+        console.say(f"finished epochs are kept: go on with --resume --out {whole.path}")
         return
     shutil.rmtree(whole.path, ignore_errors=True)
     console.say("no epoch had ended: nothing is kept. Run it again without --resume")
