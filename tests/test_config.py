@@ -1,6 +1,7 @@
 """Configs: checked, with errors that name file, line and key; complete and short; their reference."""
 
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -18,9 +19,10 @@ from tfmusic.config.reference import (
     to_commented_yaml,
     to_short_yaml,
 )
-from tfmusic.config.sections import Config
+from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.feature import PRESETS
 from tfmusic.errors import ConfigError
+from tfmusic.models import BUILDERS, models_with
 
 MINIMAL = "task: q2\ndata: {question: q2}\n"
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -246,6 +248,15 @@ def test_find_config_prefers_the_working_folder(tmp_path, monkeypatch):
         find_config("q9")
     with pytest.raises(ConfigError, match="no such config file"):
         find_config("missing.yaml")
+
+
+def test_options_of_builders_are_keys_of_the_section():
+    """Every option of a builder is a key of `model`, and every key that is given to builders is an option of some."""
+    keys = set(ModelSection.model_fields) - {"name", "weights", "init_from"}
+    options = {key for build in BUILDERS.values() for key in inspect.signature(build).parameters} - {"x", "n_outputs"}
+    assert options == keys
+    assert all(models_with(key) == list(BUILDERS) for key in ("width", "pooling", "dropout"))
+    assert models_with("hidden") == ["musicnn_mlp"]
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, kille
         (["model.weights=imagenet"], "ImageNet weights exist for vgg16, vgg19, resnet50, resnet101"),
         (["model.weights=some.txt"], "model.weights must be none, imagenet, a .keras file"),
         (["model.weights=gone.keras"], "gone.keras: no such file"),
-        (["model.weights=imagenet", "model.name=vgg16"], "model.width must be 64 or default with ImageNet weights"),
+        (["model.weights=imagenet", "model.name=vgg16"], "model.width must be 64 or null with ImageNet weights"),
         (["model.weights=gone.h5", "model.name=vgg16", "model.width=64"], "gone.h5: no such file"),
         (
             ["model.name=musicnn", "model.weights=musicnn.whl"],

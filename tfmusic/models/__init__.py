@@ -72,8 +72,8 @@ def build_model(
         frontend: maps codes to musicnn's spectrogram or to PCEN, in place of normalised codes.
         n_tokens: number of metadata tokens; 0 for none. For one task alone.
         token_width: size of their embedding.
-        options: what the builder takes: `width`, `pooling`, `dropout`, some also others. An option that is None or
-            left out keeps the builder's default, which is the paper's value.
+        options: those of the builder: `width`, `pooling`, `dropout`, of some also others. One that is None or left out
+            has the builder's default, the paper's value; only `dropout` is then 0.
 
     Raises:
         KeyError: there is no builder of that name.
