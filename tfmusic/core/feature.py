@@ -42,9 +42,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Feature(Section):
-    """The kind of spectrogram, or of embedding, with its parameters. A key that is left out takes that of `DEFAULTS`.
+    """The kind of spectrogram with its parameters, or the name of a preset.
 
-    A feature has `n_bins` values in every frame, and a frame every `hop_length` samples. `cqt`, `chroma_cqt`, `raw` and
+    Keys that are left out have the defaults of the kind, `DEFAULTS`. Records may also hold embeddings. A feature has `n_bins` values in every frame, and a frame every `hop_length` samples. `cqt`, `chroma_cqt`, `raw` and
     `embedding` have no n_fft; `raw` is audio in frames of hop_length samples. `source` is the network that made the
     embeddings, so that those of another network are refused.
     """
@@ -52,11 +52,17 @@ class Feature(Section):
     name: Literal[
         "mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw", "embedding"
     ] = "mel"  # fmt: skip
+    """What is computed of audio, or what the .npy files hold; embedding: of records that are built with --embeddings."""
     source: str | None = None
+    """Embeddings alone: the network that made them."""
     sample_rate_hz: Count = 16000
+    """Sample rate of the audio, Hz; other audio is resampled."""
     n_fft: Count | None = 1024
+    """Length of the FFT window, samples; cqt, chroma_cqt and raw have none."""
     hop_length: Count = 512
+    """Distance between the starts of two frames, samples."""
     n_bins: Count = 128
+    """Values in a frame."""
 
     @classmethod
     def from_dict(cls, fields: Any) -> Self:

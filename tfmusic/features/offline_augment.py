@@ -21,18 +21,23 @@ _FRAMES_AT_ONCE = 512
 
 
 class OfflineAugment(Section):
-    """Copies of training tracks whose audio is changed before the feature is computed; none for 0 copies.
+    """Copies of training tracks whose audio is changed before the feature is computed.
 
-    Each copy is stretched by one of the tempo factors of `stretch`, moved by up to `pitch_semitones` up or down, rolled
-    by up to `shift_samples`, and gets white noise of standard deviation `noise` (full scale is 1), in this order.
+    The order of the changes is tempo, pitch, shift, noise.
     """
 
     copies: Annotated[int, Field(ge=0, le=100)] = 0
+    """Copies of every training track; 0 for none."""
     noise: PositiveOrZero = 0.0025
+    """Standard deviation of the white noise; full scale is 1."""
     shift_samples: CountOrZero = 8000
+    """Roll the audio by 0 to this many samples."""
     stretch: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(default=[0.8, 0.9, 1.0, 1.1], min_length=1)
+    """Tempo factors, of which each copy gets one."""
     pitch_semitones: Annotated[float, Field(ge=0.0, le=12.0)] = 0.0
+    """Move the pitch by up to this much, up or down."""
     seed: Seed = 0
+    """Seed of the changes."""
 
 
 @dataclass(frozen=True)
