@@ -44,15 +44,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class Feature(Section):
     """The kind of spectrogram with its parameters, or the name of a preset.
 
-    Keys that are left out have the defaults of the kind, `DEFAULTS`. Records may also hold embeddings. A feature has `n_bins` values in every frame, and a frame every `hop_length` samples. `cqt`, `chroma_cqt`, `raw` and
-    `embedding` have no n_fft; `raw` is audio in frames of hop_length samples. `source` is the network that made the
-    embeddings, so that those of another network are refused.
+    Keys that are left out have the defaults of the kind, `DEFAULTS`. A feature has `n_bins` values in every frame, and a
+    frame every `hop_length` samples. `raw` is audio in frames of hop_length samples. Records may also hold embeddings;
+    `source` is then the network that made them, so that those of another network are refused.
     """
 
     name: Literal[
         "mel", "log-mel", "stft", "cqt", "chroma_stft", "chroma_cqt", "tempogram", "raw", "embedding"
     ] = "mel"  # fmt: skip
-    """What is computed of audio, or what the .npy files hold; embedding: of records that are built with --embeddings."""
+    """What is computed of audio, or what the .npy files hold; embedding: in records built with --embeddings."""
     source: str | None = None
     """Embeddings alone: the network that made them."""
     sample_rate_hz: Count = 16000
