@@ -44,8 +44,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class Feature(Section):
     """The kind of spectrogram with its parameters, or the name of a preset.
 
-    Keys that are left out have the defaults of the kind, `DEFAULTS`. A feature has `n_bins` values in every frame, and a
-    frame every `hop_length` samples. `raw` is audio in frames of hop_length samples. Records may also hold embeddings;
+    Keys that are left out have the defaults of the kind, `DEFAULTS`. A feature has `n_bins` values in every frame and a
+    frame every `hop_length` samples; `raw` is audio in frames of hop_length samples. Records may also hold embeddings:
     `source` is then the network that made them, so that those of another network are refused.
     """
 
