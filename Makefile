@@ -27,7 +27,7 @@ help:
 	@echo "make lint clean    formatting, lint and types; remove what make has made"
 
 demo: $(VENV)/installed
-	$(BIN)/python -m tfmusic synth demo/data --tracks 400 --overwrite
+	$(BIN)/python -m tfmusic synth --out demo/data --tracks 400 --overwrite
 	$(BIN)/python -m tfmusic build-records demo --data demo/data --out demo/records --overwrite
 	$(BIN)/python -m tfmusic fit demo --records demo/records --out demo/run --overwrite
 	$(BIN)/python -m tfmusic evaluate demo/run

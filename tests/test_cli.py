@@ -159,6 +159,8 @@ def test_overrides_may_stand_anywhere(capsys):
         (["--vers"], "unrecognized arguments: --vers. Did you mean '--version'?"),
         (["--out", "x", "predict", "a", "b"], "options follow the command. Received: --out"),
         (["fit", "q1", "--run-dir", "x"], "unrecognized arguments: --run-dir x. The option is --out now"),
+        (["synth", "data"], "--out must name the folder to write: tfmusic synth --out data"),
+        (["synth"], "--out must name the folder to write: tfmusic synth --out FOLDER"),
         (["benchmark", "converter"], "benchmarks are no command now. In the repository: make benchmark"),
         (["predict"], "the following arguments are required: model, inputs"),
     ],
@@ -289,7 +291,7 @@ def test_score_refuses_what_does_not_fit(tmp_path, capsys, predictions, message)
 def test_synth_is_the_same_for_the_same_seed(tmp_path):
     """Same seed, same bytes; another seed, other music."""
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert main(["synth", str(tmp_path / name), "--tracks", "20", "--seed", seed]) == 0
+        assert main(["synth", "--out", str(tmp_path / name), "--tracks", "20", "--seed", seed]) == 0
     trees = [
         {
             path.relative_to(tmp_path / name): path.read_bytes()
@@ -321,11 +323,11 @@ def test_synth_spares_real_music(tmp_path, capsys):
     real.parent.mkdir(parents=True)
     real.write_text("real")
     for flags in ([], ["--overwrite"]):
-        assert main(["synth", str(tmp_path), "--tracks", "20", *flags]) == 2
+        assert main(["synth", "--out", str(tmp_path), "--tracks", "20", *flags]) == 2
         assert real.read_text() == "real"
-    assert "--overwrite replaces only made-up music" in capsys.readouterr().err
+    assert "--overwrite replaces only synthetic music" in capsys.readouterr().err
     for flags in ([], ["--overwrite"]):
-        assert main(["synth", str(tmp_path / "own"), "--tracks", "20", *flags]) == 0
+        assert main(["synth", "--out", str(tmp_path / "own"), "--tracks", "20", *flags]) == 0
 
 
 def test_terminal_without_hangul():
@@ -340,7 +342,7 @@ def test_terminal_without_hangul():
 
 def test_synth_needs_some_tracks(tmp_path, capsys):
     """Too few tracks for folds are refused."""
-    assert main(["synth", str(tmp_path / "x"), "--tracks", "5"]) == 2
+    assert main(["synth", "--out", str(tmp_path / "x"), "--tracks", "5"]) == 2
     assert "--tracks must be at least 20" in capsys.readouterr().err
 
 

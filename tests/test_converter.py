@@ -119,7 +119,7 @@ def test_written_deal_has_no_leak(records):
 def test_records_for_a_given_contract(music, records, tmp_path, capsys):
     """`--contract` takes labels and scale range from elsewhere; a label that is not among them is named."""
     other = tmp_path / "other"
-    assert main(["synth", str(other), "--tracks", "20", "--seed", "5"]) == 0
+    assert main(["synth", "--out", str(other), "--tracks", "20", "--seed", "5"]) == 0
     assert build(other, tmp_path / "free", "--workers", "1") == 0
     theirs, free = Manifest.read(records).contract, Manifest.read(tmp_path / "free").contract
     assert theirs.difference(free) is not None

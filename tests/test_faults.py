@@ -51,7 +51,7 @@ def commands(music, sounds, records, runs, out):
     mel = str(min((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
     run = str(runs / "0")
     return {
-        "synth": ["synth", str(out), "--tracks", "20"],
+        "synth": ["synth", "--out", str(out), "--tracks", "20"],
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out), "--workers", "1"],
         "extract": ["extract", "q2", str(sounds), "--out", str(out), "--workers", "1"],
         "inspect": ["inspect", str(music), "q2", "--out", str(out), "--workers", "1"],

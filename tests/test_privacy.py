@@ -45,7 +45,7 @@ def commands(place, records, music, out):
     run, export = str(place / "run0"), str(place / "run0" / "export")
     mel = str(min((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
     return {
-        "synth": ["synth", str(out / "music"), "--tracks", "20"],
+        "synth": ["synth", "--out", str(out / "music"), "--tracks", "20"],
         "inspect": ["inspect", str(music), "q2", "--out", str(out / "look"), "--workers", "1"],
         "extract": ["extract", "q2", str(out / "sounds"), "--out", str(out / "mels"), "--workers", "1"],
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out / "records"), "--workers", "1"],

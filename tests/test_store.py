@@ -148,7 +148,7 @@ def test_what_is_missing_is_named(music, monkeypatch, capsys):
     assert build(music, "memory://") == 2
     assert "memory://: must name a folder" in capsys.readouterr().err
     assert main([*BUILD, "--data", "s3://b/q2"]) == 2
-    assert "must be a folder, of a mounted bucket say. Received: s3://b/q2" in capsys.readouterr().err
+    assert "must be a folder, for example of a mounted bucket. Received: s3://b/q2" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert build(music, "gs://b/q2") == 2
     assert "gs://b/q2: needs a package that is not installed: pip install 'tfmusic[gcs]'" in capsys.readouterr().err

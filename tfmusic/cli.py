@@ -24,7 +24,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "synth": Command("write small synthetic data for q1, q2 and q3", "tfmusic synth demo/data --tracks 400"),
+    "synth": Command("write small synthetic data for q1, q2 and q3", "tfmusic synth --out demo/data --tracks 400"),
     "inspect": Command(
         "show labels, lengths, spectrograms and faults of data or records", "tfmusic inspect DATA q2 --out look"
     ),

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the steps from them to objects."""
+"""Arguments that several commands share, and the steps from them to configs, records and tracks."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_config(parser: argparse.ArgumentParser, *, data: str | None = None) -> None:
-    """Adds CONFIG and `key.path=value` overrides; between them DATA, where a help text for it is given."""
+    """Adds CONFIG and `key.path=value` overrides; between them DATA, if `data` is its help text."""
     parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
     if data is not None:
         parser.add_argument("data", type=Path, help=data)
@@ -41,10 +41,10 @@ def print_config(config: "Config") -> None:
     console.show(to_commented_yaml(config).rstrip())
 
 
-def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
-    """Adds `--out`, which names the file that a command writes, and `--overwrite`, which lets it replace a file."""
-    parser.add_argument("--out", type=Path, required=required, metavar="FILE", help=what)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = False, metavar: str = "FILE") -> None:
+    """Adds `--out`, which names what a command writes, and `--overwrite`, which lets it replace what is there."""
+    parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=what)
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out names where it exists")
 
 
 def check_output(args: argparse.Namespace, *endings: str) -> None:
@@ -73,29 +73,31 @@ def positive(text: str) -> int:
 def folder(text: str) -> Path:
     """Returns a folder of this machine; for argparse."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a folder, of a mounted bucket say. Received: {text}")
+        raise argparse.ArgumentTypeError(f"must be a folder, for example of a mounted bucket. Received: {text}")
     return Path(text)
 
 
 def find_records(place: Path | str) -> Path:
-    """Returns a records folder; of a URL on a store its local copy, which is made where there is none yet."""
+    """Returns a records folder. For a URL of a store this is its local copy, which is made if there is none yet."""
     from tfmusic.records.store import fetch, is_url
 
     return fetch(str(place)) if is_url(place) else Path(place)
 
 
 def default_records(task: str) -> Path:
-    """Returns the folder that `build-records` writes to unless told otherwise."""
+    """Returns the folder that `build-records` writes without --out."""
     from tfmusic.records.build.build import RECORDS_VERSION
 
     return Path("records") / task / RECORDS_VERSION
 
 
 def find_tracks(path: Path) -> "list[Track]":
-    """Returns the tracks of a file or folder, in their order: AI Rush, audio or .npy files, or an embedding file.
+    """Returns the tracks of an AI Rush folder, of audio or .npy files or a folder of them, or of an embedding file.
+
+    The order is that of the AI Rush list or of the embedding file, else that of the names, with 9 before 10.
 
     Raises:
-        DataError: nothing there, or nothing of these.
+        DataError: the path does not exist, or holds nothing of these.
     """
     from tfmusic.core.track import Track, check_track_id, check_unique
     from tfmusic.datasets import airush
@@ -124,12 +126,12 @@ def find_tracks(path: Path) -> "list[Track]":
 
 
 def _readable(name: str) -> str:
-    """Returns a name of a file as text that can be written: bytes that are no UTF-8 stand as escapes."""
+    """Returns the name of a file as valid UTF-8; other bytes become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _feature_files(paths: Iterable[Path]) -> list[Path]:
-    """Returns spectrograms and audio; of a track that has both in one folder, the spectrogram."""
+    """Returns spectrograms and audio files; only the spectrogram where both have the same name."""
     from tfmusic.features.audio import is_audio
 
     paths = [path for path in paths if not path.name.startswith(".")]
