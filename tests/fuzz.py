@@ -288,6 +288,7 @@ def targets(folder):
         (folder / name).mkdir()
     whole, shard = shard_reader(folder / "raw", with_checksums=False)
     framed, _ = shard_reader(folder / "crc", with_checksums=True)
+    options = table.Options(loader="table")
     configs = [find_config(name).read_bytes() for name in ("q2", "folder", "gtzan")]
 
     def read_checksums(data):
@@ -318,7 +319,10 @@ def targets(folder):
         ),
         "config": Target(configs, of_file(folder, "x.yaml", load_config), spoil_bytes, 0.15),
         "table": Target(
-            rows, of_file(folder, "tracks.csv", lambda path: table.load(path.parent, task="t")), spoil_bytes, 4,
+            rows,
+            of_file(folder, "tracks.csv", lambda path: table.load(path.parent, options, task="t")),
+            spoil_bytes,
+            4,
         ),
         "labels": Target(
             [label],

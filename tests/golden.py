@@ -6,20 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmusic.core.feature import Feature
+from tfmusic.config.sections import Config
 from tfmusic.core.track import Dataset, Track
-from tfmusic.records.build.build import build_records
-from tfmusic.records.build.plan import BuildOptions
+from tfmusic.records.build.build import write_records
+from tfmusic.records.build.places import InFolder
+from tfmusic.records.build.plan import Build
 
 GOLDEN = Path(__file__).parents[1] / "records" / "golden" / "format-1"
 N_BINS, N_FRAMES = 4, (1, 5, 6, 7, 12, 13, 30, 2)
 
-OPTIONS = BuildOptions(
-    feature=Feature(n_bins=N_BINS),
-    segment_frames=6, hop_frames=4, dtype="uint8", scale="db", num_shards=2,
-    shard_bytes=1 << 20, n_folds=2,
-    split_seed=0, order_seed=0, on_error="stop", workers=1,
-)  # fmt: skip
+CONFIG = Config.model_validate(
+    {
+        "task": "golden",
+        "data": {"loader": "folder", "folds": 2},
+        "feature": {"n_bins": N_BINS},
+        "record": {"segment_frames": 6, "hop_frames": 4, "num_shards": 2, "shard_mib": 1},
+        "input": {"frames": 6, "hop_frames": 3},
+    }
+)
 
 
 def mel_of(n):
@@ -42,7 +46,8 @@ def build(out, mels):
         )
         for n in range(len(N_FRAMES))
     )
-    build_records(Dataset("golden", "multi", ("R&B/c", "b", "가"), tracks), out, OPTIONS, overwrite=True)
+    dataset = Dataset("golden", "multi", ("R&B/c", "b", "가"), tracks)
+    write_records(Build(dataset, CONFIG), InFolder(out))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,9 @@ COMMANDS = {
         hashes, no_manifest_before_the_rest,
     ),
     "extract": Command(
-        lambda base, out, workers: ["extract", "q2", str(base / "sound"), "--out", str(out), "--workers", str(workers)],
+        lambda base, out, workers: [
+            "extract", "q2", "--data", str(base / "sound"), "--out", str(out), "--workers", str(workers)
+        ],
         hashes, whole_files,
     ),
     "fit": Command(

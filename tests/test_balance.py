@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests import miniatures
 from tests.test_loaders import config_of
 from tfmusic.cli import main
-from tfmusic.config.sections import BalanceSection, Config
+from tfmusic.config.sections import BalanceSection, Config, RecordSection
 from tfmusic.inputs import pipeline
 from tfmusic.inputs.augment import POLICIES
 from tfmusic.inputs.balance import Balance
@@ -53,6 +53,10 @@ def training_input(manifest, balance=None, batch_size=5, **options):
 # --- Stored segments -------------------------------------------------------------------------------------------
 
 
+def record_of(segments, count, seed):
+    return RecordSection(segment_frames=10, hop_frames=10, segments=segments, segments_per_track=count, seed=seed)
+
+
 @pytest.mark.parametrize(
     ("choice", "count", "expected"),
     [
@@ -67,14 +71,14 @@ def training_input(manifest, balance=None, batch_size=5, **options):
 )
 def test_stored_starts(choice, count, expected):
     """Of five windows: all, the first, or even ones; a track of fewer windows than asked for gives all."""
-    assert stored_starts(45, "a", frames=10, hop_frames=10, choice=choice, count=count, seed=0) == expected
+    assert stored_starts(45, "a", record_of(choice, count, 0)) == expected
 
 
 def test_random_starts_depend_on_seed_and_track():
     """The same track and seed give the same windows, other ones others; over many tracks every window is drawn."""
 
     def draw(name, seed):
-        return stored_starts(45, name, frames=10, hop_frames=10, choice="random", count=2, seed=seed)
+        return stored_starts(45, name, record_of("random", 2, seed))
 
     assert draw("a", 0) == draw("a", 0) == sorted(set(draw("a", 0)))
     drawn = [draw(str(n), 0) for n in range(200)]

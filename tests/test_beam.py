@@ -6,8 +6,8 @@ import pytest
 
 from tfmusic.cli import main
 from tfmusic.errors import DataError, UsageError
-from tfmusic.records.build import sinks
 from tfmusic.records.build.beam import BeamRun, _own_error, _Write
+from tfmusic.records.build.places import InFolder
 from tfmusic.records.writer import ShardWriter
 
 BUILD = ("build-records", "q2", "data.on_error=stop")
@@ -42,14 +42,14 @@ def test_beam_writes_to_a_store(music, tmp_path, capsys):
 
 def test_what_a_lost_worker_leaves_is_cleared(music, records, tmp_path, monkeypatch):
     """Half shards and notes of a worker that went down are not in the finished folder."""
-    write = sinks.InFolder.write
+    write = InFolder.write
 
     def go_down_once(self, spec):
         for name in (f"{spec.path.name}.1.tmp", f"{spec.path.name}.done.json.1", f"{spec.path.name}.done.json.1.tmp"):
             spec.path.with_name(name).write_bytes(b"half")
         return write(self, spec)
 
-    monkeypatch.setattr(sinks.InFolder, "write", go_down_once)
+    monkeypatch.setattr(InFolder, "write", go_down_once)
     assert main([*BUILD, "--data", str(music), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in records.iterdir()}
 

@@ -57,7 +57,7 @@ def test_summary_names_what_was_built(music, tmp_path, capsys):
     assert build(music, tmp_path / "q2", "--num-shards", "2", "--workers", "1") == 0
     out = capsys.readouterr().out
     assert "fold4" in out
-    assert "cells at the ends of the scale db" in out
+    assert "codes at the ends of the scale db" in out
     assert "0 tracks skipped" in out
     names = [path.name for path in Manifest.read(tmp_path).shard_paths("fold0")]
     assert names == ["q2-fold0.tfrecord-00000-of-00002", "q2-fold0.tfrecord-00001-of-00002"]

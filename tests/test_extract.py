@@ -52,7 +52,7 @@ def sounds(tmp_path_factory):
 
 
 def extract(config, data, out, *more):
-    return main(["extract", str(config), str(data), "--out", str(out), "--workers", "1", *more])
+    return main(["extract", str(config), "--data", str(data), "--out", str(out), "--workers", "1", *more])
 
 
 def build(config, data, out, *more):
@@ -89,6 +89,12 @@ def test_files_mirror_the_data(extracted, sounds):
     assert set(said["made_by"]) == {"soundfile", "libsndfile", "soxr"}
 
 
+def test_the_older_form_shows_the_new_one(config, sounds, tmp_path, capsys):
+    """`extract CONFIG DATA --out` is answered with one line that can be copied."""
+    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "out")]) == 2
+    assert f"tfmusic extract {config} --data {sounds} --out {tmp_path / 'out'}" in capsys.readouterr().err
+
+
 def test_power_is_linear(config, tmp_path):
     """Twice the amplitude is four times the value."""
     sound = chords(1.0, 16000)
@@ -103,7 +109,7 @@ def test_power_is_linear(config, tmp_path):
 @pytest.mark.slow
 def test_workers_do_not_change_the_bytes(config, sounds, extracted, tmp_path):
     """One worker or three: the same files."""
-    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "out"), "--workers", "3"]) == 0
+    assert main(["extract", str(config), "--data", str(sounds), "--out", str(tmp_path / "out"), "--workers", "3"]) == 0
     assert contents(tmp_path / "out") == contents(extracted)
 
 
@@ -129,7 +135,7 @@ def test_interrupted_run_leaves_whole_files(config, tmp_path):
     for n in range(30):
         write(sounds / f"{n:02d}.wav", np.roll(sound, n))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tfmusic", "extract", str(config), str(sounds), "--out", str(out)]
+    command = [sys.executable, "-m", "tfmusic", "extract", str(config), "--data", str(sounds), "--out", str(out)]
     with subprocess.Popen([*command, "--workers", "2"], start_new_session=True) as process:
         while len(list(out.glob("*.npy"))) < 3:
             time.sleep(0.002)
@@ -246,7 +252,7 @@ def test_predict_and_embed_take_sound(trained, config, tmp_path, capsys):
     """A model of mels answers for audio as it does for the spectrograms of that audio; folders will do."""
     names = [f"some/{n}" for n in range(2)] + ["other/0"]
     sounds = music(tmp_path / "sounds", names, seconds=4.0)
-    assert main(["extract", "q2", str(sounds), "--out", str(tmp_path / "mels"), "--workers", "1"]) == 0
+    assert main(["extract", "q2", "--data", str(sounds), "--out", str(tmp_path / "mels"), "--workers", "1"]) == 0
     answers = [tmp_path / f"{kind}.csv" for kind in ("sounds", "mels")]
     for source, answer in zip((sounds, tmp_path / "mels"), answers, strict=True):
         assert main(["predict", str(trained), str(source), "--out", str(answer)]) == 0
@@ -258,7 +264,7 @@ def test_predict_and_embed_take_sound(trained, config, tmp_path, capsys):
     ]
     assert main(["embed", str(trained), str(sounds / "some"), "--out", str(tmp_path / "x.npz")]) == 0
     capsys.readouterr()
-    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "small"), "--workers", "1"]) == 0
+    assert extract(config, sounds, tmp_path / "small") == 0
     assert main(["predict", str(trained), str(tmp_path / "small" / "some" / "0.npy")]) == 2
     error = capsys.readouterr().err
     assert "the model takes mel (sample_rate_hz=16000, n_fft=1024, hop_length=512, n_bins=128)" in error
@@ -279,7 +285,7 @@ def test_official_lists_go_along(tmp_path):
     """GTZAN extracted keeps its splits; a table of sound files finds the spectrograms made of them."""
     miniatures.write_gtzan(tmp_path / "gtzan", genres=("jazz", "pop"), clips=4)
     small = ("record.segment_frames=64", "record.hop_frames=64", "input.frames=48", "input.hop_frames=24")
-    assert main(["extract", "gtzan", str(tmp_path / "gtzan"), "--out", str(tmp_path / "mels")]) == 0
+    assert main(["extract", "gtzan", "--data", str(tmp_path / "gtzan"), "--out", str(tmp_path / "mels")]) == 0
     splits = []
     for name in ("gtzan", "mels"):
         out = tmp_path / f"r-{name}"
@@ -288,7 +294,7 @@ def test_official_lists_go_along(tmp_path):
     assert splits[0] == splits[1]
     assert set(splits[0]) == {"train", "validation", "test"}
     miniatures.write_table(tmp_path / "table")
-    assert main(["extract", "folder", str(tmp_path / "table"), "--out", str(tmp_path / "table-mels")]) == 0
+    assert main(["extract", "folder", "--data", str(tmp_path / "table"), "--out", str(tmp_path / "table-mels")]) == 0
     small = (*small, "data.loader=table")
     assert build("folder", tmp_path / "table-mels", tmp_path / "r-table", *small) == 0
 

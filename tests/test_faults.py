@@ -53,8 +53,8 @@ def commands(music, sounds, records, runs, out):
     return {
         "synth": ["synth", "--out", str(out), "--tracks", "20"],
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out), "--workers", "1"],
-        "extract": ["extract", "q2", str(sounds), "--out", str(out), "--workers", "1"],
-        "inspect": ["inspect", str(music), "q2", "--out", str(out), "--workers", "1"],
+        "extract": ["extract", "q2", "--data", str(sounds), "--out", str(out), "--workers", "1"],
+        "inspect": ["inspect", "q2", "--data", str(music), "--out", str(out), "--workers", "1"],
         "fit": ["fit", "q2", "--records", str(records), "--out", str(out), *SMALL],
         "ensemble": ["ensemble", run, str(runs / "1"), "--out", str(out), "--records", str(records)],
         "evaluate": ["evaluate", run, "--records", str(records), "--out", str(out)],
@@ -351,7 +351,7 @@ def test_clock_that_goes_back(music, sounds, records, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", backwards)
     assert main(["build-records", "q2", "--data", str(music), "--out", str(tmp_path / "q2"), "--workers", "1"]) == 0
     assert hashes(tmp_path / "q2") == hashes(records)
-    extract = ["extract", "q2", str(tmp_path / "sounds"), "--out", str(tmp_path / "mels"), "--workers", "1"]
+    extract = ["extract", "q2", "--data", str(tmp_path / "sounds"), "--out", str(tmp_path / "mels"), "--workers", "1"]
     assert main(extract) == 0
     before = hashes(tmp_path / "mels")
     assert main(extract) == 0

@@ -9,11 +9,12 @@ import pytest
 
 from tests import miniatures
 from tfmusic.cli import main
+from tfmusic.core.feature import Feature
 from tfmusic.core.track import Dataset, Track
 from tfmusic.reports.fonts import choose_fonts, picture_names
 from tfmusic.reports.inspection import Fault, Inspection, Item, format_inspection, inspect_data, length_quantiles
 
-FEATURE = {"name": "mel", "sample_rate_hz": 16000, "n_fft": 1024, "hop_length": 512, "n_bins": 128}
+FEATURE = Feature()
 
 
 def inspection(*labels, splits=None, seconds=10.0):
@@ -115,7 +116,7 @@ def test_many_faults_are_cut_in_the_table():
 def test_audio_with_names_of_any_script(tmp_path, capsys):
     """Class folders of wav files need no config; pictures are drawn without a warning, and are not empty."""
     miniatures.write_folder(tmp_path / "data", ".wav")
-    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    assert look("--data", tmp_path / "data", out=tmp_path / "look") == 0
     printed = capsys.readouterr()
     assert "data: 16 tracks, 2 labels" in printed.out
     assert "splits: train 8, validation 4, test 4" in printed.out
@@ -125,7 +126,7 @@ def test_audio_with_names_of_any_script(tmp_path, capsys):
     saved = json.loads((tmp_path / "look" / "inspection.json").read_text(encoding="utf-8"))
     assert saved["labels"] == {"rock": 8, "재즈 & 소울": 8}
     assert saved["pages"] == ["rock", "재즈 & 소울"]
-    assert look(tmp_path / "data", out=tmp_path / "look") == 2
+    assert look("--data", tmp_path / "data", out=tmp_path / "look") == 2
     assert "exists already" in capsys.readouterr().err
 
 
@@ -134,12 +135,14 @@ def test_several_tags_and_records_of_them(tmp_path, capsys):
     """MTG-Jamendo raw and as records: the same counts; two more pictures; skipped tracks are the records' faults."""
     miniatures.write_jamendo(tmp_path / "data", ".npy", splits=(0,))
     miniatures.audio_files(tmp_path / "data")[0].write_bytes(b"no music")
-    assert look(tmp_path / "data", "jamendo_mood", "data.min_s=1.0", "--pages", "2", out=tmp_path / "raw") == 0
+    assert (
+        look("jamendo_mood", "data.min_s=1.0", "--data", tmp_path / "data", "--pages", "2", out=tmp_path / "raw") == 0
+    )
     raw = json.loads((tmp_path / "raw" / "inspection.json").read_text(encoding="utf-8"))
     records = tmp_path / "records"
     build = ["--data", str(tmp_path / "data"), "--out", str(records), "--workers", "1", "data.min_s=1.0"]
     assert main(["build-records", "jamendo_mood", *build]) == 0
-    assert look(records, out=tmp_path / "stored") == 0
+    assert look("--records", records, out=tmp_path / "stored") == 0
     stored = json.loads((tmp_path / "stored" / "inspection.json").read_text(encoding="utf-8"))
     for key in ("tracks", "labels", "splits", "pairs", "labels_per_track", "kind", "seconds", "task"):
         assert raw[key] == stored[key], key
@@ -156,7 +159,7 @@ def test_without_out_nothing_is_written(tmp_path, capsys):
     """The tables alone."""
     miniatures.write_folder(tmp_path / "data", ".npy", splits=())
     before = sorted(tmp_path.rglob("*"))
-    assert look(tmp_path / "data") == 0
+    assert look("--data", tmp_path / "data") == 0
     assert "labels" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -166,7 +169,7 @@ def test_every_file_faulty(tmp_path, capsys):
     miniatures.write_folder(tmp_path / "data", ".npy", splits=())
     for path in miniatures.audio_files(tmp_path / "data"):
         path.write_bytes(b"")
-    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    assert look("--data", tmp_path / "data", out=tmp_path / "look") == 0
     assert "faults: 8 corrupt" in capsys.readouterr().out
     assert set(pictures(tmp_path / "look")) == {"labels"}
 
@@ -174,10 +177,13 @@ def test_every_file_faulty(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{data}", "x.y=1"], "overrides need the config that they change"),
-        (["{records}", "q2"], "holds records, which need no config. Received: q2"),
-        (["{data}", "q2"], "must hold the train part of q2"),
-        (["{data}", "--out", "{data}", "--overwrite"], "--overwrite replaces only inspections"),
+        (["x.y=1", "--data", "{data}"], "overrides need the config that they change"),
+        (["q2", "--records", "{records}"], "--records needs no CONFIG and no --data. Received: q2"),
+        (["q2", "--data", "{data}"], "must hold the train part of q2"),
+        (["--data", "{data}", "--out", "{data}", "--overwrite"], "--overwrite replaces only inspections"),
+        ([], "tfmusic inspect CONFIG --data DATA"),
+        (["{data}", "q2", "x.y=1"], "tfmusic inspect q2 x.y=1 --data {data}"),
+        (["{records}"], "tfmusic inspect --records {records}"),
     ],
 )
 def test_wrong_arguments(records, tmp_path, capsys, words, message):
@@ -186,7 +192,7 @@ def test_wrong_arguments(records, tmp_path, capsys, words, message):
     places = {"data": tmp_path / "data", "records": records}
     assert main(["inspect", *(word.format(**places) for word in words)]) == 2
     err = capsys.readouterr().err
-    assert message in err
+    assert message.format(**places) in err
     assert err.count("\n") == 1
     assert len(miniatures.audio_files(tmp_path / "data")) == 8
 
@@ -213,7 +219,7 @@ def test_korean_is_shown_or_numbered(tmp_path, capsys, monkeypatch):
 
     miniatures.write_folder(tmp_path / "data", ".npy", splits=())
     monkeypatch.setattr("tfmusic.reports.fonts._candidates", list)
-    assert look(tmp_path / "data", out=tmp_path / "look") == 0
+    assert look("--data", tmp_path / "data", out=tmp_path / "look") == 0
     printed = capsys.readouterr()
     assert "no font for some labels" in printed.err
     assert "no. 2        재즈 & 소울" in printed.out

@@ -55,7 +55,7 @@ def both_trained(both_records, tmp_path_factory):
 
 
 def datasets(music):
-    return [airush.load(music, task=question, question=question) for question in ("q1", "q2")]
+    return [airush.load(music, airush.Options(question=question), task=question) for question in ("q1", "q2")]
 
 
 def test_join_keeps_every_track_once(half_labelled):

@@ -227,5 +227,5 @@ def test_copies_need_sound(config, tmp_path, capsys):
     music(tmp_path / "sounds", NAMES, seconds=1.0)
     write(tmp_path / "sounds" / "calm" / "0+copy1.wav", chords(1.0))
     assert build(config, tmp_path / "sounds", tmp_path / "out", "offline_augment.copies=1") == 2
-    assert "every track id must stand once. Received twice: calm-0+copy1" in capsys.readouterr().err
+    assert "track id 'calm-0+copy1' appears twice" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -46,8 +46,8 @@ def commands(place, records, music, out):
     mel = str(min((music / "q2/test/test_data/mel_spectrogram").glob("*.npy")))
     return {
         "synth": ["synth", "--out", str(out / "music"), "--tracks", "20"],
-        "inspect": ["inspect", str(music), "q2", "--out", str(out / "look"), "--workers", "1"],
-        "extract": ["extract", "q2", str(out / "sounds"), "--out", str(out / "mels"), "--workers", "1"],
+        "inspect": ["inspect", "q2", "--data", str(music), "--out", str(out / "look"), "--workers", "1"],
+        "extract": ["extract", "q2", "--data", str(out / "sounds"), "--out", str(out / "mels"), "--workers", "1"],
         "build-records": ["build-records", "q2", "--data", str(music), "--out", str(out / "records"), "--workers", "1"],
         "fit": ["fit", "q2", "--records", str(records), "--out", str(out / "run"), *SMALL],
         "evaluate": ["evaluate", run, "--records", str(records)],

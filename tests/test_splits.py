@@ -31,7 +31,7 @@ def share(folds, tracks, label, fold):
 def test_no_artist_or_album_in_two_folds(music):
     """The folds of every question keep artists and albums whole."""
     for question in ("q1", "q2", "q3"):
-        data = airush.load(music, task=question, question=question)
+        data = airush.load(music, airush.Options(question=question), task=question)
         assert_no_leak(data.tracks, deal_folds(data.tracks, data.labels, n_folds=5, seed=0))
 
 

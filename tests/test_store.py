@@ -13,7 +13,7 @@ from tests.disks import small_disk
 from tfmusic.cli import main
 from tfmusic.core.files import digest_of
 from tfmusic.errors import RecordsError, UsageError
-from tfmusic.records.build.sinks import OnStore
+from tfmusic.records.build.places import OnStore
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.store import Store, fetch
 

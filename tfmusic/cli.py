@@ -26,9 +26,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "synth": Command("write small synthetic data for q1, q2 and q3", "tfmusic synth --out demo/data --tracks 400"),
     "inspect": Command(
-        "show labels, lengths, spectrograms and faults of data or records", "tfmusic inspect DATA q2 --out look"
+        "show labels, lengths, spectrograms and faults of data or records", "tfmusic inspect q2 --data DATA --out look"
     ),
-    "extract": Command("compute spectrogram files of audio", "tfmusic extract folder MUSIC --out mels"),
+    "extract": Command("compute spectrogram files of audio", "tfmusic extract folder --data MUSIC --out mels"),
     "build-records": Command(
         "write audio or spectrograms with their labels to TFRecord shards", "tfmusic build-records q2 --data DATA"
     ),

@@ -1,4 +1,4 @@
-"""`tfmusic extract CONFIG DATA --out DIR`: sound files to spectrogram files."""
+"""`tfmusic extract CONFIG --data DATA --out DIR`: sound files to spectrogram files."""
 
 import argparse
 import os
@@ -6,44 +6,56 @@ import time
 from pathlib import Path
 
 from tfmusic.commands import arguments
+from tfmusic.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    arguments.add_config(parser, data="folder of audio, or an audio file")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; files get the paths of the data")
+    arguments.add_config(parser)
+    parser.add_argument("--data", type=Path, help="folder of audio, or an audio file")
+    parser.add_argument("--out", type=Path, help="folder to write; files get the paths of the data")
     parser.add_argument("--workers", type=arguments.positive, default=os.cpu_count(), help="processes")
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the spectrograms that are missing and says how fast."""
+    if not args.print_config and None in (args.data, args.out):
+        data = args.data or next((text for text in args.overrides if "=" not in text), "DATA")
+        form = f"tfmusic extract {args.config} --data {data} --out {args.out or 'FOLDER'}"
+        raise UsageError(f"extract must be given --data and --out: {form}")
     config = arguments.read_config(args)
     if args.print_config:
         return arguments.print_config(config)
     from tfmusic.console import console
     from tfmusic.records.build.extract import extract, find_jobs
 
-    feature = config.feature
-    jobs = find_jobs(args.data, args.out, feature)
+    jobs = find_jobs(args.data, args.out, config.feature)
     if args.dry_run:
-        return console.show(f"dry run: would write {len(jobs):,} files of {feature} to {args.out}")
-    begin, stop = time.monotonic(), config.data.on_error == "stop"
+        return console.show(f"dry run: would write {len(jobs):,} files of {config.feature} to {args.out}")
+    begin = time.monotonic()
     with console.progress("extract", len(jobs), "files") as progress:
-        done = extract(
-            jobs, args.out, feature, workers=args.workers, stop=stop, on_file=progress.advance, tables=args.data
+        summary = extract(
+            jobs,
+            args.out,
+            config.feature,
+            workers=args.workers,
+            stop=config.data.on_error == "stop",
+            on_file=progress.advance,
+            tables=args.data,
         )
-    seconds, hours = time.monotonic() - begin, done.music_s / 3600
-    for path in sorted(done.skipped):
-        console.show(f"skipped {done.skipped[path]}")
+    seconds, hours = time.monotonic() - begin, summary.music_s / 3600
+    skipped = {str(path): reason for path, reason in sorted(summary.skipped.items())}
+    for reason in skipped.values():
+        console.show(f"skipped {reason}")
     console.result(
         out=str(args.out),
-        written=done.n_written,
-        kept=done.n_kept,
-        skipped={str(path): why for path, why in sorted(done.skipped.items())},
+        written=summary.n_written,
+        kept=summary.n_kept,
+        skipped=skipped,
         hours=hours,
         seconds=seconds,
     )
     return console.show(
-        f"{done.n_written:,} files written, {done.n_kept:,} kept, {len(done.skipped):,} skipped;"
+        f"{summary.n_written:,} files written, {summary.n_kept:,} kept, {len(skipped):,} skipped;"
         f" {hours:.2f} hours of music in {seconds:.1f} s, {hours / max(seconds, 1e-3):.4f} hours a second: {args.out}"
     )

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tfmusic.config.data import LOADER_SECTIONS
 from tfmusic.config.sections import Config
+from tfmusic.datasets import LOADER_SECTIONS
 from tfmusic.errors import ConfigError, did_you_mean
 
 MAX_CONFIG_BYTES = 1 << 20  # a config is a page of text; a larger file is a mistake or an attack

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tfmusic.config.data import AirushData, AnyData
 from tfmusic.core.contract import Kind
 from tfmusic.core.feature import EMBEDDING, POWER, Feature
 from tfmusic.core.scale import ScaleName
 from tfmusic.core.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.datasets import AnyData, airush
+from tfmusic.datasets.options import DataSection
 from tfmusic.features.offline_augment import OfflineAugment
 from tfmusic.scoring.aggregate import AggregatorName
 from tfmusic.scoring.track_scorer import TrackScorer
@@ -308,13 +309,13 @@ class Config(Section):
     ensemble: EnsembleSection = EnsembleSection()
 
     @property
-    def tasks(self) -> dict[str, dict[str, Any]]:
-        """What the loader is given for every task; one, unless several share a backbone."""
-        options = self.data.options()
+    def tasks(self) -> dict[str, DataSection]:
+        """The section `data` of every task; one, unless several share a backbone."""
         if isinstance(self.task, str):
-            return {self.task: options}
-        assert isinstance(self.data, AirushData)  # checked below
-        return {task: options | {"question": ask} for task, ask in zip(self.task, self.data.question, strict=True)}
+            return {self.task: self.data}
+        assert isinstance(self.data, airush.Options)  # checked below
+        questions = dict(zip(self.task, self.data.question, strict=True))
+        return {task: self.data.model_copy(update={"question": question}) for task, question in questions.items()}
 
     @property
     def task_name(self) -> str:
@@ -323,7 +324,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_question_each(self) -> "Config":
-        if not isinstance(self.data, AirushData):
+        if not isinstance(self.data, airush.Options):
             if isinstance(self.task, list):
                 raise ValueError(f"several tasks are for data.loader=airush. Received: {self.data.loader}")
             return self

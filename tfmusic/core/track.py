@@ -74,7 +74,8 @@ def is_plain_id(text: str) -> bool:
 
 
 def check_unique(ids: Sequence[str], origin: str) -> None:
-    """Raises DataError if a track id stands twice."""
-    repeated = [track_id for track_id, count in Counter(ids).items() if count > 1]
+    """Raises DataError if a track id appears twice."""
+    repeated = [repr(track_id) for track_id, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise DataError(f"{origin}: every track id must stand once. Received twice: {', '.join(repeated[:5])}")
+        more = f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""
+        raise DataError(f"{origin}: track id {repeated[0]} appears twice{more}; ids must be unique")

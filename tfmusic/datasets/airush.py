@@ -12,12 +12,13 @@ Layout of the folder of a question (`D/q2`, or `D` that holds it):
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tfmusic.console import console
 from tfmusic.core.contract import Kind
 from tfmusic.core.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets import airush_metadata as meta
+from tfmusic.datasets.options import DataSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -37,15 +38,34 @@ QUESTIONS = {
     "q3": Question("genre", "single"),
 }
 
+QuestionName = Literal["q1", "q2", "q3"]
+
+
+class Options(DataSection):
+    """AI Rush."""
+
+    loader: Literal["airush"] = "airush"
+    question: QuestionName | list[QuestionName]
+    """which question; a list of them where `task` is a list"""
+
+    @property
+    def n_labels(self) -> int:
+        """Labels of all questions together."""
+        questions = self.question if isinstance(self.question, list) else [self.question]
+        return sum({"q1": 4, "q2": 100, "q3": 4}[question] for question in questions)
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, *, task: str, question: str) -> Dataset:
-    """Returns the labelled tracks of a question, in the order of train_label.
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
+    """Returns the labelled tracks of one question, in the order of train_label.
 
     Raises:
         DataError: a folder, file or column is missing, or a label, id or table is not what the format says.
     """
+    assert isinstance(options.question, str)  # Config.tasks gives every task its question
+    question = options.question
     train = _find(folder, question, "train", "train_label")
     label_path = train / "train_label"
     ask = QUESTIONS[question]

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from tfmusic.console import console
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import FeatureFiles, check_labels, read_cells, read_table, split_name
+from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -42,32 +45,45 @@ _COLUMNS = {
 }
 _MAY_LACK = {"title", "artist_name", "album_name"}
 
+
+class Options(OfficialSection):
+    """Free Music Archive."""
+
+    loader: Literal["fma"]
+    subset: Literal["small", "medium", "large", "full"] = "small"
+    """each holds the tracks of those before it; full has whole tracks"""
+    genres: Literal["top", "top_first", "all"] = "top"
+    """the top genre; the top genre with the others behind it, for a soft target; all genres as tags"""
+    merge: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(default_factory=dict)
+    """new names of classes, each with the genres that it stands for"""
+
+    @property
+    def n_labels(self) -> int:
+        """Number of genres after merging."""
+        tops = 8 if self.subset == "small" else 16
+        return (tops if self.genres == "top" else 163) - sum(len(old) - 1 for old in self.merge.values())
+
+    @model_validator(mode="after")
+    def _one_class_a_genre(self) -> "Options":
+        old = [genre for genres in self.merge.values() for genre in genres]
+        repeated = sorted({genre for genre in old if old.count(genre) > 1})
+        if repeated:
+            raise ValueError(f"data.merge must name every genre once. Received twice: {', '.join(repeated)}")
+        return self
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(
-    folder: Path,
-    *,
-    task: str,
-    subset: str = "small",
-    genres: str = "top",
-    merge: Mapping[str, Sequence[str]] | None = None,
-) -> Dataset:
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
     """Returns the tracks of a subset with their official splits, in the order of tracks.csv.
-
-    Args:
-        folder: of the layout above.
-        task: name of the task.
-        subset: `small`, `medium`, `large` or `full`; each holds the tracks of those before it.
-        genres: `top` for the one top genre; `top_first` for one label as well, with the other genres behind it, of
-            which a soft target can be made; `all` for several tags, all genres with those they belong to.
-        merge: new names with the genres that each stands for.
 
     Raises:
         DataError: a file or column is missing, or a cell is not what the format says.
     """
+    genres, subset = options.genres, options.subset
     metadata = folder / "fma_metadata" if (folder / "fma_metadata").is_dir() else folder
-    tree = _Genres.read(metadata / "genres.csv", merge or {})
+    tree = _Genres.read(metadata / "genres.csv", options.merge)
     rows = _read_tracks(metadata / "tracks.csv", SUBSETS[subset])
     files = FeatureFiles.below(folder / f"fma_{subset}")
     labels_of: Callable[[dict[str, str], str], tuple[str, ...]] = {

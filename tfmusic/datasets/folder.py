@@ -14,20 +14,29 @@ No artists are known: tracks of one artist may stand in several splits. The load
 """
 
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from tfmusic.console import console
 from tfmusic.core.track import Dataset, Track, check_unique
 from tfmusic.datasets.files import SPLIT_NAMES, FeatureFiles, check_labels, plain_ids, split_name
+from tfmusic.datasets.options import OfficialSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
 
 _EXPECTED = "must hold a folder a class with audio or .npy files, or train/, valid/ and test/ with such folders"
 
+
+class Options(OfficialSection):
+    """A folder a class."""
+
+    loader: Literal["folder"]
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, *, task: str) -> Dataset:
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
     """Returns all files of the class folders, in the order of their names.
 
     The id of a track is its path without split and suffix, such as happy-1, with a hash at its end where that is no

@@ -4,7 +4,7 @@ Layout of the folder:
 
     wav/blues/blues.00000.wav   audio, or .npy in its place; genres_original/, genres/ or the folder itself will do
     split/train.txt             a clip a line: blues/blues.00029.wav, blues.00029.wav or blues.00029; may be missing
-    split/valid.txt             or validation.txt; may be missing, then it is dealt from train.txt
+    split/valid.txt             or validation.txt; may be missing: then some clips of train.txt validate
     split/test.txt
 
 Lists without the clips that are repeated, mislabelled or distorted (Sturm 2013; the split of Kereliuk et al. 2015) go
@@ -17,10 +17,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from tfmusic.console import console
+from tfmusic.core.section import CountOrZero
 from tfmusic.core.track import Dataset, Track, check_unique
 from tfmusic.datasets.files import FeatureFiles
+from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -35,37 +38,43 @@ _LISTS = {
     "test": ("test.txt", "test_filtered.txt"),
 }
 
+
+class Options(OfficialSection):
+    """GTZAN."""
+
+    loader: Literal["gtzan"]
+    n_classes: Literal[8, 10] = 10
+    """10 genres, or 8 without blues and rock"""
+    lists: Name = "split"
+    """folder of the lists of clips, below the data or a path of its own; none for no splits"""
+    validation_per_class: CountOrZero = 5
+    """training clips of every genre, chosen by `seed`, that validate where no list does"""
+
+    @property
+    def n_labels(self) -> int:
+        """Number of genres."""
+        return self.n_classes
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(
-    folder: Path, *, task: str, n_classes: int = 10, lists: str = "split", validation_per_class: int = 5, seed: int = 0
-) -> Dataset:
-    """Returns the clips of ten or of eight genres with the splits of the lists; without lists all, and no splits.
-
-    Args:
-        folder: of the layout above.
-        task: name of the task.
-        n_classes: 10, or 8 for those without blues and rock.
-        lists: folder of the lists, below `folder` or a path of its own; `none` for no splits, which are also none where
-            there is no folder `split`.
-        validation_per_class: clips of every genre that go from train to validation where no list names those.
-        seed: decides which.
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
+    """Returns the clips of the lists with their splits; all clips, without splits, where there are no lists.
 
     Raises:
         DataError: a folder is missing, or a list names what is no clip, or one clip twice.
     """
-    genres = GENRES if n_classes == len(GENRES) else EIGHT
+    genres = GENRES if options.n_classes == len(GENRES) else EIGHT
+    lists = folder / options.lists
     files = _find_audio(folder, genres)
-    split_of = _read_lists(folder / lists, genres)
+    split_of = _read_lists(lists, genres)
     present = [name.split("/")[-1] for name in files.known]
     if split_of:
         left_out = set(present) - split_of.keys()
         if left_out:
-            console.warn(
-                f"{folder / lists}: {len(left_out)} of {len(present)} clips are in none of the lists: left out"
-            )
-        split_of = _with_validation(split_of, validation_per_class, seed)
+            console.warn(f"{lists}: {len(left_out)} of {len(present)} clips are in none of the lists: left out")
+        split_of = _with_validation(split_of, options.validation_per_class, options.seed)
     clips = sorted(split_of or present)
     check_unique(clips, str(files.root))
     labels = [clip.split(".")[0] for clip in clips]
@@ -113,7 +122,7 @@ def _read_lists(folder: Path, genres: tuple[str, ...]) -> dict[str, str]:
         for path in paths:
             for clip in _read_list(path):
                 if clip in split_of:
-                    raise DataError(f"{path}: every clip must stand in the lists once. Received twice: {clip}")
+                    raise DataError(f"{path}: the clip {clip} appears twice in the lists; list it once")
                 split_of[clip] = split
     if split_of and not {"train", "test"} <= set(split_of.values()):
         raise DataError(f"{folder}: must hold train.txt and test.txt, neither empty, or no list at all")

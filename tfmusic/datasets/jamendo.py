@@ -13,9 +13,13 @@ set itself offers are logarithmic already and must not stand in audio/.
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import FeatureFiles, below, check_labels, read_table
+from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -30,26 +34,36 @@ SUBSETS = {
 SPLITS = ("train", "validation", "test")
 _COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
 
+
+class Options(OfficialSection):
+    """MTG-Jamendo."""
+
+    loader: Literal["jamendo"]
+    subset: Literal["moodtheme", "genre", "instrument", "top50tags", "all"] = "moodtheme"
+    """which tags; those of one category are named without it: happy, not mood/theme---happy"""
+    split: Annotated[int, Field(ge=0, le=4)] = 0
+    """which of the five official splits"""
+    audio: Name = "audio"
+    """folder of the audio, below the data or a path of its own"""
+
+    @property
+    def n_labels(self) -> int:
+        """Number of tags of split 0."""
+        return {"moodtheme": 56, "genre": 87, "instrument": 40, "top50tags": 50, "all": 183}[self.subset]
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, *, task: str, subset: str = "moodtheme", split: int = 0, audio: str = "audio") -> Dataset:
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
     """Returns the tracks of a set of tags with their official splits, in the order of the tables.
-
-    Args:
-        folder: of the layout above.
-        task: name of the task.
-        subset: which tags: `moodtheme`, `genre`, `instrument`, `top50tags` or `all`. Those of one category are named
-            without it: happy, not mood/theme---happy.
-        split: which of the five official splits.
-        audio: folder of the audio, below `folder` or a path of its own.
 
     Raises:
         DataError: a table or folder is missing, or a row is not what the format says.
     """
-    tables = _find_tables(folder, SUBSETS[subset], split)
-    files = FeatureFiles.below(folder / audio)
-    has_category = subset in ("top50tags", "all")
+    tables = _find_tables(folder, SUBSETS[options.subset], options.split)
+    files = FeatureFiles.below(folder / options.audio)
+    has_category = options.subset in ("top50tags", "all")
     tracks = tuple(
         _track(row, name, files, str(path), has_category=has_category)
         for name, path in tables.items()

@@ -9,10 +9,13 @@ scikit-learn's StratifiedGroupKFold, widened to several tags a track in the spir
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from tfmusic.core.track import Track
+from tfmusic.console import console
+from tfmusic.core.track import Dataset, Track
+from tfmusic.datasets.options import DataSection
 from tfmusic.errors import DataError
 
 OFFICIAL = ("train", "validation", "test")
@@ -47,6 +50,24 @@ def choose_splits(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: in
 def has_official(tracks: Sequence[Track]) -> bool:
     """Returns whether the data has splits of its own."""
     return any(track.split for track in tracks)
+
+
+def keep_official(dataset: Dataset, options: DataSection) -> Dataset:
+    """Returns the dataset with its official splits, or without them where folds are wanted; warns of artist leaks."""
+    if options.makes_folds:
+        dataset = replace(dataset, tracks=tuple(replace(track, split=None) for track in dataset.tracks))
+    if not any(track.artists or track.album for track in dataset.tracks):
+        what = "splits" if has_official(dataset.tracks) else "folds"
+        console.warn(f"no track has an artist or album: tracks of one artist may stand in several {what}")
+    leaks = set(leaking(dataset.tracks))
+    if not leaks:
+        return dataset
+    count = f"tracks of the official train or validation split whose artist is scored as well: {len(leaks)}"
+    if not options.drops_leaks:
+        console.warn(f"{count}; scores will be too high; data.artist_leaks=drop leaves them out")
+        return dataset
+    console.say(f"{count}; left out")
+    return replace(dataset, tracks=tuple(track for row, track in enumerate(dataset.tracks) if row not in leaks))
 
 
 def leaking(tracks: Sequence[Track]) -> list[int]:

@@ -11,9 +11,11 @@ Several labels, and several artists, are divided by |.
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, split_name
+from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
 
 # --- What the data set is -------------------------------------------------------------------------------------
@@ -21,23 +23,27 @@ from tfmusic.errors import DataError
 COLUMNS = ("path", "labels")
 OPTIONAL = ("id", "split", "artist", "album")
 
+
+class Options(OfficialSection):
+    """A table with a row a track."""
+
+    loader: Literal["table"]
+    table: Name = "tracks.csv"
+    """the table, below the data or a path of its own"""
+    kind: Literal["single", "multi"] = "single"
+    """one label a track, or several tags; with single the first is the label, and all can make a soft target"""
+
+
 # --- Loading ---------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "single") -> Dataset:
+def load(folder: Path, options: Options, *, task: str) -> Dataset:
     """Returns the tracks of a table in its order.
-
-    Args:
-        folder: of the layout above.
-        task: name of the task.
-        table: the table, below `folder` or a path of its own.
-        kind: `single` for one label a track, `multi` for several tags. With `single` a row may still have several:
-            the first is the label, and a soft target can be made of all of them.
 
     Raises:
         DataError: the table or a column is missing, a path leaves the folder, or some rows have a split and others not.
     """
-    path = folder / table
+    path = folder / options.table
     rows = read_table(path, COLUMNS, delimiter="\t" if path.suffix == ".tsv" else ",")
     has_split = {bool(row.get("split")) for row in rows}
     if len(has_split) == 2:
@@ -46,7 +52,7 @@ def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "sin
     counts = Counter(PurePosixPath(name).as_posix() for name in names)
     if len(counts) < len(names):  # one file in two splits would be a leak that no name shows
         repeated = next(name for name, count in counts.items() if count > 1)
-        raise DataError(f"{path}: every path must stand once. Received twice: {repeated}")
+        raise DataError(f"{path}: the path {repeated} appears twice; every track must be one file")
     given = "id" in rows[0]
     ids = (
         [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids([_stem(name) for name in names])
@@ -56,7 +62,7 @@ def load(folder: Path, *, task: str, table: str = "tracks.csv", kind: str = "sin
         _track(row, track_id, folder, f"{path}: {row['path']}") for row, track_id in zip(rows, ids, strict=True)
     )
     labels = tuple(sorted({label for track in tracks for label in track.labels}))
-    return Dataset(task, "multi" if kind == "multi" else "single", labels, tracks)
+    return Dataset(task, options.kind, labels, tracks)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------

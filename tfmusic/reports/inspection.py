@@ -3,11 +3,8 @@
 import csv
 import hashlib
 import json
-import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,11 +14,13 @@ import numpy as np
 
 from tfmusic.console import format_table
 from tfmusic.core.feature import POWER, Feature
+from tfmusic.core.pool import run_all
 from tfmusic.core.track import Dataset, Track
-from tfmusic.errors import DataError, UsageError
+from tfmusic.errors import DataError
 from tfmusic.features.read import read_feature
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import TRACKS_NAME, Manifest
+from tfmusic.records.reader import iterate_tracks
 
 FAULTS = ("missing", "corrupt", "too short", "silent", "duplicate", "skipped")
 _SILENCE = 1e-9  # of the loudest cell of the median track: 90 dB below
@@ -160,11 +159,13 @@ def inspect_data(
         workers: processes.
         on_track: called after each track.
     """
-    looks = []
-    for look in _look_at_all(dataset.tracks, feature, workers):
-        looks.append(look)
+    tasks = [(track.feature_path, track.track_id, feature) for track in dataset.tracks]
+    results: dict[str, _Look] = {}
+    for (_, track_id, _), look in run_all(_look, tasks, workers if len(tasks) > _FEW_TRACKS else 1):
+        results[track_id] = look
         on_track()
-    s_per_frame = feature.hop_length / feature.sample_rate_hz
+    looks = [results[track.track_id] for track in dataset.tracks]
+    s_per_frame = 1 / feature.frames_per_s
     items = tuple(
         Item(track.track_id, track.labels, track.split, look.n_frames * s_per_frame if look.n_frames else None)
         for track, look in zip(dataset.tracks, looks, strict=True)
@@ -175,20 +176,6 @@ def inspect_data(
     ]
     ordered = sorted(faults, key=lambda fault: FAULTS.index(fault.kind))
     return Inspection(dataset.task, dataset.kind, items, tuple(ordered))
-
-
-def _look_at_all(tracks: Sequence[Track], feature: Feature, workers: int) -> Iterator[_Look]:
-    tasks = [(track.feature_path, track.track_id, feature) for track in tracks]
-    if workers == 1 or len(tasks) <= _FEW_TRACKS:
-        yield from map(_look, tasks)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(_look, tasks, chunksize=4)
-    except BrokenProcessPool as error:
-        raise UsageError("a worker process was killed from outside: pass a lower --workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _look(task: tuple[Path, str, Feature]) -> _Look:
@@ -259,10 +246,57 @@ def inspect_records(manifest: Manifest) -> Inspection:
     return Inspection(manifest.name, manifest.contract.kind, tuple(items), tuple(faults))
 
 
-def faulty_ids(faults: Iterable[Fault]) -> set[str]:
-    """Returns the tracks that cannot be shown as an example."""
-    return {fault.track_id for fault in faults if fault.kind in ("missing", "corrupt", "skipped", "silent")}
+# --- Examples --------------------------------------------------------------------------------------------------
 
+_EXAMPLE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A stretch of a track: values [n_bins, n_frames] from `start_s` on."""
+
+    track_id: str
+    values: np.ndarray
+    start_s: float
+
+
+def choose_examples(inspection: Inspection, n_examples: int, n_labels: int) -> dict[str, list[str]]:
+    """Returns names of tracks of each of the most common labels, spread over all usable tracks of the label."""
+    kinds = ("missing", "corrupt", "skipped", "silent")
+    unusable = {fault.track_id for fault in inspection.faults if fault.kind in kinds}
+    chosen = {}
+    for label in list(inspection.counts)[:n_labels]:
+        ids = [item.track_id for item in inspection.items if label in item.labels and item.track_id not in unusable]
+        step = max(len(ids) / n_examples, 1.0)
+        chosen[label] = [ids[int(i * step)] for i in range(min(n_examples, len(ids)))]
+    return chosen
+
+
+def examples_of_data(dataset: Dataset, feature: Feature, track_ids: set[str]) -> Iterator[Example]:
+    """Yields the middle of every chosen track; reads the files again."""
+    for track in dataset.tracks:
+        if track.track_id in track_ids:
+            values = read_feature(track.feature_path, track.track_id, feature)
+            yield _middle(track.track_id, values, feature.frames_per_s)
+
+
+def examples_of_records(manifest: Manifest, track_ids: set[str]) -> Iterator[Example]:
+    """Yields the middle of every chosen track, as it is stored."""
+    left = set(track_ids)
+    for split in manifest.splits:
+        for track in iterate_tracks(manifest, split) if left else ():
+            if track.track_id in left:
+                left.remove(track.track_id)
+                yield _middle(track.track_id, track.codes.T, manifest.contract.frames_per_s)
+
+
+def _middle(track_id: str, values: np.ndarray, frames_per_s: float) -> Example:
+    n_frames = min(int(_EXAMPLE_S * frames_per_s), values.shape[1])
+    start = (values.shape[1] - n_frames) // 2
+    return Example(track_id, values[:, start : start + n_frames].copy(), start / frames_per_s)
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------
 
 _BAR = 30  # columns of the longest bar
 _SHOWN_LABELS = 60

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from tfmusic.reports.fonts import choose_fonts
-from tfmusic.reports.inspection import Inspection
+from tfmusic.reports.inspection import Example, Inspection
 
 _MAX_NAMED = 30
 
@@ -51,15 +50,6 @@ _COLOURS = ("#4477AA", "#EE6677", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 _MAX_LABELS = 60
 _MAX_TOGETHER = 25
 _RANGE_DB = 80.0  # of the colours, below the maximum of an example
-
-
-@dataclass(frozen=True)
-class Example:
-    """An excerpt of a track: its spectrogram [n_bins, n_frames], power where the feature is one."""
-
-    track_id: str
-    values: np.ndarray
-    start_s: float
 
 
 class Pictures:

@@ -78,7 +78,7 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
     if not is_embedding(stored):
         wanted["offline_augment"] = (perturb, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
-        wanted["data.splits"] = ("folds" if config.data.deals_folds else "official", "official")
+        wanted["data.splits"] = ("folds" if config.data.makes_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
     wanted |= (
         {}

@@ -1,1 +1,1 @@
-"""Tracks on disk to a records folder: `plan.py` decides, `shard.py` writes one shard, `build.py` runs the whole."""
+"""Raw data to records: `plan.py` decides, `shard.py` writes a shard, `places.py` says where, `build.py` runs it all."""

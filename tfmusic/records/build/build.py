@@ -1,41 +1,39 @@
-"""The whole build: resume, write all shards, finish with the manifest, put the folder in its place.
-
-While it grows, the folder stands beside its target under a hidden name. Finished shards there are kept when a build
-is interrupted, and the next build with the same plan goes on from them.
-"""
+"""The whole build: raw data to records in a folder or on an object store."""
 
 import csv
-import fcntl
 import json
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfmusic.core.files import check_target, file_sha256, put_in_place, text_cell
+from tfmusic.config.sections import Config
+from tfmusic.console import console
+from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING
+from tfmusic.core.files import check_files, file_sha256, text_cell
+from tfmusic.core.pool import run_all
 from tfmusic.core.track import Dataset
+from tfmusic.datasets import load
 from tfmusic.datasets.metadata import tokens_of
-from tfmusic.datasets.splits import has_official
+from tfmusic.datasets.splits import has_official, keep_official
 from tfmusic.errors import DataError, UsageError
+from tfmusic.features.embeddings import read_index
 from tfmusic.records import tfds
-from tfmusic.records.build.plan import BuildOptions, Plan, make_plan
-from tfmusic.records.build.pool import write_all
-from tfmusic.records.build.shard import ALL, ShardResult
-from tfmusic.records.build.sinks import DONE, finished
-from tfmusic.records.build.survey import NOTES_NAME
-from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest, Split, Statistics
+from tfmusic.records.build.beam import BeamRun, run_beam
+from tfmusic.records.build.places import Place, place_of
+from tfmusic.records.build.plan import Build, Plan, make_plan
+from tfmusic.records.build.shard import ALL, ShardResult, ShardSpec
+from tfmusic.records.manifest import TOKENS_NAME, TRACKS_NAME, Manifest, Split, Statistics
 from tfmusic.records.writer import warn_of_slow_checksums
 
 RECORDS_VERSION = "1.0.0"
-PLAN_NAME = "plan.sha256"
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What the table at the end of a build shows; `place` is the folder or URL of the records."""
+    """What was built; `place` is the folder or URL of the records."""
 
     place: str
     manifest: Manifest
@@ -43,98 +41,155 @@ class BuildSummary:
     resumed_shards: int
 
 
-def build_records(dataset: Dataset, out: Path, options: BuildOptions, *, overwrite: bool) -> BuildSummary:
-    """Writes the records folder `out` and returns what it holds.
+def build_records(
+    config: Config,
+    data: Path,
+    out: Path | str,
+    *,
+    contract: Path | None = None,
+    embeddings: Path | None = None,
+    workers: int = 1,
+    beam: BeamRun | None = None,
+    overwrite: bool = False,
+) -> BuildSummary:
+    """Builds records of raw data and returns what they hold.
+
+    Args:
+        config: the task.
+        data: folder of the raw data.
+        out: the folder to write, or its URL on an object store.
+        contract: run, export or records folder whose labels, feature, scale and dtype the records keep.
+        embeddings: file of `tfmusic embed` whose embeddings are stored in place of spectrograms.
+        workers: processes.
+        beam: where Apache Beam runs, in place of local processes.
+        overwrite: whether records that are there already are replaced.
 
     Raises:
-        UsageError: the folder exists and `overwrite` is false, or another build is writing it.
-        DataError: a track cannot be stored and `on_error` is `stop`, or a split would be empty.
+        UsageError: `out` exists and `overwrite` is false, another build is writing it, or the contract does not fit.
+        DataError: a track cannot be stored and `data.on_error` is stop, or a split would be empty.
     """
-    check_target(out, overwrite=overwrite, marker=MANIFEST_NAME, what="records")
-    warn_of_slow_checksums()
+    place = place_of(out, absolute=beam is not None)
+    place.check(overwrite=overwrite)
+    build = prepare(config, data, contract=contract, embeddings=embeddings, workers=workers, beam=beam)
+    return write_records(build, place)
+
+
+def prepare(
+    config: Config,
+    data: Path,
+    *,
+    contract: Path | None = None,
+    embeddings: Path | None = None,
+    workers: int = 1,
+    beam: BeamRun | None = None,
+) -> Build:
+    """Returns the build of `build_records` with its tracks, before any of them is opened; raises as that."""
+    model = _read_contract(contract, config) if contract else None
+    dataset = load(data.resolve() if beam else data, config.tasks)  # Beam's workers have other working folders
+    if model is not None:
+        dataset = _with_labels_of(model, dataset, contract)
+    if (config.model.name == "mlp") != (embeddings is not None):
+        hint = "--embeddings is for model.name=mlp" if embeddings else "pass --embeddings FILE"
+        console.warn(f"the config's model is {config.model.name}: {hint}, or fit will want another model.name")
+    backbone_tracks: tuple[str, ...] = ()
+    if embeddings is not None:
+        index = read_index(embeddings)
+        backbone_tracks = index.trained_on
+        # A segment is the embedding of one window, as it is.
+        record = {"dtype": "float32", "scale": "identity", "segment_frames": 1, "hop_frames": 1}
+        config = _changed(config, {"feature": index.feature}, record)
+        dataset = replace(dataset, tracks=tuple(replace(track, feature_path=embeddings) for track in dataset.tracks))
+    if model is not None:
+        if EMBEDDING in (model.feature.name, config.feature.name) and model.feature != config.feature:
+            raise UsageError(
+                f"--embeddings must be of what the model of --contract takes, {model.feature}."
+                f" Received: {config.feature if embeddings else 'none'}"
+            )
+        config = _changed(config, {"feature": model.feature}, {"dtype": model.dtype, "scale": model.scale.name})
+    dataset = keep_official(dataset, config.data)
+    return Build(dataset, config, workers, model.scale if model else None, backbone_tracks, beam)
+
+
+def _changed(config: Config, sections: Mapping[str, Any], record: Mapping[str, Any]) -> Config:
+    return config.model_copy(update={**sections, "record": config.record.model_copy(update=dict(record))})
+
+
+def _read_contract(path: Path, config: Config) -> Contract:
+    """Returns the contract of a run, an export or a records folder; of several tasks, that of the config's."""
+    if (path / "contract.json").is_file():
+        check_files(path, only=["contract.json"])
+        contract = Contract.load(path / "contract.json")
+    else:
+        contract = Manifest.read(path).contract
+    part = contract.parts().get(config.task_name)
+    return part.contract if part else contract
+
+
+def _with_labels_of(contract: Contract, dataset: Dataset, origin: Path | None) -> Dataset:
+    """Returns the dataset with the labels of a model, so that its predictions can be scored."""
+    tasks = [[head.task for head in heads] for heads in (contract.heads, dataset.heads)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(
+            f"{origin}: --contract must be of the same task or tasks as the config, {dataset.task}."
+            f" Received: {contract.task}"
+        )
+    return replace(dataset, labels=contract.labels, heads=contract.heads)
+
+
+def write_records(build: Build, place: Place) -> BuildSummary:
+    """Writes the records of a build to a place and returns what they hold; raises as `build_records`."""
     begin = time.monotonic()
-    partial = out.parent / f".{out.name}.partial"
-    with _locked(partial):
+    warn_of_slow_checksums()
+    with place.working_folder() as folder:
+        plan = make_plan(build, folder)
+        done = place.finished_shards(folder, plan.fingerprint())
         try:
-            plan = make_plan(dataset, options, partial)
-            done = _finished_shards(partial, plan)
-            results = write_all(plan.specs, done, options.workers, options.beam)
-            manifest = _finish(plan, options, results, partial, out)
-        except (DataError, OSError):
-            # Nothing half-written stays after an error; after Ctrl-C, a kill or a crash finished shards do.
-            shutil.rmtree(partial, ignore_errors=True)
+            results = _write_shards(plan, done, build, place)
+            manifest = _write_small_files(plan, build, results, folder)
+        except DataError:
+            place.discard()
             raise
-    return BuildSummary(str(out), replace(manifest, folder=out), time.monotonic() - begin, len(done))
+        manifest = place.publish(folder, manifest)
+    return BuildSummary(str(place), manifest, time.monotonic() - begin, len(done))
 
 
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Holds the folder of a growing build for one process at a time."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{partial}: another build is writing here; wait for it to end") from error
-        yield
+def _write_shards(plan: Plan, done: Mapping[str, ShardResult], build: Build, place: Place) -> list[ShardResult]:
+    """Returns the results of all shards in the order of the plan; those that are done are not written again."""
+    todo = [spec for spec in plan.specs if spec.path.name not in done]
+    results = dict(done)
+    total = sum(len(spec.tracks) for spec in plan.specs)
+    with console.progress("records", total, "tracks") as progress:
+        progress.advance(total - sum(len(spec.tracks) for spec in todo))
+        finished: Iterable[tuple[ShardSpec, ShardResult]]
+        if build.beam:
+            finished = zip(todo, run_beam(todo, place.write, place.read, build.beam, build.workers), strict=True)
+        else:
+            finished = run_all(place.write, todo, build.workers)
+        for spec, result in finished:
+            results[result.shard.file] = result
+            progress.advance(len(spec.tracks))
+    return [results[spec.path.name] for spec in plan.specs]
 
 
-def _finished_shards(partial: Path, plan: Plan) -> dict[str, ShardResult]:
-    """Returns the shards that an interrupted build of the same plan has left, and clears everything else."""
-    plan_path, fingerprint = partial / PLAN_NAME, plan.fingerprint()
-    same = plan_path.is_file() and plan_path.read_text() == fingerprint
-    names = {path.name for path in partial.iterdir()}
-    done = finished(names, lambda name: (partial / name).read_text()) if same else {}
-    for name in names - {"lock", NOTES_NAME, *done, *(name + DONE for name in done)}:
-        (partial / name).unlink()
-    plan_path.write_text(fingerprint)
-    return done
-
-
-def _finish(plan: Plan, options: BuildOptions, results: list[ShardResult], partial: Path, out: Path) -> Manifest:
-    """Writes the small files, the manifest last, and puts the folder in its place."""
-    manifest = write_small_files(plan, options, results, partial)
-    # A worker of a cluster that went down leaves its half of a shard behind, and another one has written it whole.
-    leftovers = ("*.done.json*", "*.tmp", PLAN_NAME, NOTES_NAME)
-    for leftover in {path for pattern in leftovers for path in partial.glob(pattern)}:
-        leftover.unlink()
-    manifest.write()
-    (partial / "lock").unlink()
-    put_in_place(partial, out)
-    return manifest
-
-
-def write_small_files(plan: Plan, options: BuildOptions, results: list[ShardResult], folder: Path) -> Manifest:
+def _write_small_files(plan: Plan, build: Build, results: list[ShardResult], folder: Path) -> Manifest:
     """Writes into a folder all files beside the shards but the manifest, which is returned."""
     skipped = dict(plan.unreadable)
     for result in results:
         skipped |= result.skipped
     _write_tracks(plan, skipped, folder / TRACKS_NAME)
     _write_tokens(plan, folder / TOKENS_NAME)
-    manifest = _manifest(plan, options, results, skipped, folder)
+    manifest = _manifest(plan, build, results, skipped, folder)
     tfds.write(manifest, RECORDS_VERSION)
     return manifest
 
 
 def _manifest(
-    plan: Plan, options: BuildOptions, results: list[ShardResult], skipped: Mapping[int, str], partial: Path
+    plan: Plan, build: Build, results: list[ShardResult], skipped: Mapping[int, str], folder: Path
 ) -> Manifest:
-    splits = {}
-    for name in dict.fromkeys(spec.split for spec in plan.specs):
-        parts = [result for spec, result in zip(plan.specs, results, strict=True) if spec.split == name]
-        n_tracks = sum(split == name and row not in skipped for row, split in enumerate(plan.splits))
-        if n_tracks == 0:
-            raise DataError(f"split {name}: must hold at least one usable track. Received: none")
-        shards = tuple(part.shard for part in parts)
-        splits[name] = Split(
-            shards,
-            n_tracks,
-            sum(shard.segments for shard in shards),
-            Statistics.merge([part.statistics for part in parts]),
-        )
+    splits = _splits(plan, results, skipped)
     n_frames = sum(split.statistics.frames for split in splits.values())
     return Manifest(
-        folder=partial,
+        folder=folder,
         name=plan.contract.task,
         contract=plan.contract,
         splits=splits,
@@ -142,28 +197,48 @@ def _manifest(
         clipped_cells=sum(result.clipped_cells for result in results),
         total_cells=n_frames * plan.contract.n_bins,
         source_bytes=plan.source_bytes,
-        tracks_sha256=file_sha256(partial / TRACKS_NAME),
-        settings={"folds": options.n_folds, "split_seed": options.split_seed, "order_seed": options.order_seed}
-        | ({"splits": "official"} if has_official(plan.tracks) else {})
-        | _choice(options)
-        | ({"perturb": options.offline_augment.model_dump()} if options.offline_augment.copies else {})
-        | ({"trunk_tracks": options.backbone_tracks} if options.backbone_tracks else {})
-        | ({"tokens_sha256": file_sha256(tokens)} if (tokens := partial / TOKENS_NAME).is_file() else {}),
+        tracks_sha256=file_sha256(folder / TRACKS_NAME),
+        settings=_settings(plan, build, folder),
     )
 
 
-def _choice(options: BuildOptions) -> dict[str, Any]:
-    """Returns how segments were chosen, for the manifest; nothing where all are stored."""
-    if options.segments == ALL:
-        return {}
-    return {"segments": options.segments, "segments_per_track": options.segments_per_track}
+def _splits(plan: Plan, results: list[ShardResult], skipped: Mapping[int, str]) -> dict[str, Split]:
+    splits = {}
+    for name in dict.fromkeys(spec.split for spec in plan.specs):
+        parts = [result for spec, result in zip(plan.specs, results, strict=True) if spec.split == name]
+        n_tracks = sum(split == name and row not in skipped for row, split in enumerate(plan.splits))
+        if n_tracks == 0:
+            raise DataError(f"split {name}: must hold at least one usable track. Received: none")
+        shards = tuple(part.shard for part in parts)
+        statistics = Statistics.merge([part.statistics for part in parts])
+        splits[name] = Split(shards, n_tracks, sum(shard.segments for shard in shards), statistics)
+    return splits
+
+
+def _settings(plan: Plan, build: Build, folder: Path) -> dict[str, Any]:
+    """Returns what else the manifest says of a build; younger keys of format 1 only where they are not the default."""
+    config, tokens = build.config, folder / TOKENS_NAME
+    settings: dict[str, Any] = {
+        "folds": config.data.folds, "split_seed": config.data.seed, "order_seed": config.record.seed
+    }  # fmt: skip
+    if has_official(plan.tracks):
+        settings["splits"] = "official"
+    if config.record.segments != ALL:
+        settings |= {"segments": config.record.segments, "segments_per_track": config.record.segments_per_track}
+    if config.offline_augment.copies:
+        settings["perturb"] = config.offline_augment.model_dump()
+    if build.backbone_tracks:
+        settings["trunk_tracks"] = build.backbone_tracks
+    if tokens.is_file():
+        settings["tokens_sha256"] = file_sha256(tokens)
+    return settings
 
 
 def _write_tokens(plan: Plan, path: Path) -> None:
     """Writes the metadata tokens of every track, a line each; no file where no track has any."""
-    tokens = [tokens_of(track.metadata) for track in plan.tracks]
-    if any(tokens):
-        path.write_text("".join(json.dumps(some, ensure_ascii=False) + "\n" for some in tokens), encoding="utf-8")
+    lines = [tokens_of(track.metadata) for track in plan.tracks]
+    if any(lines):
+        path.write_text("".join(json.dumps(tokens, ensure_ascii=False) + "\n" for tokens in lines), encoding="utf-8")
 
 
 def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:
@@ -173,5 +248,5 @@ def _write_tracks(plan: Plan, skipped: Mapping[int, str], path: Path) -> None:
         table.writerow(header)
         for row, track in enumerate(plan.tracks):
             labels, artists = (json.dumps(names, ensure_ascii=False) for names in (track.labels, track.artists))
-            known = (row, track.track_id, plan.splits[row], labels, plan.n_frames[row], artists)
-            table.writerow((*known, text_cell(track.album or ""), text_cell(skipped.get(row, ""))))
+            cells = (row, track.track_id, plan.splits[row], labels, plan.n_frames[row], artists)
+            table.writerow((*cells, text_cell(track.album or ""), text_cell(skipped.get(row, ""))))

@@ -14,11 +14,11 @@ import numpy as np
 
 from tfmusic.core.feature import Feature
 from tfmusic.core.files import held, is_temporary
+from tfmusic.core.pool import run_all
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
 from tfmusic.features.extracted import NAME, find_feature, write_feature
 from tfmusic.features.read import read_feature
-from tfmusic.records.build.pool import run_all
 
 _LOCK = ".lock"
 _TABLES = (".txt", ".csv", ".tsv")

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
-from tfmusic.core.feature import Feature
-from tfmusic.core.scale import Scale, ScaleName
+from tfmusic.core.scale import Scale
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.errors import DataError
@@ -16,7 +16,7 @@ from tfmusic.features.audio import is_audio
 from tfmusic.features.offline_augment import Change, OfflineAugment, changed_length, draw
 from tfmusic.features.read import count_frames, frames_of
 from tfmusic.records.build.beam import BeamRun
-from tfmusic.records.build.shard import ALL, PlannedTrack, ShardSpec, short_reason
+from tfmusic.records.build.shard import PlannedTrack, ShardSpec, short_reason
 from tfmusic.records.build.survey import NOTES_NAME, count_all_samples, loudest_cells
 from tfmusic.records.format import copies_of, even_ranges, n_shards, order_key, shard_name
 
@@ -24,7 +24,7 @@ SCALE_SAMPLE_TRACKS = 64
 
 
 def add_copies(
-    tracks: Sequence[Track], splits: Sequence[str], unreadable: Mapping[int, str], settings: OfflineAugment
+    tracks: Sequence[Track], splits: Sequence[str], unreadable: Mapping[int, str], section: OfflineAugment
 ) -> Iterator[tuple[Track, str, Change]]:
     """Yields the track, the split and the change of every copy, source by source.
 
@@ -32,15 +32,15 @@ def add_copies(
         tracks: all tracks.
         splits: that of each.
         unreadable: rows that get no copies.
-        settings: how many copies, and what they get.
+        section: how many copies, and what they get.
 
     Raises:
         DataError: a track is no sound file, or a copy would have the name of another track.
     """
-    if not settings.copies:
+    if not section.copies:
         return
     chosen = [row for row, split in enumerate(splits) if row not in unreadable and _trains(split)]
-    names = [f"{tracks[row].track_id}+copy{copy}" for row in chosen for copy in range(1, settings.copies + 1)]
+    names = [f"{tracks[row].track_id}+copy{copy}" for row in chosen for copy in range(1, section.copies + 1)]
     check_unique([*(track.track_id for track in tracks), *names], "offline_augment.copies")
     for row in chosen:
         track = tracks[row]
@@ -49,9 +49,9 @@ def add_copies(
                 f"{track.feature_path}: offline_augment.copies are made of sound files."
                 " Received: another file; set copies=0"
             )
-        for copy in range(1, settings.copies + 1):
+        for copy in range(1, section.copies + 1):
             name = check_track_id(f"{track.track_id}+copy{copy}", "offline_augment.copies")
-            yield replace(track, track_id=name), copies_of(splits[row]), draw(settings, track.track_id, copy)
+            yield replace(track, track_id=name), copies_of(splits[row]), draw(section, track.track_id, copy)
 
 
 def _trains(split: str) -> bool:
@@ -59,27 +59,29 @@ def _trains(split: str) -> bool:
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """How a build is done, from the sections `data`, `feature` and `record` of a config."""
+class Build:
+    """One build: the tracks, a config, and what the caller adds.
 
-    feature: Feature
-    segment_frames: int
-    hop_frames: int
-    dtype: str
-    scale: Scale | ScaleName
-    num_shards: int
-    shard_bytes: int
-    n_folds: int
-    split_seed: int
-    order_seed: int
-    on_error: str
-    workers: int
+    Attributes:
+        dataset: the tracks, with the splits that are kept.
+        config: of which the sections data, feature, record and offline_augment count.
+        workers: processes.
+        scale: of the model whose contract the records keep; None measures one.
+        backbone_tracks: names of the tracks that trained the network whose embeddings are stored.
+        beam: where Apache Beam runs, in place of local processes.
+    """
+
+    dataset: Dataset
+    config: Config
+    workers: int = 1
+    scale: Scale | None = None
     backbone_tracks: tuple[str, ...] = ()
-    min_s: float = 0.0
-    segments: str = ALL
-    segments_per_track: int = 1
-    offline_augment: OfflineAugment = field(default_factory=OfflineAugment)
     beam: BeamRun | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether the first track that cannot be used ends the build."""
+        return self.config.data.on_error == "stop"
 
 
 @dataclass(frozen=True)
@@ -111,134 +113,123 @@ class Plan:
             yield replace(spec, path=Path(spec.path.name))
 
 
-def make_plan(dataset: Dataset, options: BuildOptions, partial: Path) -> Plan:
+def make_plan(build: Build, folder: Path) -> Plan:
     """Returns the plan of a build: every track looked at, splits chosen, scale measured, shards laid out.
 
+    Args:
+        build: what to build.
+        folder: where its shards will stand, and the notes of an interrupted build.
+
     Raises:
-        DataError: a track cannot be opened and `on_error` is `stop`, or a split would be empty.
+        DataError: a track cannot be opened and `data.on_error` is stop, or a split would be empty.
     """
+    dataset, config, feature = build.dataset, build.config, build.config.feature
     samples = count_all_samples(
-        dataset.tracks,
-        options.feature,
-        workers=options.workers,
-        stop=options.on_error == "stop",
-        notes=partial / NOTES_NAME,
+        dataset.tracks, feature, workers=build.workers, stop=build.stops, notes=folder / NOTES_NAME
     )
-    n_frames, unreadable, source_bytes = _scan(dataset.tracks, options, samples)
-    splits = choose_splits(dataset.tracks, dataset.labels, n_folds=options.n_folds, seed=options.split_seed)
+    n_frames, unreadable, source_bytes = _scan(build, samples)
+    splits = choose_splits(dataset.tracks, dataset.labels, n_folds=config.data.folds, seed=config.data.seed)
     rows = [row for row, split in enumerate(splits) if row not in unreadable and split != "test"]
-    scale = (
-        options.scale
-        if isinstance(options.scale, Scale)
-        else _measure_scale(dataset.tracks, rows, options.scale, options)
-    )
+    scale = build.scale or _measure_scale(build, rows)
+    label_ids = _LabelIds(dataset)
+    planned = [
+        PlannedTrack(row, track.track_id, track.feature_path, label_ids.of(track), n_frames[row])
+        for row, track in enumerate(dataset.tracks)
+        if row not in unreadable
+    ]
+    tracks = list(dataset.tracks)
+    for copy, split, change in add_copies(dataset.tracks, tuple(splits), unreadable, config.offline_augment):
+        length = frames_of(changed_length(_length(samples[copy.feature_path]), change), feature)
+        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, label_ids.of(copy), length, change))
+        tracks.append(copy)
+        splits.append(split)
+        n_frames.append(length)
+    _check_splits(dataset.tracks, splits, unreadable)
     contract = Contract(
         task=dataset.task,
         kind=dataset.kind,
         heads=dataset.heads,
         labels=dataset.labels,
-        feature=options.feature,
+        feature=feature,
         scale=scale,
-        dtype=options.dtype,
-        frames=options.segment_frames,
-        hop_frames=options.hop_frames,
+        dtype=config.record.dtype,
+        frames=config.record.segment_frames,
+        hop_frames=config.record.hop_frames,
     )
-    ids = {name: index for index, name in enumerate(dataset.labels)}
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for all tracks of the same labels
-
-    def label_ids(track: Track) -> tuple[int, ...]:
-        found = _label_ids(track, ids, dataset.kind)
-        return shared.setdefault(found, found)
-
-    planned = [
-        PlannedTrack(
-            row,
-            track.track_id,
-            track.feature_path,
-            label_ids(track),
-            n_frames[row],
-        )
-        for row, track in enumerate(dataset.tracks)
-        if row not in unreadable
-    ]
-    tracks = list(dataset.tracks)
-    for copy, split, change in add_copies(dataset.tracks, tuple(splits), unreadable, options.offline_augment):
-        length = frames_of(changed_length(_length(samples[copy.feature_path]), change), options.feature)
-        planned.append(PlannedTrack(len(tracks), copy.track_id, copy.feature_path, label_ids(copy), length, change))
-        tracks.append(copy)
-        splits.append(split)
-        n_frames.append(length)
-    bare = set(splits) - {splits[track.row] for track in planned}
-    if bare and unreadable:
-        row, reason = next(iter(unreadable.items()))
-        raise DataError(
-            f"split {min(bare)}: must hold at least one readable track. Received: none; {len(unreadable)} of"
-            f" {len(splits)} tracks cannot be used, such as {dataset.tracks[row].track_id}: {reason}"
-        )
-    specs = [
-        spec
-        for split in sorted(set(splits), key=_split_order)
-        for spec in _shard_specs(
-            split,
-            [track for track in planned if splits[track.row] == split],
-            options,
-            scale,
-            dataset.task,
-            partial,
-        )
-    ]
+    specs: list[ShardSpec] = []
+    for split in sorted(set(splits), key=_split_order):
+        chosen = [track for track in planned if splits[track.row] == split]
+        specs += _shard_specs(split, chosen, build, contract, folder)
     return Plan(tuple(tracks), tuple(splits), tuple(n_frames), unreadable, tuple(specs), contract, source_bytes)
 
 
+def _check_splits(tracks: Sequence[Track], splits: Sequence[str], unreadable: Mapping[int, str]) -> None:
+    """Raises DataError where no track of a split can be used."""
+    usable = {split for row, split in enumerate(splits) if row not in unreadable}
+    empty = set(splits) - usable
+    if empty:
+        row, reason = next(iter(unreadable.items()))
+        raise DataError(
+            f"split {min(empty)}: must hold at least one readable track. Received: none; {len(unreadable)} of"
+            f" {len(splits)} tracks cannot be used, such as {tracks[row].track_id}: {reason}"
+        )
+
+
 def _split_order(name: str) -> tuple[int, int, str]:
-    """Returns the place of a split: train, validation, test; or folds by their number."""
+    """Returns the position of a split: train, validation, test; or folds by their number."""
     return OFFICIAL.index(name) if name in OFFICIAL else 0, len(name), name
 
 
-def _label_ids(track: Track, ids: Mapping[str, int], kind: str) -> tuple[int, ...]:
-    """Returns the labels of a track as they are stored: ascending, but the first one first where it is the label."""
-    stored = tuple(ids[name] for name in track.labels)
-    return stored if kind == "single" else tuple(sorted(stored))
+class _LabelIds:
+    """Labels of tracks as they are stored: numbers, ascending; of a track with one label that one first."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._ids = {name: index for index, name in enumerate(dataset.labels)}
+        self._is_single = dataset.kind == "single"
+        self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for all tracks of the same labels
+
+    def of(self, track: Track) -> tuple[int, ...]:
+        """Returns the labels of a track."""
+        ids = tuple(self._ids[name] for name in track.labels)
+        ids = ids if self._is_single else tuple(sorted(ids))
+        return self._shared.setdefault(ids, ids)
 
 
-def _scan(
-    tracks: Sequence[Track], options: BuildOptions, samples: Mapping[Path, int | DataError]
-) -> tuple[list[int], dict[int, str], int]:
+def _scan(build: Build, samples: Mapping[Path, int | DataError]) -> tuple[list[int], dict[int, str], int]:
     """Returns frames of every track, reasons of those that cannot be used, and the bytes of the files."""
     n_frames, unreadable, sizes = [], {}, {}
-    for row, track in enumerate(tracks):
+    for row, track in enumerate(build.dataset.tracks):
         try:
-            n_frames.append(_count_frames(track, options, samples))
-            sizes[str(track.feature_path)] = track.feature_path.stat().st_size  # a path that is a key is larger
+            n_frames.append(_count_frames(track, build.config, samples))
+            sizes[str(track.feature_path)] = track.feature_path.stat().st_size  # text takes less memory than a path
         except DataError as error:
-            if options.on_error == "stop":
+            if build.stops:
                 raise
             n_frames.append(0)
             unreadable[row] = short_reason(error, track.feature_path)
     return n_frames, unreadable, sum(sizes.values())
 
 
-def _count_frames(track: Track, options: BuildOptions, samples: Mapping[Path, int | DataError]) -> int:
-    if samples and track.feature_path in samples:
-        n_frames = frames_of(_length(samples[track.feature_path]), options.feature)
+def _count_frames(track: Track, config: Config, samples: Mapping[Path, int | DataError]) -> int:
+    if track.feature_path in samples:
+        n_frames = frames_of(_length(samples[track.feature_path]), config.feature)
     else:
-        n_frames = count_frames(track.feature_path, track.track_id, options.feature)
-    seconds = n_frames / options.feature.frames_per_s
-    if seconds < options.min_s:
-        raise DataError(
-            f"{track.feature_path}: must last {options.min_s:g} s at least (data.min_s). Received: {seconds:.2f} s"
-        )
+        n_frames = count_frames(track.feature_path, track.track_id, config.feature)
+    seconds, min_s = n_frames / config.feature.frames_per_s, config.data.min_s
+    if seconds < min_s:
+        raise DataError(f"{track.feature_path}: must last at least {min_s:g} s (data.min_s). Received: {seconds:.2f} s")
     return n_frames
 
 
-def _measure_scale(tracks: Sequence[Track], rows: list[int], name: ScaleName, options: BuildOptions) -> Scale:
-    """Returns the scale of a sample of some tracks, chosen by hash; a track with faulty cells is left out here."""
-    if name == "identity":
-        return Scale.measure(name, [])
-    rows = sorted(rows, key=lambda row: order_key(options.order_seed, tracks[row].track_id))
-    chosen = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
-    stop = options.on_error == "stop"
-    return Scale.measure(name, loudest_cells(chosen, options.feature, workers=options.workers, stop=stop))
+def _measure_scale(build: Build, rows: list[int]) -> Scale:
+    """Returns the scale of a sample of tracks, chosen by hash; tracks that cannot be read are left out here."""
+    record, tracks = build.config.record, build.dataset.tracks
+    if record.scale == "identity":
+        return Scale.measure(record.scale, [])
+    rows = sorted(rows, key=lambda row: order_key(record.seed, tracks[row].track_id))
+    sample = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
+    loudest = loudest_cells(sample, build.config.feature, workers=build.workers, stop=build.stops)
+    return Scale.measure(record.scale, loudest)
 
 
 def _length(n_samples: int | DataError) -> int:
@@ -248,28 +239,24 @@ def _length(n_samples: int | DataError) -> int:
 
 
 def _shard_specs(
-    split: str, tracks: list[PlannedTrack], options: BuildOptions, scale: Scale, task: str, partial: Path
+    split: str, tracks: list[PlannedTrack], build: Build, contract: Contract, folder: Path
 ) -> Iterator[ShardSpec]:
     if not tracks:
         hint = "; lower data.folds" if split.startswith("fold") else ""
         raise DataError(f"split {split}: must hold at least one readable track. Received: none{hint}")
-    tracks = sorted(tracks, key=lambda track: order_key(options.order_seed, track.track_id))
+    record = build.config.record
+    tracks = sorted(tracks, key=lambda track: order_key(record.seed, track.track_id))
     whole = ShardSpec(
-        path=partial,
+        path=folder,
         split=split,
         tracks=tuple(tracks),
-        segment_frames=options.segment_frames,
-        hop_frames=options.hop_frames,
-        feature=options.feature,
-        dtype=options.dtype,
-        scale=scale,
-        seed=options.order_seed,
-        on_error=options.on_error,
-        segments=options.segments,
-        segments_per_track=options.segments_per_track,
+        record=record,
+        feature=contract.feature,
+        scale=contract.scale,
+        on_error=build.config.data.on_error,
     )
     sizes = [whole.segment_bytes * len(whole.starts(track)) for track in tracks]
-    count = n_shards(sum(sizes), at_least=options.num_shards, shard_bytes=options.shard_bytes, n_tracks=len(tracks))
+    count = n_shards(sum(sizes), at_least=record.num_shards, shard_bytes=record.shard_mib << 20, n_tracks=len(tracks))
     for index, chosen in enumerate(even_ranges(sizes, count)):
-        path = partial / shard_name(task, split, index, count)
+        path = folder / shard_name(contract.task, split, index, count)
         yield replace(whole, path=path, tracks=tuple(tracks[item] for item in chosen))

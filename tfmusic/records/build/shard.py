@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfmusic.config.sections import RecordSection
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import segment_starts, tile_to
@@ -20,28 +21,20 @@ from tfmusic.records.writer import ShardWriter
 ALL = "all"
 
 
-def stored_starts(
-    n_frames: int, track_id: str, *, frames: int, hop_frames: int, choice: str, count: int, seed: int
-) -> list[int]:
+def stored_starts(n_frames: int, track_id: str, record: RecordSection) -> list[int]:
     """Returns the first frames of the segments of a track that are stored, ascending.
 
-    Args:
-        n_frames: length of the track.
-        track_id: its name, on which a random choice depends.
-        frames: length of a segment.
-        hop_frames: distance of the segments that there are to choose from.
-        choice: `all`, or `count` of them: the `first`, some at `random`, or `even`ly spaced ones, of which one alone is
-            the middle.
-        count: how many; all where a track has no more.
-        seed: of the random choice.
+    `record.segments` chooses: all of them, or `segments_per_track`: the first, some at random by the track's name, or
+    evenly spaced ones, of which one alone is the middle. A track that has no more than that keeps all.
     """
-    starts: list[int] = segment_starts(n_frames, frames=frames, hop_frames=hop_frames).tolist()
-    if choice == ALL or len(starts) <= count:
+    count = record.segments_per_track
+    starts: list[int] = segment_starts(n_frames, frames=record.segment_frames, hop_frames=record.hop_frames).tolist()
+    if record.segments == ALL or len(starts) <= count:
         return starts
-    if choice == "first":
+    if record.segments == "first":
         return starts[:count]
-    if choice == "random":
-        return sorted(sorted(starts, key=lambda start: order_key(seed, track_id, start))[:count])
+    if record.segments == "random":
+        return sorted(sorted(starts, key=lambda start: order_key(record.seed, track_id, start))[:count])
     last = len(starts) - 1
     places = np.round(np.linspace(0, last, count)) if count > 1 else [last // 2]
     return [starts[int(place)] for place in places]
@@ -66,37 +59,19 @@ class ShardSpec:
     path: Path
     split: str
     tracks: tuple[PlannedTrack, ...]
-    segment_frames: int
-    hop_frames: int
+    record: RecordSection
     feature: Feature
-    dtype: str
     scale: Scale
-    seed: int
     on_error: str
-    segments: str = ALL
-    segments_per_track: int = 1
-
-    @property
-    def n_bins(self) -> int:
-        """Height of a spectrogram, or length of an embedding."""
-        return self.feature.n_bins
 
     @property
     def segment_bytes(self) -> int:
-        """Size of the cells of a segment."""
-        return self.segment_frames * self.n_bins * np.dtype(self.dtype).itemsize
+        """Size of the codes of a segment."""
+        return self.record.segment_frames * self.feature.n_bins * np.dtype(self.record.dtype).itemsize
 
     def starts(self, track: PlannedTrack) -> list[int]:
         """Returns the first frames of the segments of a track that are stored, ascending."""
-        return stored_starts(
-            track.n_frames,
-            track.track_id,
-            frames=self.segment_frames,
-            hop_frames=self.hop_frames,
-            choice=self.segments,
-            count=self.segments_per_track,
-            seed=self.seed,
-        )
+        return stored_starts(track.n_frames, track.track_id, self.record)
 
 
 @dataclass(frozen=True)
@@ -140,7 +115,10 @@ def write_shard(spec: ShardSpec) -> ShardResult:
 
 def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, str]) -> ShardResult | None:
     """Returns the result, or None after adding to `skipped` the tracks that cannot be stored."""
-    encoder, statistics = Encoder(spec.scale, spec.dtype), RunningStatistics(spec.n_bins, spec.dtype)
+    encoder, statistics = (
+        Encoder(spec.scale, spec.record.dtype),
+        RunningStatistics(spec.feature.n_bins, spec.record.dtype),
+    )
     clipped, complete = 0, True
     headers = _ordered_headers(spec, tracks)
     with ShardWriter(spec.path, headers, spec.segment_bytes) as writer:
@@ -156,9 +134,9 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
             stored = cells[_stored_frames(len(cells), starts, spec)]
             statistics.add(stored)
             clipped += encoder.count_clipped(stored)
-            tiled = tile_to(cells, spec.segment_frames)
+            tiled = tile_to(cells, spec.record.segment_frames)
             for start in starts:
-                writer.write(track.row, start, tiled[start : start + spec.segment_frames])
+                writer.write(track.row, start, tiled[start : start + spec.record.segment_frames])
         if not complete:
             return None
         size, digest = writer.finish()
@@ -168,11 +146,11 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
 
 def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:
     """Returns which frames of a track are in some segment that is stored."""
-    if spec.segments == ALL:
+    if spec.record.segments == ALL:
         return slice(None)
     stored = np.zeros(n_frames, bool)
     for start in starts:
-        stored[start : start + spec.segment_frames] = True
+        stored[start : start + spec.record.segment_frames] = True
     return stored
 
 
@@ -196,10 +174,10 @@ def _ordered_headers(spec: ShardSpec, tracks: Sequence[PlannedTrack]) -> list[Se
             track_id=track.track_id,
             track=track.row,
             start=start,
-            valid=min(spec.segment_frames, track.n_frames),
+            valid=min(spec.record.segment_frames, track.n_frames),
             label=track.label,
         )
         for track in tracks
         for start in spec.starts(track)
     ]
-    return sorted(headers, key=lambda header: order_key(spec.seed, header.track_id, header.start))
+    return sorted(headers, key=lambda header: order_key(spec.record.seed, header.track_id, header.start))

@@ -13,11 +13,11 @@ import numpy as np
 
 from tfmusic.console import console
 from tfmusic.core.feature import Feature
+from tfmusic.core.pool import run_all
 from tfmusic.core.track import Track
 from tfmusic.errors import DataError
 from tfmusic.features.audio import is_audio
 from tfmusic.features.read import count_samples, read_feature
-from tfmusic.records.build.pool import run_all
 
 NOTES_NAME = "samples.jsonl"
 
