@@ -7,8 +7,7 @@ import keras
 import numpy as np
 
 from tfmusic.models import build_model
-from tfmusic.pretrained.sources import keras_file_weights
-from tfmusic.pretrained.transplant import transplant
+from tfmusic.pretrained.transplant import keras_file_weights, transplant
 
 CODES = np.random.default_rng(0).integers(0, 256, (3, 64, 32), np.uint8)
 

@@ -346,7 +346,7 @@ def test_what_cannot_be_trained_replaces_nothing(crossed, dealt, tmp_path, capsy
     shutil.copytree(crossed, old)
     flags = ("--folds", "3", "--overwrite")
     for source, message in (
-        (crossed, "is an ensemble; start from one of its members: fold0"),
+        (crossed, "an ensemble. Start from one of its members: fold0"),
         (old / "fold1", "lies in the run folder that is to be replaced"),
     ):
         assert fit_small("q2", dealt, old, THREE, f"model.init_from={source}", flags=flags) == 2

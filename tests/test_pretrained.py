@@ -16,8 +16,7 @@ from tfmusic.models import build_model
 from tfmusic.pretrained import applications
 from tfmusic.pretrained.applications import PIXEL_SPREAD, imagenet_weights
 from tfmusic.pretrained.musicnn import musicnn_weights
-from tfmusic.pretrained.sources import keras_file_weights
-from tfmusic.pretrained.transplant import layer_weights, transplant
+from tfmusic.pretrained.transplant import archive_weights, keras_file_weights, layer_weights, transplant
 
 FRAMES, BINS = 64, 48
 
@@ -134,7 +133,7 @@ def test_transplant_is_by_name_and_shape():
     before = dict(layer_weights(target))
     result = transplant(target, source)
     assert result.skipped == {
-        "stem_conv": "another shape there", "stem_bn": "no layer of that name there", "logits": "a new head",
+        "stem_conv": "another shape in the source", "stem_bn": "no layer of that name in the source", "logits": "a new head",
     }  # fmt: skip
     after = layer_weights(target)
     for name, weights in after.items():
@@ -259,11 +258,11 @@ def test_musicnn_errors(checkpoint, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
         archive.writestr("other/__init__.py", "")
     for path in (tmp_path / "gone.whl", tmp_path / "no.whl", tmp_path / "other.whl"):
-        with pytest.raises(RunError, match=r"must be the wheel that pip download --no-deps musicnn==0.1.0 brings"):
+        with pytest.raises(RunError, match=r"pip download --no-deps musicnn==0\.1\.0"):
             musicnn_weights(path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(RunError, match="must hold a checkpoint of musicnn, as pip download"):
+    with pytest.raises(RunError, match=r"MSD_musicnn/\.index"):
         musicnn_weights(empty)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -271,7 +270,7 @@ def test_musicnn_errors(checkpoint, tmp_path):
         raw = bytearray(file.read_bytes())
         raw[len(raw) // 2] ^= 0xFF
         (damaged / file.name).write_bytes(raw)
-    with pytest.raises(RunError, match="must hold a checkpoint of musicnn"):
+    with pytest.raises(RunError, match="must contain a checkpoint of musicnn"):
         musicnn_weights(damaged)
 
 
@@ -313,8 +312,6 @@ def _checkpoint_values(wheel, network, nodes):
 @pytest.mark.parametrize("name", ["resnet18", "crnn", "resnet_gru"])
 def test_archives_are_read_without_keras(name, tmp_path):
     """The weights by layer that the file holds are those of the model, recurrent and bidirectional layers included."""
-    from tfmusic.pretrained.store import archive_weights
-
     model = build_model(name, frames=64, n_bins=32, n_outputs=3, width=4)
     model.save(tmp_path / "model.keras")
     read = archive_weights(tmp_path / "model.keras")

@@ -68,7 +68,7 @@ def _embedder(args: argparse.Namespace, paths: list[Path]) -> "Embedder":
         return run_embedder(run_dir)
     start_tensorflow()
     from tfmusic.inference.embed import musicnn_embedder
-    from tfmusic.pretrained.store import NETWORKS, stored_musicnn
+    from tfmusic.pretrained.musicnn import NETWORKS, stored_musicnn
 
     if args.network not in NETWORKS:
         raise UsageError(f"--network must be one of {', '.join(NETWORKS)}. Received: {args.network}")

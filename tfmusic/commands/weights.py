@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Stores the weights if their checksum is that of the published ones."""
     from tfmusic.console import console
-    from tfmusic.pretrained.store import HOW_TO_GET, LICENCE, PACKAGE, VERSION, download_musicnn, store_musicnn
+    from tfmusic.pretrained.musicnn import HOW_TO_GET, LICENCE, PACKAGE, VERSION, download_musicnn, store_musicnn
 
     if (args.source is None) != args.download:
         raise UsageError(f"weights musicnn must be given either the wheel, which `{HOW_TO_GET}` fetches, or --download")

@@ -1,7 +1,7 @@
 """ImageNet weights of Keras Applications, for spectrograms of one channel.
 
-The first kernel is summed over its three input channels: a grey picture gives the same as its three equal channels.
-It is also multiplied by the spread that pictures had in training, since a normalised spectrogram has spread 1.
+The first kernel is summed over its three input channels, which gives the same result as three equal channels. It is
+also multiplied by the standard deviation of the training images, since a normalised spectrogram has standard deviation 1.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 
 ARCHITECTURES = {"vgg16": "VGG16", "vgg19": "VGG19", "resnet50": "ResNet50", "resnet101": "ResNet101"}
 
-# Standard deviation of ImageNet's pixels, 0 to 255: the mean of .229, .224 and .225 times 255. The networks of
-# Keras Applications named above saw pixels less their mean, and not divided by anything.
+# Standard deviation of ImageNet's pixels, 0 to 255: the mean of .229, .224 and .225 times 255. The networks above were
+# trained on pixels minus their mean, not divided by anything.
 PIXEL_SPREAD = 57.6
 
 IMAGENET_WIDTH = 64  # channels of the first block of each
@@ -29,8 +29,8 @@ def imagenet_weights(name: str, path: Path | None = None) -> LayerWeights:
 
     Args:
         name: a key of `ARCHITECTURES`.
-        path: a weights file of Keras Applications, with or without top; None for the one that Keras keeps in its
-            cache or fetches.
+        path: a weights file of Keras Applications, with or without top; None for the file in Keras's cache, which
+            Keras fetches if necessary.
 
     Raises:
         ConfigError: Keras Applications has no such network.
@@ -44,7 +44,7 @@ def imagenet_weights(name: str, path: Path | None = None) -> LayerWeights:
 
 
 def check_architecture(name: str) -> None:
-    """Raises ConfigError where Keras Applications has no network of that name."""
+    """Raises ConfigError if Keras Applications has no network of that name."""
     if name not in ARCHITECTURES:
         raise ConfigError(
             f"model.weights: ImageNet weights exist for {', '.join(ARCHITECTURES)}. Received: model.name={name}"
@@ -58,7 +58,7 @@ def _network(name: str, **options: Any) -> keras.Model:
 def _fetched(name: str) -> LayerWeights:
     try:
         return layer_weights(_network(name, include_top=False, weights="imagenet"))
-    except Exception as error:  # Keras turns network errors into bare exceptions
+    except Exception as error:  # Keras raises a bare Exception without a network
         file = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
         raise RunError(
             f"model.weights=imagenet: the file {file} of Keras Applications cannot be fetched"
@@ -75,7 +75,7 @@ def _read(name: str, path: Path) -> LayerWeights:
         network = _network(name, include_top=include_top, weights=None)
         try:
             network.load_weights(path)
-        except Exception as error:  # HDF5 and Keras raise errors of many kinds on other and damaged files
+        except Exception as error:  # HDF5 and Keras raise errors of any kind on damaged files
             problems.append((str(error) or repr(error)).splitlines()[0])
         else:
             return layer_weights(network)

@@ -1,7 +1,5 @@
-"""From `model.weights` and `model.init_from` of a config to weights by layer name."""
+"""The pretrained backbone that `model.weights` or `model.init_from` of a config names."""
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,17 @@ from tfmusic.core.rundir import RunDir, is_run, open_run
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
-from tfmusic.pretrained.store import archive_weights, stored_musicnn
-from tfmusic.pretrained.transplant import NEW_HEAD, LayerWeights, Transplant, layer_weights, transplant
+from tfmusic.pretrained.musicnn import musicnn_weights, stored_musicnn
+from tfmusic.pretrained.transplant import NEW_HEAD, LayerWeights, Transplant, keras_file_weights, transplant
 
 _MUSICNN = ("musicnn", "musicnn_mlp")
 
 
 def find_weights(section: ModelSection) -> LayerWeights:
-    """Returns the pretrained weights that a config asks for.
+    """Returns the pretrained weights that a config names.
 
     Raises:
-        ConfigError: there are none of that kind for the model.
+        ConfigError: no such weights exist for the model.
         RunError: the file or run is missing, damaged, or of another model.
     """
     if section.init_from != "none":
@@ -36,17 +34,15 @@ def find_weights(section: ModelSection) -> LayerWeights:
     if kind == ".keras":
         return keras_file_weights(path)
     if kind == "musicnn":
-        from tfmusic.pretrained.musicnn import musicnn_weights
-
         return musicnn_weights(path)
     return imagenet_weights(section.name, path)
 
 
 def check_source(config: Config, contract: Contract | None) -> None:
-    """Raises ConfigError or RunError where the weights that a config asks for cannot be there, or not be for its input.
+    """Raises ConfigError or RunError if the weights that a config names do not exist or do not fit its input.
 
-    No weights are read or fetched, so that wrong settings are reported at once. Where no contract of records is given,
-    the config says what the input is.
+    Reads and fetches no weights, so that wrong settings are reported at once. Without a contract of records the config
+    determines the input.
     """
     section = config.model
     kind, run = _kind_of(section), source_run(section)
@@ -58,7 +54,7 @@ def check_source(config: Config, contract: Contract | None) -> None:
             )
         if config.input.normalize == "none":
             raise ConfigError(
-                "input.normalize must be per_bin or global with ImageNet weights, which want a spread they know."
+                "input.normalize must be per_bin or global with ImageNet weights, which were trained on a known spread."
                 " Received: none"
             )
     if kind not in ("none", "imagenet", "run") and not _path_of(section).exists():
@@ -70,48 +66,46 @@ def check_source(config: Config, contract: Contract | None) -> None:
 
 
 def source_run(section: ModelSection) -> RunDir | None:
-    """Returns the run that a backbone comes from, also if its checkpoint is named as a file; else None."""
+    """Returns the run that the backbone comes from, named by folder or by checkpoint file; None for other sources."""
     if section.init_from != "none":
         return open_run(Path(section.init_from))
     checkpoints = Path(section.weights).parent
-    inside = section.weights.endswith(".keras") and checkpoints.name == "checkpoints"
-    return open_run(checkpoints.parent) if inside and is_run(checkpoints.parent) else None
+    is_checkpoint = section.weights.endswith(".keras") and checkpoints.name == "checkpoints"
+    return open_run(checkpoints.parent) if is_checkpoint and is_run(checkpoints.parent) else None
 
 
 def trained_on(run: RunDir) -> frozenset[str]:
-    """Returns the names of the tracks that have trained a run, those of the backbone that it began with included."""
+    """Returns the ids of the tracks that trained a run, its pretrained backbone included."""
     records = run.read_json(run.records)
     return frozenset([*records.get("training_tracks", ()), *records.get("backbone_tracks", ())])
 
 
 def _check_run(run: RunDir, config: Config, contract: Contract | None) -> None:
-    """Refuses a run whose backbone would misread the records: it has learned another spectrogram or other values."""
+    """Raises if a run was trained on another spectrogram or other codes than the records have."""
     if run.ensemble.is_file():
         members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
-        raise ConfigError(f"{run.path}: is an ensemble; start from one of its members: {', '.join(members)}")
-    theirs, source = Contract.load(run.contract), load_config(run.config).input
+        raise ConfigError(f"{run.path}: must not be an ensemble. Start from one of its members: {', '.join(members)}")
+    trained, trained_input = Contract.load(run.contract), load_config(run.config).input
     pairs: dict[str, tuple[Any, Any]] = {}
     if contract is not None:
-        pairs["feature"] = (contract.feature, theirs.feature)
-        pairs["scale"] = (contract.scale.name, theirs.scale.name)
-        pairs["dtype"] = (contract.dtype, theirs.dtype)
-    elif config.model.name != "mlp":  # the feature of embeddings stands in their records alone
-        pairs["feature"] = (config.feature, theirs.feature)
-        pairs["record.scale"] = (config.record.scale, theirs.scale.name)
-        pairs["record.dtype"] = (config.record.dtype, theirs.dtype)
+        pairs["feature"] = (contract.feature, trained.feature)
+        pairs["scale"] = (contract.scale.name, trained.scale.name)
+        pairs["dtype"] = (contract.dtype, trained.dtype)
+    elif config.model.name != "mlp":  # only the records of embeddings have their feature
+        pairs["feature"] = (config.feature, trained.feature)
+        pairs["record.scale"] = (config.record.scale, trained.scale.name)
+        pairs["record.dtype"] = (config.record.dtype, trained.dtype)
     pairs |= {
-        "input.normalize": (config.input.normalize, source.normalize),
-        "input.frontend": (config.input.frontend, source.frontend),
+        "input.normalize": (config.input.normalize, trained_input.normalize),
+        "input.frontend": (config.input.frontend, trained_input.frontend),
     }
-    for name, (ours, found) in pairs.items():
-        if ours != found:
-            raise RunError(
-                f"{run.path}: a backbone must have learned on the {name} it is to see, {ours}. Received: {found}"
-            )
+    for name, (expected, received) in pairs.items():
+        if expected != received:
+            raise RunError(f"{run.path}: the backbone must be trained with {name} {expected}. Received: {received}")
 
 
 def _check_musicnn_input(config: Config) -> None:
-    """Refuses a spectrogram that the published weights would misread; the frontend takes any that it can map."""
+    """Raises if the published weights do not fit the spectrogram and no frontend maps it."""
     if config.input.frontend == "musicnn":
         return
     settings = {
@@ -123,16 +117,16 @@ def _check_musicnn_input(config: Config) -> None:
         "record.dtype": (config.record.dtype, "float32"),
         "input.normalize": (config.input.normalize, "none"),
     }
-    wrong = [f"{key}={value} (not {found})" for key, (found, value) in settings.items() if found != value]
+    wrong = [f"{key}={value} (not {ours})" for key, (ours, value) in settings.items() if ours != value]
     if wrong:
         raise ConfigError(
-            f"model.weights={config.model.weights}: the weights of musicnn want {', '.join(wrong)};"
-            " or set input.frontend=musicnn, which turns other spectrograms into these"
+            f"model.weights={config.model.weights}: the weights of musicnn need {', '.join(wrong)};"
+            " or set input.frontend=musicnn, which computes musicnn's spectrogram from others"
         )
 
 
 def _path_of(section: ModelSection) -> Path:
-    """Returns the file or folder of weights; raises RunError where musicnn's are asked for and not stored."""
+    """Returns the file or folder of weights; raises RunError if the weights of musicnn have not been stored."""
     return stored_musicnn() if section.weights == "musicnn" else Path(section.weights)
 
 
@@ -154,36 +148,13 @@ def _kind_of(section: ModelSection) -> str:
     )
 
 
-def keras_file_weights(path: Path) -> LayerWeights:
-    """Returns the weights of a .keras file by layer name; raises RunError where it is none, or would run code."""
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; it must be a Keras model")
-    try:
-        return layer_weights(keras.saving.load_model(path, compile=False, safe_mode=True))
-    except Exception as error:  # Keras raises errors of any kind on a damaged archive
-        if weights := _of_other_stack(path):
-            return weights
-        raise RunError(f"{path}: must be a Keras model: {(str(error) or repr(error)).splitlines()[0]}") from error
-
-
-def _of_other_stack(path: Path) -> LayerWeights | None:
-    """Returns the weights of a model that the other major version of Keras has saved, whose config is not read here."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            theirs = json.loads(archive.read("metadata.json"))["keras_version"]
-        same = theirs.split(".")[0] == keras.__version__.split(".")[0]
-        return None if same else archive_weights(path)
-    except Exception:  # damaged, or no archive at all: what Keras said of it counts
-        return None
-
-
 @dataclass(frozen=True)
 class Pretrained:
-    """Where a backbone comes from.
+    """The pretrained backbone of a run.
 
     Attributes:
-        layers: which layers hold its weights.
-        track_ids: the tracks that trained it, where they are known.
+        layers: which layers have its weights.
+        track_ids: the tracks that trained it, as far as known.
     """
 
     layers: Transplant
@@ -191,10 +162,10 @@ class Pretrained:
 
 
 def load_pretrained(config: Config, model: keras.Model, run: RunDir, *, resume: bool) -> Pretrained:
-    """Returns the backbone that the config asks for, now in the model; a resumed run only reads again what it was.
+    """Loads the backbone that the config names into the model and returns it; a resumed run only reads its description.
 
     Raises:
-        ConfigError, RunError: the weights are missing or not for this model.
+        ConfigError, RunError: the weights are missing or do not fit the model.
     """
     if resume:
         return _read(run)
@@ -204,7 +175,7 @@ def load_pretrained(config: Config, model: keras.Model, run: RunDir, *, resume: 
     if not layers.loaded:
         reasons = sorted(set(layers.skipped.values()) - {NEW_HEAD})
         raise RunError(
-            f"{config.model.origin}: must hold the backbone of model.name={config.model.name},"
+            f"{config.model.origin}: must contain the backbone of model.name={config.model.name},"
             f" model.width={config.model.width}. Received: {', '.join(reasons)};"
             " set name and width to those of the source"
         )
@@ -212,8 +183,10 @@ def load_pretrained(config: Config, model: keras.Model, run: RunDir, *, resume: 
 
 
 def _read(run: RunDir) -> Pretrained:
-    known = run.read_json(run.pretrained)
+    body = run.read_json(run.pretrained)
     try:
-        return Pretrained(Transplant(tuple(known["loaded"]), dict(known["skipped"])), frozenset(known["track_ids"]))
+        return Pretrained(Transplant(tuple(body["loaded"]), dict(body["skipped"])), frozenset(body["track_ids"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run.pretrained}: must say where the backbone came from. Received: {error!r}") from error
+        raise RunError(
+            f"{run.pretrained}: must have loaded, skipped and track_ids of the backbone. Received: {error!r}"
+        ) from error
