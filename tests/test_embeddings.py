@@ -71,10 +71,10 @@ def test_what_is_no_embedding_is_refused(tmp_path):
     np.savez(tmp_path / "object.npz", feature=np.array([{"a": 1}], object), track_ids=np.array(["a"]))
     np.savez(tmp_path / "json.npz", feature=np.array("[" * 10**5), track_ids=np.array(["a"]))
     for name in ("no", "one", "other", "object", "json", "gone"):
-        with pytest.raises(DataError, match=rf"{name}\.npz: (must be a file that tfmusic embed wrote|no such file)"):
+        with pytest.raises(DataError, match=rf"{name}\.npz: (must be a file of tfmusic embed|no such file)"):
             read_index(tmp_path / f"{name}.npz")
     write(tmp_path / "e.npz", a=np.ones((2, 5)), nan=np.full((1, 5), np.nan))
-    with pytest.raises(DataError, match=r"must hold the track b\. Received: no embedding of it"):
+    with pytest.raises(DataError, match=r"must contain track b\. Received: no embedding of it"):
         read_embedding(tmp_path / "e.npz", "b", 5)
     with pytest.raises(DataError, match=r"track a: must be floats \[n_segments, 6\]\. Received: \[2, 5\]"):
         read_embedding(tmp_path / "e.npz", "a", 6)
@@ -101,7 +101,7 @@ def test_a_feature_that_is_not_whole_is_refused(tmp_path, changed):
     """Every field must be there and of its kind, before anything is built on the file."""
     fields = {key: value for key, value in (FEATURE.model_dump() | changed).items() if value is not None}
     np.savez(tmp_path / "e.npz", feature=np.array(json.dumps(fields)), track_ids=["a"], trained_on=np.array([], str))
-    with pytest.raises(DataError, match=r"e\.npz: must be a file that tfmusic embed wrote"):
+    with pytest.raises(DataError, match=r"e\.npz: must be a file of tfmusic embed"):
         read_index(tmp_path / "e.npz")
 
 
@@ -139,7 +139,7 @@ def test_text_of_numbers_that_are_no_sign(tmp_path, key):
     members = dict(np.load(path))
     members[key] = np.array([0x7FFFFFFF, 65], np.uint32).view("<U2")
     np.savez(path, **members)
-    with pytest.raises(DataError, match=r"e\.npz: must be a file that tfmusic embed wrote: it must hold text"):
+    with pytest.raises(DataError, match=r"e\.npz: must be a file of tfmusic embed"):
         read_index(path)
 
 

@@ -157,7 +157,7 @@ def test_faulty_files_are_skipped_and_listed(config, sounds, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "2 files written, 0 kept, 2 skipped" in shown
     assert f"skipped {data / 'calm' / 'broken.mp3'}: must be a complete audio file" in shown
-    assert f"skipped {data / 'calm' / 'short.wav'}: must be at least 512 samples at 16000 Hz long" in shown
+    assert f"skipped {data / 'calm' / 'short.wav'}: must have at least 512 samples at 16000 Hz" in shown
     assert extract(config, data, tmp_path / "stop", "data.on_error=stop") == 2
     assert "broken.mp3: must be a complete audio file" in capsys.readouterr().err
     assert not list((tmp_path / "stop").rglob("*partial"))

@@ -133,8 +133,10 @@ def test_transplant_is_by_name_and_shape():
     before = dict(layer_weights(target))
     result = transplant(target, source)
     assert result.skipped == {
-        "stem_conv": "another shape in the source", "stem_bn": "no layer of that name in the source", "logits": "a new head",
-    }  # fmt: skip
+        "stem_conv": "another shape in the source",
+        "stem_bn": "no layer of that name in the source",
+        "logits": "a new head",
+    }
     after = layer_weights(target)
     for name, weights in after.items():
         expected = source if name in result.loaded else before

@@ -1,11 +1,11 @@
-"""Embedding files: one `.npz` with the embeddings of every track, written track by track, read one track at a time.
+"""Embedding files: one `.npz` with the embeddings of all tracks, written and read one track at a time.
 
-feature        JSON text: the feature `embedding`, whose n_bins is n_dims, and whose hop_length is that of the segments
-track_ids      names of the tracks, text [n_tracks], in their order
-tracks         float32 [n_tracks, n_dims], the mean over the segments of a track
-trained_on     names of the tracks that trained the network, where they are known, text
+feature        JSON text: the feature `embedding`; its n_bins is n_dims, its hop_length the hop of the segments
+track_ids      text [n_tracks]
+tracks         float32 [n_tracks, n_dims], the mean over the segments of each track
+trained_on     text, ids of the tracks that trained the network, as far as known
 segments/ID    float32 [n_segments, n_dims] of the track ID
-start_s/ID     float32 [n_segments], where the segments begin, seconds
+start_s/ID     float32 [n_segments], start of each segment, seconds
 """
 
 import json
@@ -26,20 +26,20 @@ import numpy as np
 from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.errors import DataError
 
-# What numpy, zipfile and zlib raise on archives and arrays that are damaged, pickled, or claim more than memory holds.
+# What numpy, zipfile and zlib raise for archives and arrays that are damaged, pickled or larger than memory.
 _DAMAGED = (
     ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError, NotImplementedError, RuntimeError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same embeddings, the same bytes
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same for all members: the same embeddings give the same bytes
 
 
 class EmbeddingsWriter:
-    """Writes an embedding file; it appears under its name when `finish` was called."""
+    """Writes an embedding file; `finish` gives it its name."""
 
     def __init__(self, path: Path, feature: Feature, trained_on: Iterable[str] = ()) -> None:
-        """Opens a hidden file beside the target; `trained_on` are the tracks that trained the network."""
+        """Opens a hidden file beside the target; `trained_on` are the ids of the tracks that trained the network."""
         self.path, self._partial = path, path.with_name(f".{path.name}.partial")
         self._partial.parent.mkdir(parents=True, exist_ok=True)
         self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
@@ -53,14 +53,14 @@ class EmbeddingsWriter:
             raise
 
     def add(self, track_id: str, segments: np.ndarray, start_s: np.ndarray) -> None:
-        """Adds a track: segments [n_segments, n_dims] and their beginnings [n_segments]."""
+        """Adds a track: its segments [n_segments, n_dims] and their starts [n_segments], seconds."""
         self._ids.append(track_id)
         self._means.append(segments.mean(axis=0, dtype=np.float64).astype(np.float32))
         self._write(f"segments/{track_id}", segments.astype(np.float32))
         self._write(f"start_s/{track_id}", start_s.astype(np.float32))
 
     def finish(self) -> None:
-        """Writes what all tracks share and puts the file in its place."""
+        """Writes the arrays of all tracks and renames the file."""
         self._write("track_ids", np.array(self._ids))
         self._write("tracks", np.stack(self._means))
         self._archive.close()
@@ -75,7 +75,7 @@ class EmbeddingsWriter:
         self._drop()
 
     def _drop(self) -> None:
-        with suppress(OSError, ValueError):  # the end of an archive on a full disk, or in the middle of a member
+        with suppress(OSError, ValueError):  # close() writes: the disk may be full, or a member unfinished
             self._archive.close()
         self._partial.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ class EmbeddingsWriter:
 
 @dataclass(frozen=True)
 class EmbeddingIndex:
-    """What an embedding file holds: its feature, its tracks in their order, and who trained the network."""
+    """The feature and the tracks of an embedding file, and the tracks that trained the network."""
 
     feature: Feature
     track_ids: tuple[str, ...]
@@ -94,15 +94,15 @@ class EmbeddingIndex:
 
 
 def read_index(path: Path) -> EmbeddingIndex:
-    """Returns the index of an embedding file; raises DataError where it is none."""
+    """Returns the index of an embedding file; raises DataError if it is missing or damaged."""
     file = _open(path)
     try:
         feature = Feature.from_dict(json.loads(_texts(file["feature"])[0]))
         ids, trained_on = (_texts(file[key]) for key in ("track_ids", "trained_on"))
     except (KeyError, TypeError, RecursionError, OSError, *_DAMAGED) as error:
-        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
+        raise DataError(f"{path}: must be a file of tfmusic embed. Received: {_line(error)}") from error
     if feature.name != EMBEDDING:
-        raise DataError(f"{path}: must be a file that tfmusic embed wrote. Received: feature {feature}")
+        raise DataError(f"{path}: must be a file of tfmusic embed. Received: feature {feature}")
     return EmbeddingIndex(feature, ids, trained_on)
 
 
@@ -110,24 +110,22 @@ def read_embedding(path: Path, track_id: str, n_dims: int) -> np.ndarray:
     """Returns the embeddings of a track as a feature, float32 [n_dims, n_segments], every value finite.
 
     Raises:
-        DataError: the file is none, has no such track, or the track's shape or values are not what they must be.
+        DataError: the file is missing or damaged, lacks the track, or the track has another shape or NaN.
     """
-    file, name = _open(path), f"segments/{track_id}.npy"  # the whole name: numpy would take "a" for "a.npy"
+    file, name = _open(path), f"segments/{track_id}.npy"  # numpy would also accept the name without .npy
     if name not in file:
-        raise DataError(
-            f"{path}: must hold the track {track_id}. Received: no embedding of it; run tfmusic embed on it"
-        )
+        raise DataError(f"{path}: must contain track {track_id}. Received: no embedding of it; run tfmusic embed on it")
     try:
         segments = file[name]
     except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: track {track_id}: damaged: {_line(error)}") from error
-    if not isinstance(segments, np.ndarray):  # a member without numpy's mark is given as it is
-        raise DataError(f"{path}: track {track_id}: damaged: must be an array")
+    if not isinstance(segments, np.ndarray):  # numpy returns the bytes of other members
+        raise DataError(f"{path}: track {track_id}: damaged: not an array")
     if segments.ndim != 2 or segments.shape[1] != n_dims or len(segments) == 0 or segments.dtype.kind != "f":
         shape = list(segments.shape)
         raise DataError(f"{path}: track {track_id}: must be floats [n_segments, {n_dims}]. Received: {shape}")
     if not np.isfinite(segments).all():
-        raise DataError(f"{path}: track {track_id}: embeddings must be finite. Received: NaN or infinite values")
+        raise DataError(f"{path}: track {track_id}: embeddings must be finite. Received: NaN or infinity")
     return np.ascontiguousarray(segments.T, dtype=np.float32)
 
 
@@ -137,22 +135,22 @@ def _open(path: Path) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, *_DAMAGED) as error:
-        raise DataError(f"{path}: must be a file that tfmusic embed wrote: {_line(error)}") from error
+        raise DataError(f"{path}: must be a file of tfmusic embed. Received: {_line(error)}") from error
 
 
 def _texts(values: Any) -> tuple[str, ...]:
-    """Returns the cells of an array of text.
+    """Returns the strings of an array.
 
     Raises:
-        ValueError: it holds other things, or numbers that are no sign, of which numpy makes texts that break Python.
+        ValueError: it is no array of text, or has invalid code points, of which numpy makes strings that crash Python.
     """
-    cells = np.atleast_1d(np.asarray(values))
-    if cells.size == 0:
+    texts = np.atleast_1d(np.asarray(values))
+    if texts.size == 0:
         return ()
-    codes = np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("="))).view(np.uint32)
-    if cells.dtype.kind != "U" or codes.max() > sys.maxunicode:
-        raise ValueError("it must hold text")
-    return tuple(str(cell) for cell in cells)
+    code_points = np.ascontiguousarray(texts.astype(texts.dtype.newbyteorder("="))).view(np.uint32)
+    if texts.dtype.kind != "U" or code_points.max() > sys.maxunicode:
+        raise ValueError("an array that is not text")
+    return tuple(str(text) for text in texts)
 
 
 def _line(error: Exception) -> str:
@@ -161,8 +159,8 @@ def _line(error: Exception) -> str:
 
 @lru_cache(maxsize=4)
 def _open_version(path: Path, mtime_ns: int) -> Any:
-    """Returns the open archive; its list of members is read once a process, its members when asked for."""
+    """Returns the open archive, cached: its list of members is read once a process, a member when it is accessed."""
     file = np.load(path, allow_pickle=False)
     if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it is no .npz archive")
+        raise ValueError("no .npz archive")
     return file

@@ -1,6 +1,6 @@
-"""The file that says what the spectrograms of a folder are: `feature.json`, which `tfmusic extract` writes.
+"""`feature.json`, the file in which `tfmusic extract` names the feature of the spectrograms of a folder.
 
-Spectrograms that stand under such a file are refused where another feature is wanted.
+Spectrograms in or below that folder are refused if a config names another feature.
 """
 
 import json
@@ -14,35 +14,35 @@ from tfmusic.errors import DataError
 
 NAME = "feature.json"
 FORMAT = "tfmusic features 1"
-_LEVELS = 6  # folders upwards in which it is looked for
+_MAX_LEVELS = 6  # of parent folders to search
 
 
 def write_feature(folder: Path, feature: Feature, made_by: Mapping[str, str]) -> None:
-    """Writes the file into a folder; `made_by` has the versions of what decodes."""
+    """Writes the file into a folder; `made_by` has the versions of the libraries that decode audio."""
     body = {"format": FORMAT, "feature": feature.model_dump(), "made_by": dict(made_by)}
     write_text(folder / NAME, json.dumps(body, indent=1) + "\n")
 
 
 def find_feature(folder: Path) -> tuple[Path, Feature] | None:
-    """Returns the file that speaks for a folder, with the feature that it names; None where there is none.
+    """Returns the nearest file in a folder or its parents, and the feature that it names; None without such a file.
 
     Raises:
-        DataError: there is one of that format, and it names no feature.
+        DataError: the file has the right format, but no valid feature.
     """
-    place = str(folder.absolute())
-    for _ in range(_LEVELS):
-        # As text: this is asked for every track, and of pathlib it would take longer than all else about its header.
-        if os.access(f"{place}/{NAME}", os.F_OK):
-            path = Path(place, NAME)
+    parent = str(folder.absolute())
+    for _ in range(_MAX_LEVELS):
+        # A string: this runs for every track, and pathlib would take longer than reading the track's header.
+        if os.access(f"{parent}/{NAME}", os.F_OK):
+            path = Path(parent, NAME)
             feature = _feature_of(path)
             if feature is not None:
                 return path, feature
-        place = place.rpartition("/")[0]
+        parent = parent.rpartition("/")[0]
     return None
 
 
 def _feature_of(path: Path) -> Feature | None:
-    """Returns the feature that a file names; None where it is something else of that name."""
+    """Returns the feature that a file names; None for a file of another program."""
     try:
         body = read_json_file(path)
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def _feature_of(path: Path) -> Feature | None:
 
 
 def check_extracted(path: Path, feature: Feature) -> None:
-    """Raises DataError where the folder of a spectrogram holds another feature than the one that is wanted."""
-    found = find_feature(path.parent)
-    if found is not None and found[1] != feature:
-        raise DataError(f"{path}: the feature must be {feature}. Received: {found[1]} by {found[0]}")
+    """Raises DataError if a `feature.json` above a spectrogram names another feature."""
+    named = find_feature(path.parent)
+    if named is not None and named[1] != feature:
+        raise DataError(f"{path}: the feature must be {feature}. Received: {named[1]}, named in {named[0]}")

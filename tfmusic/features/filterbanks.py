@@ -50,7 +50,7 @@ def map_filterbank(mel: np.ndarray, source: Feature, target: Feature) -> np.ndar
     Args:
         mel: linear power.
         source: the feature of `mel`.
-        target: the wanted one; the same sample rate, and a hop that divides the source's.
+        target: the feature to return, with the same sample rate and a hop that divides the source's.
 
     Raises:
         DataError: the sample rates differ, or the hops do not divide.
@@ -58,11 +58,11 @@ def map_filterbank(mel: np.ndarray, source: Feature, target: Feature) -> np.ndar
     if source == target:
         return mel
     steps = frames_for_each(source, target)
-    return _between_frames(filterbank_map(source, target) @ mel, steps)
+    return _interpolate_frames(filterbank_map(source, target) @ mel, steps)
 
 
 def frames_for_each(source: Feature, target: Feature) -> int:
-    """Returns how many frames of the target there are for one of the source.
+    """Returns the number of target frames for each source frame.
 
     Raises:
         DataError: the sample rates differ, or the hops do not divide.
@@ -78,26 +78,26 @@ def frames_for_each(source: Feature, target: Feature) -> int:
 
 @lru_cache(maxsize=4)
 def filterbank_map(source: Feature, target: Feature) -> np.ndarray:
-    """Returns the map [target n_bins, source n_bins], float32, none below 0, of power to power at another n_fft.
+    """Returns the matrix [target n_bins, source n_bins], float32, no value below 0, that maps source to target power.
 
-    From 128 bins at 1024 to 96 at 512 its filters differ from the wanted ones by .18 of their norm.
+    From 128 bins with n_fft 1024 to 96 with 512, the filters differ from the target's by .18 of their norm.
     """
     from scipy.optimize import nnls
 
-    source_fft, target_fft = source.n_fft or 0, target.n_fft or 0  # mel-spectrograms have one
+    source_fft, target_fft = source.n_fft or 0, target.n_fft or 0  # mel-spectrograms always have one
     fine = max(source_fft, target_fft)
-    at_hand, wanted = (
+    source_filters, target_filters = (
         mel_filterbank(feature.n_bins, sample_rate_hz=feature.sample_rate_hz, n_fft=fine)
         for feature in (source, target)
     )
-    rows = [nnls(at_hand.T, row)[0] for row in wanted]
+    rows = [nnls(source_filters.T, row)[0] for row in target_filters]
     return np.asarray((target_fft / source_fft) ** 2 * np.stack(rows), np.float32)
 
 
-def _between_frames(mel: np.ndarray, steps: int) -> np.ndarray:
-    """Returns `steps` frames for each, the new ones on the line between their neighbours; none after the last."""
+def _interpolate_frames(mel: np.ndarray, steps: int) -> np.ndarray:
+    """Returns `steps` frames for each frame but the last, by linear interpolation."""
     n_frames = mel.shape[1]
-    place = np.arange(steps * (n_frames - 1) + 1) / steps
-    before = place.astype(np.int64)
-    share = (place - before).astype(mel.dtype)
+    position = np.arange(steps * (n_frames - 1) + 1) / steps
+    before = position.astype(np.int64)
+    share = (position - before).astype(mel.dtype)
     return np.asarray((1 - share) * mel[:, before] + share * mel[:, np.minimum(before + 1, n_frames - 1)])

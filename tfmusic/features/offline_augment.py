@@ -1,9 +1,9 @@
-"""Changed copies of a track's audio: tempo, pitch, place and noise; what each copy gets is drawn by its name.
+"""Augmented copies of a track's audio, made offline: tempo, pitch, shift in time, noise; drawn from the track's id.
 
-Tempo and pitch by a phase vocoder (Flanagan & Golden 1966; Dolson 1986, The phase vocoder: a tutorial): windows of the
-sound are laid at other distances, each bin's phase going on at its own speed. Nothing locks the phases of neighbouring
-bins: as with `librosa.effects.time_stretch`, dense music comes out softer by some dB. A pitch is moved by stretching
-the sound and playing it as much faster.
+A phase vocoder changes the tempo (Flanagan & Golden 1966; Dolson 1986, The phase vocoder: a tutorial): it moves the
+windows of the sound to other distances and advances the phase of every bin at the bin's own rate. It does not lock the
+phases of neighbouring bins, so dense music becomes some dB softer, as with `librosa.effects.time_stretch`. The pitch is
+changed by stretching the sound and resampling it to the old length.
 """
 
 import hashlib
@@ -42,14 +42,14 @@ class OfflineAugment(Section):
 
 @dataclass(frozen=True)
 class Change:
-    """What one copy of one track gets.
+    """The parameters of one augmented copy.
 
     Attributes:
         tempo: factor; 1.1 is faster, and shorter.
-        semitones: by which the pitch is higher.
-        shift_samples: by which the sound is rolled to the right, its end coming in at the beginning.
-        noise: standard deviation of the white noise that is added; full scale is 1.
-        seed: of that noise.
+        semitones: raises the pitch.
+        shift_samples: rolls the sound to the right; its end moves to the beginning.
+        noise: standard deviation of the added white noise; full scale is 1.
+        seed: of the noise.
     """
 
     tempo: float
@@ -60,7 +60,7 @@ class Change:
 
 
 def draw(section: OfflineAugment, track_id: str, copy: int) -> Change:
-    """Returns the change of a track's copy, which are counted from 1: the same whenever and wherever it is drawn."""
+    """Returns the change of a track's copy (numbered from 1): the same for the same seed, track and number."""
     digest = hashlib.sha256(f"{section.seed}/{track_id}/{copy}".encode()).digest()
     rng = np.random.default_rng(list(digest))
     return Change(
@@ -73,59 +73,59 @@ def draw(section: OfflineAugment, track_id: str, copy: int) -> Change:
 
 
 def changed_length(n_samples: int, change: Change) -> int:
-    """Returns how many samples a changed copy has: n / tempo, rounded, and one at least."""
+    """Returns the number of samples of a changed copy: round(n / tempo), at least 1."""
     return max(round(n_samples / change.tempo), 1)
 
 
 def apply_change(samples: np.ndarray, change: Change) -> np.ndarray:
     """Returns the changed copy of samples [n], float32 [changed_length(n)]."""
     pitch = 2.0 ** (change.semitones / 12.0)
-    made = stretch(samples, change.tempo / pitch)
+    changed = stretch(samples, change.tempo / pitch)
     if pitch != 1.0:
         import soxr
 
-        made = soxr.resample(made, pitch, 1.0, quality="HQ")
-    wanted = changed_length(len(samples), change)
-    made = np.pad(made[:wanted], (0, max(wanted - len(made), 0)))
-    made = np.roll(made, change.shift_samples)
+        changed = soxr.resample(changed, pitch, 1.0, quality="HQ")
+    length = changed_length(len(samples), change)
+    changed = np.pad(changed[:length], (0, max(length - len(changed), 0)))
+    changed = np.roll(changed, change.shift_samples)
     rng = np.random.default_rng(change.seed)
-    return np.asarray(made + np.float32(change.noise) * rng.standard_normal(wanted, np.float32), np.float32)
+    return np.asarray(changed + np.float32(change.noise) * rng.standard_normal(length, np.float32), np.float32)
 
 
 def stretch(samples: np.ndarray, tempo: float) -> np.ndarray:
     """Returns samples [n] at another tempo and the same pitch, float32 [round(n / tempo)]."""
     if tempo == 1.0:
         return samples.astype(np.float32)
-    places = np.arange(0, 1 + len(samples) // _HOP, tempo)  # of every new window, in old hops
-    wanted = round(len(samples) / tempo)
-    # Half a window before the sound, so that windows are centred; after it, room for the last and the one behind it.
+    positions = np.arange(0, 1 + len(samples) // _HOP, tempo)  # of the new windows, in hops of the old sound
+    length = round(len(samples) / tempo)
+    # Half a window before the sound centres the windows; after it there is room for the last window and one more.
     padded = np.pad(samples, (_N_FFT // 2, _N_FFT + 2 * _HOP))
     old = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT)[::_HOP]
-    n_made = max((len(places) - 1) * _HOP + _N_FFT, _N_FFT // 2 + wanted)
-    made, weight = np.zeros(n_made, np.float32), np.zeros(n_made, np.float32)
+    n_samples = max((len(positions) - 1) * _HOP + _N_FFT, _N_FFT // 2 + length)
+    stretched, weight = np.zeros(n_samples, np.float32), np.zeros(n_samples, np.float32)
     window = hann(_N_FFT)
     phase: np.ndarray | None = None
-    for first in range(0, len(places), _FRAMES_AT_ONCE):
-        frames, phase = _vocode(old, places[first : first + _FRAMES_AT_ONCE], window, phase)
+    for first in range(0, len(positions), _FRAMES_AT_ONCE):
+        frames, phase = _vocode(old, positions[first : first + _FRAMES_AT_ONCE], window, phase)
         for index, frame in enumerate(frames, first):
-            made[index * _HOP : index * _HOP + _N_FFT] += frame
+            stretched[index * _HOP : index * _HOP + _N_FFT] += frame
             weight[index * _HOP : index * _HOP + _N_FFT] += window**2
-    found = made / np.maximum(weight, 1e-3)
-    return np.asarray(found[_N_FFT // 2 : _N_FFT // 2 + wanted])
+    stretched /= np.maximum(weight, 1e-3)
+    return stretched[_N_FFT // 2 : _N_FFT // 2 + length]
 
 
 def _vocode(
-    old: np.ndarray, places: np.ndarray, window: np.ndarray, phase: np.ndarray | None
+    old: np.ndarray, positions: np.ndarray, window: np.ndarray, phase: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns new windows [some, n_fft] at places between the old ones, and the phases that the next begins with."""
+    """Returns windows [n_windows, n_fft] at positions between the old ones, and the phases of the next window."""
     from scipy.fft import irfft, rfft
 
-    before = places.astype(np.int64)
-    share = (places - before)[:, None]
-    here, there = (rfft(old[rows] * window, axis=1) for rows in (before, before + 1))
+    before = positions.astype(np.int64)
+    share = (positions - before)[:, None]
+    spectrum, next_spectrum = (rfft(old[rows] * window, axis=1) for rows in (before, before + 1))
     expected = 2.0 * np.pi * _HOP / _N_FFT * np.arange(_N_FFT // 2 + 1)  # a bin's advance over one hop
-    surplus = np.angle(there) - np.angle(here) - expected
+    surplus = np.angle(next_spectrum) - np.angle(spectrum) - expected
     advance = expected + surplus - 2.0 * np.pi * np.round(surplus / (2.0 * np.pi))
-    phases = np.cumsum(np.concatenate([np.angle(here[:1]) if phase is None else phase[None], advance]), axis=0)
-    magnitude = (1.0 - share) * np.abs(here) + share * np.abs(there)
+    phases = np.cumsum(np.concatenate([np.angle(spectrum[:1]) if phase is None else phase[None], advance]), axis=0)
+    magnitude = (1.0 - share) * np.abs(spectrum) + share * np.abs(next_spectrum)
     return irfft(magnitude * np.exp(1j * phases[:-1]), _N_FFT, axis=1) * window, phases[-1]

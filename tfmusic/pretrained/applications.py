@@ -1,7 +1,7 @@
 """ImageNet weights of Keras Applications, for spectrograms of one channel.
 
 The first kernel is summed over its three input channels, which gives the same result as three equal channels. It is
-also multiplied by the standard deviation of the training images, since a normalised spectrogram has standard deviation 1.
+also multiplied by the standard deviation of the training images, as a normalised spectrogram has standard deviation 1.
 """
 
 from pathlib import Path
