@@ -341,7 +341,7 @@ def test_test_tracks_are_left_alone(tmp_path, capsys):
         used = json.loads((run / "records.json").read_text())
         assert (used["training"], used["validation"]) == (trained, validated)
         assert not set(used["training_tracks"]) & ids["test"]
-        assert "no track of these, by its id, was trained on" in capsys.readouterr().out
+        assert "none of these tracks was trained on" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "official")]) == 0
     assert "tracks of validation" in capsys.readouterr().out
     for fold in ("0", "all"):

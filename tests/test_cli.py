@@ -254,7 +254,7 @@ def test_score_of_tracks_without_answer(tmp_path, capsys):
         assert main(["score", task, write(tmp_path / "p", [None, right]), answers]) == 0
         shown = capsys.readouterr()
         assert f"{task}: {share}" in shown.out
-        assert "1 of 2 tracks have no answer, which counts as wrong" in shown.err
+        assert "1 of 2 tracks have no prediction" in shown.err
     assert main(["score", "q1", answers, write(tmp_path / "p", ["a", None])]) == 2
     assert "must be a JSON list of names" in capsys.readouterr().err
 
@@ -274,7 +274,7 @@ def test_score_tells_other_tasks(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        (["a"], "must have one answer for each of the 2"),
+        (["a"], "must have one prediction for each of the 2"),
         ([None, 1], "must be a JSON list of names"),
         ({"a": 1}, "must be a JSON list of names"),
         ([], "must be a JSON list of names"),

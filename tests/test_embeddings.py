@@ -355,7 +355,7 @@ def test_tracks_that_trained_the_embeddings_are_known(trained, music, tmp_path, 
     assert seen
     assert f"{seen} of the validation tracks have trained these embeddings" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert f"{seen} of these have trained the backbone or the embeddings" in capsys.readouterr().out
+    assert f"{seen} of these tracks have the ids of tracks that trained" in capsys.readouterr().out
 
 
 def test_embed_refuses_a_track_twice_and_other_spectrograms(music, checkpoint, tmp_path, capsys):  # noqa: F811

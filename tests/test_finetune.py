@@ -119,7 +119,7 @@ def test_backbone_of_another_run_frozen_then_free(trained, q1_records, tmp_path,
     assert len(known["loaded"]) == 5
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "freed")]) == 0
-    assert "have trained the backbone or the embeddings that the model began with" in capsys.readouterr().out
+    assert "that trained the backbone or the embeddings that the model began with" in capsys.readouterr().out
 
 
 @pytest.mark.slow

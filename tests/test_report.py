@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from tfmusic.cli import main
 from tfmusic.reports.page import clock, render, without_paths
 from tfmusic.reports.svg import Line, line_chart
-from tfmusic.scoring.curves import metric_intervals, reliability, threshold_curve
+from tfmusic.scoring.metrics import metric_intervals, reliability, threshold_curve
 from tfmusic.scoring.timeline import Timeline, parts, timeline
 
 

@@ -60,20 +60,20 @@ def test_f1_of_nothing_is_zero():
     assert metrics.micro_f1(nothing, nothing) == 0.0
 
 
-def test_score_answers():
+def test_metric_of_names():
     """Exact match, or global micro-F1 where a repeated or empty answer counts as what it is."""
-    assert metrics.score_answers(["a", "b"], ["a", "c"], "single") == 0.5
-    assert metrics.score_answers([["a", "b"], []], [["a"], ["c"]], "multi") == 2 * 1 / (2 + 2)
-    assert metrics.score_answers([["a", "a"]], [["a"]], "multi") == 1.0
-    assert metrics.score_answers([[]], [[]], "multi") == 0.0
+    assert metrics.metric_of_names(["a", "b"], ["a", "c"], "single") == 0.5
+    assert metrics.metric_of_names([["a", "b"], []], [["a"], ["c"]], "multi") == 2 * 1 / (2 + 2)
+    assert metrics.metric_of_names([["a", "a"]], [["a"]], "multi") == 1.0
+    assert metrics.metric_of_names([[]], [[]], "multi") == 0.0
 
 
-def test_best_constant():
+def test_majority_baseline():
     """The most common class; the best number of most common tags, by trying all."""
-    assert metrics.best_constant(["a", "b", "b"], "single") == 2 / 3
+    assert metrics.majority_baseline(["a", "b", "b"], "single") == 2 / 3
     answers = [["a", "b"], ["a"], ["a", "c"], ["d"]]
-    tried = [metrics.score_answers([tags] * 4, answers, "multi") for tags in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
-    assert metrics.best_constant(answers, "multi") == max(tried) == 2 * 3 / (4 + 6)
+    tried = [metrics.metric_of_names([tags] * 4, answers, "multi") for tags in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
+    assert metrics.majority_baseline(answers, "multi") == max(tried) == 2 * 3 / (4 + 6)
 
 
 def test_decide():

@@ -52,4 +52,4 @@ def run(args: argparse.Namespace) -> None:
             "note: every track has trained some of these runs: not calibrated; score the whole on other tracks with"
             " evaluate --records DIR --split NAME"
         )
-    return evaluate.run(argparse.Namespace(run_dir=args.out, **evaluate.DEFAULTS | {"records": args.records}))
+    return evaluate.report(RunDir(args.out), manifest)

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     header = ("run", "epochs", "seconds", "validation, kept", "best", "in epoch")
     console.table(rows, header)
-    evaluate.run(argparse.Namespace(run_dir=folder.path, **evaluate.DEFAULTS | {"records": manifest.folder}))
+    evaluate.report(folder, manifest)
     console.result(run=folder.path, parts=[dict(zip(header, row, strict=True)) for row in rows])
     return console.say(f"run: {folder.path}")
 

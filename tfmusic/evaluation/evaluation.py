@@ -1,6 +1,6 @@
-"""What an evaluation says: headline metric, every aggregator, gain over windows, every label."""
+"""The evaluation of a task: headline metric, every aggregator, gain over single windows, every label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,17 @@ import numpy as np
 
 from tfmusic.console import format_table
 from tfmusic.core.contract import Contract
+from tfmusic.evaluation.held_out import TrackLogits
 from tfmusic.scoring import metrics
-from tfmusic.scoring.curves import metric_intervals
+from tfmusic.scoring.metrics import metric_intervals
 from tfmusic.scoring.track_scorer import TrackScorer
+
+_SHOWN_LABELS = 15
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Track scores of labelled tracks under every aggregator, and window scores.
+    """Scores of labelled tracks under every aggregator, and of their windows.
 
     Attributes:
         contract: labels and kind of the task.
@@ -23,49 +26,36 @@ class Evaluation:
         track_ids: names of the tracks.
         targets: bool [n_tracks, n_labels].
         scores: [n_tracks, n_labels] by aggregator.
-        window_scores: [n_windows, n_labels] of all tracks.
-        window_targets: bool [n_windows, n_labels].
-        window_counts: int [n_tracks], how many of the windows each track has, one after the other.
+        window_scores: [n_windows, n_labels] of all tracks, one track after the other.
+        window_counts: how many of the windows each track has, int [n_tracks].
     """
 
     contract: Contract
     scorer: TrackScorer
     track_ids: tuple[str, ...]
     targets: np.ndarray
-    scores: dict[str, np.ndarray]
+    scores: Mapping[str, np.ndarray]
     window_scores: np.ndarray
-    window_targets: np.ndarray
     window_counts: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        contract: Contract,
-        scorer: TrackScorer,
-        *,
-        track_ids: tuple[str, ...],
-        logits: Sequence[np.ndarray],
-        targets: np.ndarray,
-    ) -> "Evaluation":
-        """Returns the evaluation of logits [n_windows, n_labels] of every track."""
-        scores = {name: np.stack([scorer.track_scores(track, name) for track in logits]) for name in scorer.aggregators}
+    def of(cls, contract: Contract, scorer: TrackScorer, tracks: TrackLogits) -> "Evaluation":
+        """Returns the evaluation of the logits of labelled tracks."""
+        logits = tracks.logits
         return cls(
             contract,
             scorer,
-            track_ids,
-            targets,
-            scores,
+            tracks.track_ids,
+            tracks.targets,
+            {name: np.stack([scorer.track_scores(track, name) for track in logits]) for name in scorer.aggregators},
             scorer.window_scores(np.concatenate(logits)),
-            np.repeat(targets, [len(track) for track in logits], axis=0),
             np.array([len(track) for track in logits]),
         )
 
     @classmethod
     def join(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        """Returns one evaluation of the tracks of several, which no two share; labels and aggregator are the same."""
+        """Returns one evaluation of the tracks of several folds; no two share a track."""
         first = parts[0]
-        if len(parts) == 1:
-            return first
         return cls(
             first.contract,
             first.scorer,
@@ -73,41 +63,29 @@ class Evaluation:
             np.concatenate([part.targets for part in parts]),
             {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
             np.concatenate([part.window_scores for part in parts]),
-            np.concatenate([part.window_targets for part in parts]),
             np.concatenate([part.window_counts for part in parts]),
         )
 
     @property
     def headline(self) -> float:
-        """The task's metric under the aggregator that decides."""
+        """The metric of the task under the scorer's aggregator."""
         return self._value(self.scorer.aggregator)
 
     @property
     def track_scores(self) -> np.ndarray:
-        """Scores of the tracks under the aggregator that decides, [n_tracks, n_labels]."""
+        """Scores of the tracks under the scorer's aggregator, [n_tracks, n_labels]."""
         return self.scores[self.scorer.aggregator]
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """Which labels are predicted, bool [n_tracks, n_labels]."""
-        return self.scorer.decide(self.track_scores)
-
-    def _value(self, aggregator: str) -> float:
-        return metrics.headline(self.scorer.decide(self.scores[aggregator]), self.targets, self.contract.kind)
-
     def report(self) -> dict[str, Any]:
-        """Returns everything as JSON-ready values."""
+        """Returns all numbers as JSON-ready values."""
         kind, labels = self.contract.kind, self.contract.labels
-        predicted = self.predicted
-        # Those of a track sum to 1, so that long tracks count no more than short ones.
-        weights = np.repeat(1 / self.window_counts, self.window_counts)
-        window_value = metrics.headline(metrics.decide(self.window_scores, kind), self.window_targets, kind, weights)
-        per_label = metrics.per_label(predicted, self.targets)
+        predicted, (predicted_names, true_names) = self.scorer.decide(self.track_scores), self.names()
+        per_label, window_value = metrics.per_label(predicted, self.targets), self._window_value()
         report: dict[str, Any] = {
             "task": self.contract.task,
             "metric": metrics.headline_name(kind),
             "value": self.headline,
-            "interval": metrics.bootstrap_interval(metrics.answer_counts(*self.answers(), kind)),
+            "interval": metrics.bootstrap_interval(metrics.hits_and_totals(predicted_names, true_names, kind)),
             "aggregator": self.scorer.aggregator,
             "tracks": len(self.track_ids),
             "windows": len(self.window_scores),
@@ -118,7 +96,7 @@ class Evaluation:
             "labels": {
                 label: {name: values[i].item() for name, values in per_label.items()} for i, label in enumerate(labels)
             },
-            "baseline_value": metrics.best_constant(self.answers()[1], kind),
+            "baseline_value": metrics.majority_baseline(true_names, kind),
         }
         if kind == "single":
             counts = metrics.confusion(predicted.argmax(1), self.targets.argmax(1), len(labels))
@@ -130,10 +108,19 @@ class Evaluation:
         first = int(self.window_counts[:place].sum())
         return self.window_scores[first : first + int(self.window_counts[place])]
 
-    def answers(self) -> tuple[list[Any], list[Any]]:
-        """Returns predicted and true label names (lists of them for several tags) of every track."""
-        labels, kind = self.contract.labels, self.contract.kind
-        return self.scorer.names(self.track_scores, labels), metrics.names(self.targets, labels, kind)
+    def names(self) -> tuple[list[Any], list[Any]]:
+        """Returns predicted and true label names of every track, lists of names where a track has several."""
+        labels = self.contract.labels
+        return self.scorer.names(self.track_scores, labels), metrics.names(self.targets, labels, self.contract.kind)
+
+    def _value(self, aggregator: str) -> float:
+        return metrics.headline(self.scorer.decide(self.scores[aggregator]), self.targets, self.contract.kind)
+
+    def _window_value(self) -> float:
+        """Returns the metric of single windows; those of a track weigh 1 together, as it does among tracks."""
+        kind, counts = self.contract.kind, self.window_counts
+        predicted, targets = metrics.decide(self.window_scores, kind), np.repeat(self.targets, counts, axis=0)
+        return metrics.headline(predicted, targets, kind, np.repeat(1 / counts, counts))
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -162,9 +149,6 @@ def _fold_line(report: dict[str, Any]) -> list[str]:
     values = np.array(report["folds"])
     listed = " ".join(f"{value:.3f}" for value in values)
     return [f"folds {listed}: mean {values.mean():.4f}, standard deviation {values.std(ddof=1):.4f}"]
-
-
-_SHOWN_LABELS = 15
 
 
 def _label_rows(labels: dict[str, Any]) -> list[tuple[Any, ...]]:

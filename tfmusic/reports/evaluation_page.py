@@ -15,7 +15,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
 from tfmusic.reports.page import render, short_name, without_paths
 from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
-from tfmusic.scoring.curves import reliability, threshold_curve, track_f1
+from tfmusic.scoring.metrics import reliability, threshold_curve, track_f1
 from tfmusic.scoring.timeline import timeline
 
 SHOWN_TRACKS = 4  # at each end

@@ -1,7 +1,8 @@
-"""The metrics of the tasks; all agree with scikit-learn to 1e-12."""
+"""The metrics of the tasks, their intervals, and curves over the threshold and the score; as scikit-learn to 1e-12."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,29 +79,29 @@ def headline_name(kind: str) -> str:
     return "accuracy" if kind == "single" else "micro_f1"
 
 
-def score_answers(predicted: list[Any], answers: list[Any], kind: str) -> float:
+def metric_of_names(predicted: list[Any], true: list[Any], kind: str) -> float:
     """Returns the official metric of label names: exact match, or global micro-F1 over lists of tags."""
-    hits, marked = answer_counts(predicted, answers, kind).sum(0)
+    hits, marked = hits_and_totals(predicted, true, kind).sum(0)
     return float(hits / marked) if marked else 0.0
 
 
-def answer_counts(predicted: list[Any], answers: list[Any], kind: str) -> np.ndarray:
+def hits_and_totals(predicted: list[Any], true: list[Any], kind: str) -> np.ndarray:
     """Returns two numbers for every track, [n_tracks, 2]; the metric is the ratio of their sums.
 
     One label a track: whether it is right, and 1. Several: twice the tags in common, and all tags of both.
     """
-    pairs = list(zip(predicted, answers, strict=True))
+    pairs = list(zip(predicted, true, strict=True))
     if kind == "single":
-        return np.array([[float(mine == theirs), 1.0] for mine, theirs in pairs])
-    sets = [(set(mine), set(theirs)) for mine, theirs in pairs]
-    return np.array([[2.0 * len(mine & theirs), float(len(mine) + len(theirs))] for mine, theirs in sets])
+        return np.array([[float(name == true_name), 1.0] for name, true_name in pairs])
+    sets = [(set(tags), set(true_tags)) for tags, true_tags in pairs]
+    return np.array([[2.0 * len(tags & true_tags), float(len(tags) + len(true_tags))] for tags, true_tags in sets])
 
 
 def bootstrap_interval(counts: np.ndarray, *, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % interval of a metric over new draws of as many tracks (Efron 1979, percentiles).
 
     Args:
-        counts: as `answer_counts` returns them.
+        counts: as `hits_and_totals` returns them.
         samples: number of draws.
         seed: of the draws.
     """
@@ -111,16 +112,130 @@ def bootstrap_interval(counts: np.ndarray, *, samples: int = 2000, seed: int = 0
     return float(low), float(high)
 
 
-def best_constant(answers: list[Any], kind: str) -> float:
-    """Returns the official metric of one and the same answer for every track, the best there is for these answers.
+def majority_baseline(true: list[Any], kind: str) -> float:
+    """Returns the official metric of the best constant prediction.
 
-    One label: the most common one. Several tags: the most common tags, as many of them as serve best.
+    One label: the most common one. Several tags: as many of the most common tags as score best.
     """
-    counts = Counter(name for answer in answers for name in ([answer] if kind == "single" else answer))
+    counts = Counter(name for names in true for name in ([names] if kind == "single" else names))
     order = [name for name, _ in counts.most_common()]
     if kind == "single":
-        return score_answers([order[0]] * len(answers), answers, kind)
-    return max(score_answers([order[:n]] * len(answers), answers, kind) for n in range(len(order) + 1))
+        return metric_of_names([order[0]] * len(true), true, kind)
+    return max(metric_of_names([order[:n]] * len(true), true, kind) for n in range(len(order) + 1))
+
+
+def metric_intervals(
+    predicted: np.ndarray, targets: np.ndarray, kind: str, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Returns value, low and high end of the 95 % interval of several metrics (bootstrap, Efron 1979, percentiles).
+
+    One label a track: accuracy, macro recall (balanced accuracy), macro-F1. Several tags: micro-F1, precision, recall,
+    macro-F1. A mean over labels takes only those that some track has.
+
+    Args:
+        predicted: bool [n_tracks, n_labels].
+        targets: bool [n_tracks, n_labels].
+        kind: `single` or `multi`.
+        samples: number of draws of as many tracks.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(targets)
+    counts = np.concatenate([predicted & targets, predicted, targets], axis=1).astype(np.float64)
+    drawn = []
+    for _ in range(samples):
+        times = np.bincount(rng.integers(0, n, n), minlength=n)
+        drawn.append([metric(*np.split(times @ counts, 3)) for metric in _METRICS[kind].values()])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    whole = [metric(*np.split(counts.sum(0), 3)) for metric in _METRICS[kind].values()]
+    return {
+        name: (float(value), float(below), float(above))
+        for name, value, below, above in zip(_METRICS[kind], whole, low, high, strict=True)
+    }
+
+
+def track_f1(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the F1 of every track's prediction, [n_tracks]; both bool [n_tracks, n_labels]."""
+    return np.asarray(per_label(predicted.T, targets.T)["f1"])
+
+
+def _macro(above: np.ndarray, below: np.ndarray, n_true: np.ndarray) -> float:
+    occurs = n_true > 0
+    return float(_ratio(above, below)[occurs].mean()) if occurs.any() else 0.0
+
+
+_Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # hits, predicted, true of every label
+_METRICS: dict[str, dict[str, _Metric]] = {
+    "single": {
+        "accuracy": lambda hits, predicted, true: float(hits.sum() / max(true.sum(), 1)),
+        "macro recall": lambda hits, predicted, true: _macro(hits, true, true),
+        "macro-F1": lambda hits, predicted, true: _macro(2 * hits, predicted + true, true),
+    },
+    "multi": {
+        "micro-F1": lambda hits, predicted, true: float(2 * hits.sum() / max((predicted + true).sum(), 1)),
+        "precision": lambda hits, predicted, true: float(hits.sum() / max(predicted.sum(), 1)),
+        "recall": lambda hits, predicted, true: float(hits.sum() / max(true.sum(), 1)),
+        "macro-F1": lambda hits, predicted, true: _macro(2 * hits, predicted + true, true),
+    },
+}
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """Global precision, recall and micro-F1 by threshold, float64 [n_thresholds] each, 0 for 0 / 0."""
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+def threshold_curve(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray) -> ThresholdCurve:
+    """Returns precision, recall and F1 where every tag whose score is at least the threshold is predicted.
+
+    Args:
+        scores: [n_tracks, n_tags].
+        targets: bool [n_tracks, n_tags].
+        thresholds: [n_thresholds], any order.
+    """
+    n_above = _count_at_least(scores.ravel(), thresholds)
+    hits = _count_at_least(scores[targets], thresholds)
+    return ThresholdCurve(
+        thresholds, _ratio(hits, n_above), hits / max(int(targets.sum()), 1), _ratio(2 * hits, n_above + targets.sum())
+    )
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Mean score and share of hits by bin of the score, empty bins left out (Niculescu-Mizil & Caruana 2005).
+
+    Attributes:
+        score: mean score of each bin, [n_filled].
+        share: share of hits in each bin, [n_filled].
+        count: scores in each bin, [n_filled].
+        error: mean of |score - share| over all scores, the expected calibration error (Naeini et al. 2015).
+    """
+
+    score: np.ndarray
+    share: np.ndarray
+    count: np.ndarray
+    error: float
+
+
+def reliability(scores: np.ndarray, hits: np.ndarray, *, n_bins: int = 10) -> Reliability:
+    """Returns how often labels of a score are right, over bins of equal width; both inputs [n], hits bool."""
+    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
+    count = np.bincount(bins, minlength=n_bins)
+    filled = count > 0
+    score = np.bincount(bins, scores, n_bins)[filled] / count[filled]
+    share = np.bincount(bins, hits, n_bins)[filled] / count[filled]
+    error = float(np.average(np.abs(score - share), weights=count[filled]))
+    return Reliability(score, share, count[filled], error)
+
+
+def _count_at_least(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    return np.asarray(len(ordered) - np.searchsorted(ordered, thresholds, side="left"))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
