@@ -14,6 +14,7 @@ from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.export import formats
 from tfmusic.export.onnx import convert
+from tfmusic.inference.model_folder import MODEL_FILES
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.ops import IS_KERAS_3
 
@@ -232,3 +233,8 @@ def test_without_the_extra(trained, tmp_path, monkeypatch, capsys):
     assert main(["export", str(trained), "--format", "onnx", "--out", str(tmp_path / "x")]) == 2
     assert "pip install 'tfmusic[onnx]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_format_has_a_writer_and_a_file():
+    """What can be written is recognised when it is read."""
+    assert formats.FORMATS.keys() == MODEL_FILES.keys()

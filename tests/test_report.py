@@ -58,7 +58,7 @@ def test_report_stands_alone_and_says_the_numbers(evaluated):
     page = check_stands_alone((folder / "report.html").read_text(encoding="utf-8"))
     assert f"{report['value']:.3f}" in page.text
     assert all(label in page.text for label in report["labels"])
-    for part in ("Threshold", "Calibration", "Tracks answered worst", "Training loss", "Splits and leaks"):
+    for part in ("Threshold", "Calibration", "Tracks with the worst", "Training loss", "Splits and leakage"):
         assert part in page.text
     assert "name: cnn1d" in page.text
     assert f"{report['audit']['scored']}" in page.text

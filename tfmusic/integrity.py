@@ -20,7 +20,7 @@ from tfmusic.core.files import CHECKSUMS_NAME, check_files
 from tfmusic.core.rundir import FOR_TRAINING, RunDir, is_run, to_finish
 from tfmusic.errors import RecordsError, RunError, TfmusicError, UsageError
 from tfmusic.export.card import CARD_JSON
-from tfmusic.inference.model_folder import FILES, SAVED_MODEL, is_export
+from tfmusic.inference.model_folder import MODEL_FILES, SAVED_MODEL, is_export
 from tfmusic.records import tfds
 from tfmusic.records.build.build import RECORDS_VERSION
 from tfmusic.records.manifest import MANIFEST_NAME, TRACKS_NAME, Manifest, Shard
@@ -57,7 +57,7 @@ def verify(folder: Path) -> Verification:
     if is_export(folder):
         return _verify_models([folder], "export")
     if (folder / "config.yaml").is_file() or is_run(folder):
-        inner = {path.parent for name in (CHECKSUMS_NAME, SAVED_MODEL, *FILES.values()) for path in folder.rglob(name)}
+        inner = {path.parent for name in (CHECKSUMS_NAME, *MODEL_FILES.values()) for path in folder.rglob(name)}
         inner |= {path.parent.parent for path in folder.rglob("checkpoints/best.keras")}
         return _verify_models(sorted({folder, *inner}), "run")
     if (folder / MANIFEST_NAME).is_file() or any(folder.glob(f"*/{MANIFEST_NAME}")):

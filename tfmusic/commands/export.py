@@ -26,12 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from tfmusic.console import console
     from tfmusic.core.files import check_target
     from tfmusic.core.rundir import open_run
-    from tfmusic.inference.model_folder import FILES, SAVED_MODEL
+    from tfmusic.inference.model_folder import MODEL_FILES
 
     run_dir = open_run(args.run_dir)
     out = args.out or args.run_dir / ("export" if args.format == "saved_model" else f"export-{args.format}")
-    marker = FILES.get(args.format, SAVED_MODEL)
-    check_target(out, overwrite=args.overwrite, marker=marker, what="exported models")
+    check_target(out, overwrite=args.overwrite, marker=MODEL_FILES[args.format], what="exported models")
     if not take_tensorflow():
         flags = [*(["--task", args.task] if args.task else []), *(["--overwrite"] if args.overwrite else [])]
         flags += ["--format", args.format, "--out", str(out)]

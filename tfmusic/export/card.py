@@ -1,4 +1,4 @@
-"""The model card of an export: what it answers, from what, how well, and where it must not be trusted.
+"""The model card of an export: its labels, input, evaluation, intended use and limits.
 
 After Mitchell et al. 2019, Model Cards for Model Reporting (arXiv 1810.03993).
 """
@@ -21,7 +21,7 @@ CARD_VERSION = 1
 
 
 def model_card(run: RunDir, predictor: WindowPredictor) -> dict[str, Any]:
-    """Returns the card of a run as JSON-ready values; no folder of this machine is named in it.
+    """Returns the card of a run for JSON; it names no folder of this machine.
 
     Args:
         run: the run, evaluated or not.
@@ -114,43 +114,44 @@ def _data(run: RunDir, config: Config) -> dict[str, Any]:
 
 
 def _evaluation(report: dict[str, Any]) -> dict[str, Any]:
-    kept = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "window_value", "audit")
-    known = {"metrics": {report["metric"]: [report["value"], *report["interval"]]}}
-    known |= {name: report[name] for name in kept if name in report}
+    keys = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "window_value", "audit")
+    evaluation = {"metrics": {report["metric"]: [report["value"], *report["interval"]]}}
+    evaluation |= {name: report[name] for name in keys if name in report}
     baseline = {"baseline_value": report["baseline_value"]} if "baseline_value" in report else {}
     note = without_paths(report.get("note", "")).removeprefix("note: ")
-    return known | baseline | {"note": note, "labels": report["labels"]}
+    return evaluation | baseline | {"note": note, "labels": report["labels"]}
 
 
 def _intended_use(contract: Contract) -> str:
     what = "one of its labels" if contract.kind == "single" else "some of its tags"
     return (
-        f"To give whole music tracks {what}, as a suggestion for people who sort, search or program music; for music"
-        " like that which it was trained on, with a spectrogram made as stated under input."
+        f"Predicts {what} for whole music tracks, as a suggestion for people who sort, search or program music. Use it"
+        " on music similar to the training data, with spectrograms computed as described under Input."
     )
 
 
 def _limits(contract: Contract, report: dict[str, Any] | None) -> list[str]:
-    found = [
-        "It always answers with labels that it knows: music of another kind, speech or noise gets one of them too.",
-        "A spectrogram of another sample rate, FFT size, hop, filterbank or scale gives an answer that means nothing.",
-        "Labels are opinions of those who gave them, and what is rare in the training data is rarely answered.",
+    limits = [
+        "It knows no other labels: music of another kind, speech and noise are given these labels too.",
+        "Predictions for spectrograms of another sample rate, FFT size, hop, filterbank or scale are meaningless.",
+        "Labels are opinions of the annotators. Labels that are rare in the training data are rarely predicted.",
     ]
     if contract.kind == "multi":
-        found.append("Scores are shifted so that .5 is the best threshold: they rank tags and are no probabilities.")
+        limits.append("Scores are shifted so that .5 is the best threshold: they rank tags and are no probabilities.")
     if contract.metadata:
-        found.append("It reads metadata as well; without any, the spectrogram alone answers.")
+        limits.append("It uses metadata too; without metadata, predictions are based on the spectrogram alone.")
     if report is None:
-        found.append("It has not been evaluated: nothing is known of how well it answers.")
-        return found
+        limits.append("It has not been evaluated: its accuracy is unknown.")
+        return limits
     weak = [name for name, entry in report["labels"].items() if entry["support"] and not entry["f1"]]
     if weak:
-        found.append(f"Never answered rightly in the evaluation: {_listed(weak)}.")
-    return found
+        limits.append(f"Never predicted correctly in the evaluation: {_listed(weak)}.")
+    return limits
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str], max_names: int = 12) -> str:
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
 
 
 def _versions(run: RunDir) -> dict[str, Any]:

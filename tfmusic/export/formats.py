@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfmusic.core.files import locked, put_in_place, write_checksums, write_json, write_text
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     from tfmusic.core.rundir import RunDir
+    from tfmusic.inference.predictor import WindowPredictor
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,37 @@ def export_run(run: "RunDir", out: Path, format_name: str = "saved_model", task:
         RunError: the run has no model, contract or calibration, or a layer that the format does not have.
     """
     _check_installed(format_name)
-    from tfmusic.export.card import model_card
-    from tfmusic.export.layout import export_folder, write_card
     from tfmusic.inference.predictor import load_run
 
     predictor = load_run(run, task)
-    with export_folder(out, predictor) as folder:
-        write_card(folder, model_card(run, predictor))
-        report = run.report_folder(predictor.contract.task) / "report.json"
-        if report.is_file():
-            shutil.copy(report, folder / "report.json")
-        importlib.import_module(FORMATS[format_name].module).write(predictor, folder)
+    with locked(out):
+        partial = out.parent / f".{out.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            _write_documents(run, predictor, partial)
+            importlib.import_module(FORMATS[format_name].module).write(predictor, partial)
+            files = [path for path in partial.rglob("*") if path.is_file()]
+            write_checksums(partial, [path.relative_to(partial).as_posix() for path in files])
+            put_in_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_documents(run: "RunDir", predictor: "WindowPredictor", folder: Path) -> None:
+    """Writes everything but the model: contract, calibration, labels, card, and the report of the run if it has one."""
+    from tfmusic.export.card import CARD_JSON, CARD_MARKDOWN, card_markdown, model_card
+    from tfmusic.scoring.track_scorer import save_scorers
+
+    contract, card = predictor.contract, model_card(run, predictor)
+    contract.save(folder / "contract.json")
+    save_scorers({contract.task: predictor.scorer}, folder / "calibration.json")
+    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in contract.labels))
+    write_json(folder / CARD_JSON, card)
+    write_text(folder / CARD_MARKDOWN, card_markdown(card))
+    report = run.report_folder(contract.task) / "report.json"
+    if report.is_file():
+        shutil.copy(report, folder / report.name)
 
 
 def _check_installed(format_name: str) -> None:

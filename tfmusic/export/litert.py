@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 
 from tfmusic.errors import RunError
-from tfmusic.inference.model_folder import FILES
 from tfmusic.inference.predictor import WindowPredictor
+from tfmusic.inference.runtimes import RUNTIMES
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:
@@ -23,4 +23,4 @@ def write(predictor: WindowPredictor, folder: Path) -> None:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.export(folder / FILES["litert"], format="litert", verbose=False)
+        model.export(folder / RUNTIMES["litert"].file, format="litert", verbose=False)

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 
 from tfmusic.export.card import CARD_JSON
-from tfmusic.inference.model_folder import FILES
 from tfmusic.inference.predictor import WindowPredictor
+from tfmusic.inference.runtimes import RUNTIMES
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:
     """Writes the model into an export folder that holds contract, calibration and card already."""
-    path = folder / FILES["onnx"]
+    path = folder / RUNTIMES["onnx"].file
     convert(predictor.model, path)
     _add_metadata(path, [folder / name for name in ("contract.json", "calibration.json", CARD_JSON)])
 

@@ -6,19 +6,15 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.files import check_files
 from tfmusic.core.rundir import is_run
 from tfmusic.errors import RunError, UsageError
+from tfmusic.inference.runtimes import RUNTIMES
 
 SAVED_MODEL = "saved_model.pb"
-FILES = {"onnx": "model.onnx", "litert": "model.tflite"}  # formats that take windows instead of whole tracks
+MODEL_FILES = {"saved_model": SAVED_MODEL} | {form: runtime.file for form, runtime in RUNTIMES.items()}
 
 
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an exported model."""
-    return (folder / SAVED_MODEL).is_file() or window_format(folder) is not None
-
-
-def window_format(folder: Path) -> str | None:
-    """Returns the format of an exported model of windows; None for a SavedModel, a run, or any other folder."""
-    return next((form for form, name in FILES.items() if (folder / name).is_file()), None)
+    return any((folder / name).is_file() for name in MODEL_FILES.values())
 
 
 def load_contract(folder: Path) -> Contract:

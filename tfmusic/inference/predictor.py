@@ -19,8 +19,8 @@ from tfmusic.core.runtime import start_tensorflow
 from tfmusic.core.scale import Encoder
 from tfmusic.core.windows import segment_starts
 from tfmusic.errors import RunError
-from tfmusic.inference.model_folder import choose_task, load_contract, window_format
-from tfmusic.inference.runtimes import ExportedWindowModel, check_fits, load_predict_fn
+from tfmusic.inference.model_folder import choose_task, load_contract
+from tfmusic.inference.runtimes import ExportedWindowModel, check_fits, load_predict_fn, window_format
 from tfmusic.inference.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.scoring.track_scorer import TrackScorer
 

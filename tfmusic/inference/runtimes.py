@@ -11,7 +11,6 @@ import numpy as np
 from tfmusic.core.contract import Contract
 from tfmusic.core.runtime import start_tensorflow, without_runtime_notes
 from tfmusic.errors import RunError, UsageError, one_line
-from tfmusic.inference.model_folder import FILES, window_format
 
 _Shape = tuple[tuple[Any, ...], str]  # of one example, and the type of its values
 
@@ -23,6 +22,11 @@ class _Session:
     inputs: list[_Shape]
     outputs: list[_Shape]
     run: Callable[[list[np.ndarray]], np.ndarray]
+
+
+def window_format(folder: Path) -> str | None:
+    """Returns the format of an exported model of windows; None for a SavedModel, a run, or any other folder."""
+    return next((form for form, runtime in RUNTIMES.items() if (folder / runtime.file).is_file()), None)
 
 
 class ExportedWindowModel:
@@ -37,15 +41,15 @@ class ExportedWindowModel:
         """
         form = window_format(folder)
         assert form is not None
-        package, load = _RUNTIMES[form]
-        self._path = folder / FILES[form]
+        runtime = RUNTIMES[form]
+        self._path = folder / runtime.file
         try:
-            runtime = importlib.import_module(package)
+            package = importlib.import_module(runtime.package)
         except ImportError as error:
             raise UsageError(f"{folder}: needs an extra: pip install 'tfmusic[{form}]'") from error
         with without_runtime_notes():
             try:
-                self._session = load(runtime, str(self._path))
+                self._session = runtime.load(package, str(self._path))
             except Exception as error:  # each runtime has errors of its own
                 raise RunError(f"{self._path}: must be a model of {form}: {one_line(str(error))}") from error
         check_fits(self._path, contract, self._session.inputs, self._session.outputs)
@@ -93,9 +97,9 @@ def load_predict_fn(folder: Path) -> Callable[..., dict[str, np.ndarray]]:
     return predict
 
 
-def _load_onnx(runtime: Any, path: str) -> _Session:
+def _load_onnx(package: Any, path: str) -> _Session:
     # enable_fallback would print to standard output after an error, among our results.
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"], enable_fallback=0)
+    session = package.InferenceSession(path, providers=["CPUExecutionProvider"], enable_fallback=0)
     inputs = _codes_first({node.name: _described(node.shape, node.type[7:-1]) for node in session.get_inputs()})
     outputs = {node.name: _described(node.shape, node.type[7:-1]) for node in session.get_outputs()}
 
@@ -105,8 +109,8 @@ def _load_onnx(runtime: Any, path: str) -> _Session:
     return _Session(list(inputs.values()), list(outputs.values()), run)
 
 
-def _load_litert(runtime: Any, path: str) -> _Session:
-    interpreter = runtime.Interpreter(path)
+def _load_litert(package: Any, path: str) -> _Session:
+    interpreter = package.Interpreter(path)
     inputs = _codes_first(_tensors(interpreter.get_input_details()))
     outputs = _tensors(interpreter.get_output_details())
     logits = next(iter(outputs))
@@ -138,7 +142,16 @@ def _codes_first(inputs: dict[Any, _Shape]) -> dict[Any, _Shape]:
     return dict(sorted(inputs.items(), key=lambda item: -len(item[1][0])))
 
 
-_RUNTIMES: dict[str, tuple[str, Callable[[Any, str], _Session]]] = {
-    "onnx": ("onnxruntime", _load_onnx),
-    "litert": ("ai_edge_litert.interpreter", _load_litert),
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a format of exported models of windows: its file in the folder, its package, and how it is loaded."""
+
+    file: str
+    package: str
+    load: Callable[[Any, str], _Session]
+
+
+RUNTIMES = {
+    "onnx": Runtime("model.onnx", "onnxruntime", _load_onnx),
+    "litert": Runtime("model.tflite", "ai_edge_litert.interpreter", _load_litert),
 }

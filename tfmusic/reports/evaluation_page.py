@@ -1,4 +1,4 @@
-"""report.html: an evaluation as a page, the answer first, then what it rests on."""
+"""report.html: an evaluation as a page, metrics first, then labels, calibration, tracks, training and splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
 from tfmusic.scoring.metrics import reliability, threshold_curve, track_f1
 from tfmusic.scoring.timeline import timeline
 
-SHOWN_TRACKS = 4  # at each end
-_SHOWN_LABELS = 20
-_MOST_CLASSES = 30  # of a confusion matrix that is still read
-_LINES = 4
+MAX_TRACKS = 4  # with the worst, and with the best predictions
+_MAX_LABELS = 20
+_MAX_CLASSES = 30  # of a confusion matrix; a larger one cannot be read
+_MAX_LINES = 4
 
 
 @dataclass(frozen=True)
 class TrackView:
-    """A track of the page: what was asked and answered, its picture, and the legend of the lines in it."""
+    """A track of the page: its prediction and true labels as text, its picture, and the legend of the picture."""
 
     track_id: str
-    answer: str
+    prediction: str
     truth: str
-    says: str
+    counts: str
     chart: Markup
     legend: list[tuple[str, float, bool]]
 
@@ -41,9 +41,9 @@ def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir,
 
     Args:
         evaluation: the scores.
-        report: what report.json holds.
-        run: the run that was scored; its learning curves, config and environment are shown.
-        manifest: the records of the scored tracks, which their pictures come from.
+        report: the content of report.json.
+        run: the run that was evaluated, for its learning curves, config and environment.
+        manifest: the records of the evaluated tracks, for their spectrograms.
     """
     scores = evaluation.track_scores
     environment = run.read_json(run.environment) if run.environment.is_file() else {}
@@ -55,7 +55,7 @@ def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir,
         kind=evaluation.contract.kind,
         window_s=evaluation.contract.frames / evaluation.contract.frames_per_s,
         labels=_label_rows(report["labels"]),
-        n_shown_labels=_SHOWN_LABELS,
+        n_shown_labels=_MAX_LABELS,
         confusion=_confusion(report),
         confused=_confused(report),
         threshold=_threshold_chart(evaluation, scores),
@@ -70,9 +70,9 @@ def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir,
 
 
 def learning_charts(runs: Sequence[RunDir]) -> list[tuple[str, Markup]]:
-    """Returns loss and validation by epoch, a thin line for each fold; nothing for runs that were joined.
+    """Returns charts of loss and validation metric by epoch; none for ensembles.
 
-    Several runs have a colour each, as many as there are.
+    Each run has its own colour, up to `N_SERIES` runs; the folds of a cross-validation are fainter lines.
     """
     charts = []
     for key, what in (("loss", "training loss"), ("validation", "validation metric")):
@@ -82,12 +82,12 @@ def learning_charts(runs: Sequence[RunDir]) -> list[tuple[str, Markup]]:
     return charts
 
 
-def _learning_lines(run: RunDir, key: str, place: int) -> list[Line]:
-    curves = [history for one in (run.folds() or [run]) if (history := one.history())]
+def _learning_lines(run: RunDir, key: str, series: int) -> list[Line]:
+    curves = [history for fold in (run.folds() or [run]) if (history := fold.history())]
     curves = [[row for row in curve if key in row] for curve in curves]
     opacity = 1.0 if len(curves) == 1 else 0.55
     return [
-        Line([row["epoch"] for row in curve], [row[key] for row in curve], "", f"series{place + 1}", opacity)
+        Line([row["epoch"] for row in curve], [row[key] for row in curve], "", f"series{series + 1}", opacity)
         for curve in curves
         if curve
     ]
@@ -99,8 +99,8 @@ def _label_rows(labels: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _confusion(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the rows of the confusion matrix with shares of the true class; nothing where it is too large to read."""
-    if not 1 < len(report.get("confusion", ())) <= _MOST_CLASSES:
+    """Returns the rows of the confusion matrix, with shares of the true class; none where it is too large to read."""
+    if not 1 < len(report.get("confusion", ())) <= _MAX_CLASSES:
         return []
     return [
         {"name": name, "total": sum(row), "cells": [(count, count / max(sum(row), 1)) for count in row]}
@@ -109,7 +109,7 @@ def _confusion(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _confused(report: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Returns the classes that are most often taken for another: true, answered, how often."""
+    """Returns the most frequent confusions: true class, predicted class, tracks."""
     names = list(report["labels"])
     pairs = [
         (names[i], names[j], count)
@@ -136,24 +136,24 @@ def _threshold_chart(evaluation: Evaluation, scores: np.ndarray) -> Markup | Non
 
 
 def _calibration(evaluation: Evaluation, scores: np.ndarray) -> dict[str, Any]:
-    """Returns the chart of scores against hits, and the expected calibration error."""
+    """Returns the reliability diagram and the expected calibration error."""
     if evaluation.contract.kind == "single":
-        said, hits = scores.max(1), evaluation.targets[np.arange(len(scores)), scores.argmax(1)]
+        confidence, hits = scores.max(1), evaluation.targets[np.arange(len(scores)), scores.argmax(1)]
     else:
-        said, hits = scores.ravel(), evaluation.targets.ravel()
-    found = reliability(said, hits)
-    line = Line(found.score.tolist(), found.share.tolist(), "", "series1", has_points=True)
+        confidence, hits = scores.ravel(), evaluation.targets.ravel()
+    bins = reliability(confidence, hits)
+    line = Line(bins.score.tolist(), bins.share.tolist(), "", "series1", has_points=True)
     chart = line_chart(
-        "calibration", [line], x_label="mean score of the answers", y_label="share that is right", has_diagonal=True,
+        "calibration", [line], x_label="mean score", y_label="share of correct predictions", has_diagonal=True,
         x_range=(0, 1), y_range=(0, 1),
     )  # fmt: skip
-    return {"chart": chart, "error": found.error, "answers": int(found.count.sum())}
+    return {"chart": chart, "error": bins.error, "scores": int(bins.count.sum())}
 
 
 def _ends(evaluation: Evaluation, scores: np.ndarray, manifest: Manifest) -> list[tuple[str, list[TrackView]]]:
-    """Returns the tracks that were answered worst and best, with their pictures."""
+    """Returns the tracks with the worst and the best predictions, with their pictures."""
     order = np.argsort(_quality(evaluation, scores), kind="stable")
-    n = min(SHOWN_TRACKS, len(order) // 2)
+    n = min(MAX_TRACKS, len(order) // 2)
     chosen = {"worst": order[:n].tolist(), "best": order[::-1][:n].tolist()}
     names = {evaluation.track_ids[place] for places in chosen.values() for place in places}
     stored = _find(manifest, names)
@@ -164,7 +164,7 @@ def _ends(evaluation: Evaluation, scores: np.ndarray, manifest: Manifest) -> lis
 
 
 def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
-    """Returns how well each track was answered: the score of the true label; of tags F1, then the margin of scores."""
+    """Returns the quality of each prediction: the score of the true label; of tags F1, then the margin of scores."""
     targets = evaluation.targets
     if evaluation.contract.kind == "single":
         return np.asarray(scores[np.arange(len(scores)), targets.argmax(1)])
@@ -175,7 +175,7 @@ def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
 
 
 def _find(manifest: Manifest, names: set[str]) -> dict[str, list[StoredTrack]]:
-    """Returns the stored stretches of tracks by name; the splits that hold them are read, no further than needed."""
+    """Returns the stored stretches of tracks by track id; each split is read only as far as needed."""
     found: dict[str, list[StoredTrack]] = {}
     for split in manifest.splits:
         wanted = names.intersection(manifest.track_ids([split])) - set(found)
@@ -190,45 +190,45 @@ def _find(manifest: Manifest, names: set[str]) -> dict[str, list[StoredTrack]]:
 
 def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: list[StoredTrack]) -> TrackView:
     contract, labels = evaluation.contract, evaluation.contract.labels
-    mine, truth = scores[place], np.flatnonzero(evaluation.targets[place]).tolist()
-    shown = _shown(mine, truth)
-    cells = np.concatenate([stretch.codes for stretch in stretches])
+    track_scores, truth = scores[place], np.flatnonzero(evaluation.targets[place]).tolist()
+    shown = _shown(track_scores, truth)
+    codes = np.concatenate([stretch.codes for stretch in stretches])
     lengths = [len(stretch.codes) for stretch in stretches]
-    begins = np.cumsum([0, *lengths[:-1]])  # what is not stored takes no room
+    begins = np.cumsum([0, *lengths[:-1]])  # parts of the track that are not stored are left out
     starts = np.concatenate(
         [
             begin + segment_starts(length, frames=contract.frames, hop_frames=contract.hop_frames)
             for begin, length in zip(begins, lengths, strict=True)
         ]
     )
-    line = timeline(evaluation.windows_of(place), starts, frames=contract.frames, n_frames=len(cells))
-    answer = np.flatnonzero(evaluation.scorer.decide(mine[None])[0]).tolist()
+    line = timeline(evaluation.windows_of(place), starts, frames=contract.frames, n_frames=len(codes))
+    predicted = np.flatnonzero(evaluation.scorer.decide(track_scores[None])[0]).tolist()
     chart = track_chart(
         f"track-{place}",
-        cells,
+        codes,
         contract,
         edges_s=line.edges / contract.frames_per_s,
         scores=line.scores[:, shown],
     )
     return TrackView(
         stretches[0].track_id,
-        ", ".join(labels[i] for i in answer) or "nothing",
+        ", ".join(labels[i] for i in predicted) or "no tag",
         ", ".join(labels[i] for i in truth),
-        _hits(set(answer), set(truth)) if contract.kind == "multi" else "",
+        _counts(set(predicted), set(truth)) if contract.kind == "multi" else "",
         chart,
-        [(labels[i], float(mine[i]), i in truth) for i in shown],
+        [(labels[i], float(track_scores[i]), i in truth) for i in shown],
     )
 
 
-def _hits(answer: set[int], truth: set[int]) -> str:
-    return f"{len(answer & truth)} of {len(truth)} found, {len(answer - truth)} that are none"
+def _counts(predicted: set[int], truth: set[int]) -> str:
+    return f"{len(predicted & truth)} of {len(truth)} true tags found, {len(predicted - truth)} wrong"
 
 
 def _shown(scores: np.ndarray, truth: list[int]) -> list[int]:
-    """Returns the labels whose lines are drawn: the strongest true ones and the strongest of all, strongest first."""
+    """Returns the labels to draw: true labels with the highest scores, then any labels; highest score first."""
     order = np.argsort(-scores, kind="stable").tolist()
-    first = [i for i in order if i in truth][: _LINES // 2]
-    shown = first + [i for i in order if i not in first][: _LINES - len(first)]
+    first = [i for i in order if i in truth][: _MAX_LINES // 2]
+    shown = first + [i for i in order if i not in first][: _MAX_LINES - len(first)]
     return sorted(shown, key=order.index)
 
 
