@@ -51,7 +51,7 @@ def model_card(run: RunDir, predictor: WindowPredictor) -> dict[str, Any]:
 
 
 def read_card(folder: Path, predictor: Predictor) -> dict[str, Any]:
-    """Returns the card of a run, or the one in the folder of an export; that may have lost it."""
+    """Returns the card of a run, or the one in the folder of an export, which may lack it."""
     if isinstance(predictor, WindowPredictor) and is_run(folder):
         return model_card(RunDir(folder), predictor)
     if (folder / CARD_JSON).is_file():

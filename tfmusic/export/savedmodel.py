@@ -79,8 +79,8 @@ class TrackModel(tf.Module):
             places = tf.range(tf.shape(mel)[0])
 
         def one(place: tf.Tensor) -> tf.Tensor:
-            known = None if tokens is None else tokens[place]
-            return self(mel[place, :, : n_frames[place]], known)["track_scores"]
+            track_tokens = None if tokens is None else tokens[place]
+            return self(mel[place, :, : n_frames[place]], track_tokens)["track_scores"]
 
         scores = tf.map_fn(one, places, fn_output_signature=tf.TensorSpec([len(self._contract.labels)], tf.float32))
         return {"track_scores": scores}
@@ -117,15 +117,17 @@ class TrackModel(tf.Module):
 
     def _metadata(self, tokens: tf.Tensor | None) -> list[tf.Tensor]:
         """Returns the metadata input [1, n_tokens] as `Contract.encode_metadata` makes it; nothing without metadata."""
-        known = self._contract.metadata
-        if not known:
+        vocabulary = self._contract.metadata
+        if not vocabulary:
             return []
         if tokens is None:
-            return [tf.zeros([1, len(known)])]
+            return [tf.zeros([1, len(vocabulary)])]
         rare = tf.strings.regex_replace(tokens, "=.*", "=?")
-        is_known = tf.reduce_any(tokens[:, None] == tf.constant(known)[None, :], axis=1)
+        is_known = tf.reduce_any(tokens[:, None] == tf.constant(vocabulary)[None, :], axis=1)
         counted = tf.where(is_known, tokens, rare)
-        return [tf.cast(tf.reduce_any(counted[:, None] == tf.constant(known)[None, :], axis=0), tf.float32)[None, :]]
+        return [
+            tf.cast(tf.reduce_any(counted[:, None] == tf.constant(vocabulary)[None, :], axis=0), tf.float32)[None, :]
+        ]
 
     def _logits(self, cells: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
         """Returns logits [n_windows, n_labels], float64, some windows at a time.
@@ -139,8 +141,8 @@ class TrackModel(tf.Module):
         def body(begin: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             chosen = windows[begin : begin + _largest_batch(n_windows - begin)]
             codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
-            told = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
-            logits = self._model([codes, *told] if told else codes)  # type: ignore[no-untyped-call]
+            repeated = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
+            logits = self._model([codes, *repeated] if repeated else codes)  # type: ignore[no-untyped-call]
             return begin + tf.shape(codes)[0], parts.write(parts.size(), logits)
 
         _, parts = tf.while_loop(lambda begin, _: begin < n_windows, body, (0, parts), parallel_iterations=1)
@@ -205,18 +207,18 @@ def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
     """
     specs = {"serving_default": [contract.n_bins, None], "file": [1, contract.n_bins, None]}
     mels = {name: tf.TensorSpec(shape, tf.float32, name="mel") for name, shape in specs.items()}
-    found = {name: module.__call__.get_concrete_function(spec) for name, spec in mels.items()}
+    functions = {name: module.__call__.get_concrete_function(spec) for name, spec in mels.items()}
     several = (
         tf.TensorSpec([None, contract.n_bins, None], tf.float32, name="mel"),
         tf.TensorSpec([None], tf.int32, name="n_frames"),
     )
-    found["batch"] = module.predict_batch.get_concrete_function(*several)
+    functions["batch"] = module.predict_batch.get_concrete_function(*several)
     if contract.metadata:
         tokens = tf.TensorSpec([None], tf.string, name="tokens")
-        found["with_metadata"] = module.__call__.get_concrete_function(mels["serving_default"], tokens)
+        functions["with_metadata"] = module.__call__.get_concrete_function(mels["serving_default"], tokens)
         tokens = tf.TensorSpec([None, None], tf.string, name="tokens")
-        found["batch_with_metadata"] = module.predict_batch.get_concrete_function(*several, tokens)
-    return found
+        functions["batch_with_metadata"] = module.predict_batch.get_concrete_function(*several, tokens)
+    return functions
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:

@@ -176,16 +176,16 @@ def _quality(evaluation: Evaluation, scores: np.ndarray) -> np.ndarray:
 
 def _find(manifest: Manifest, names: set[str]) -> dict[str, list[StoredTrack]]:
     """Returns the stored stretches of tracks by track id; each split is read only as far as needed."""
-    found: dict[str, list[StoredTrack]] = {}
+    stored: dict[str, list[StoredTrack]] = {}
     for split in manifest.splits:
-        wanted = names.intersection(manifest.track_ids([split])) - set(found)
+        wanted = names.intersection(manifest.track_ids([split])) - set(stored)
         tracks = groupby(iterate_tracks(manifest, split), key=lambda stretch: stretch.track_id)
         while wanted:
             name, stretches = next(tracks)
             if name in wanted:
-                found[name] = list(stretches)
+                stored[name] = list(stretches)
                 wanted.remove(name)
-    return found
+    return stored
 
 
 def _view(evaluation: Evaluation, scores: np.ndarray, place: int, stretches: list[StoredTrack]) -> TrackView:

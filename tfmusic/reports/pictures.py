@@ -16,35 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from tfmusic.reports.fonts import choose_fonts
 from tfmusic.reports.inspection import Example, Inspection
 
-_MAX_NAMED = 30
-
-
-def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Returns the confusion matrix as a picture, uint8 [height, width, 3]: numbers are counts, colours shares of a row.
-
-    Args:
-        counts: tracks by true class (row) and predicted class (column), [n_classes, n_classes].
-        labels: names of the classes; more than 30 are numbered.
-    """
-    n, is_named = len(labels), len(labels) <= _MAX_NAMED
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    fonts, _ = choose_fonts(labels if is_named else ())
-    with mpl.rc_context({"font.family": fonts, "font.size": 8, "text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure = Figure(figsize=(2 + 0.4 * min(n, 20), 1.6 + 0.34 * min(n, 20)), dpi=80, layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel="predicted", ylabel="true")
-        if is_named:
-            axes.set_xticks(range(n), labels, rotation=45, ha="right")
-            axes.set_yticks(range(n), labels)
-            for i, j in np.ndindex(n, n):
-                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="w" if shares[i, j] > 0.6 else "k")
-        canvas: Any = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
+_MAX_NAMED = 30  # classes of a confusion matrix
 _DPI = 110
 _COLOURS = ("#4477AA", "#EE6677", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 _MAX_LABELS = 60
@@ -55,27 +27,30 @@ _RANGE_DB = 80.0  # of the colours, below the maximum of an example
 class Pictures:
     """Draws the pictures of an inspection into a folder; `names` has the text for each label."""
 
-    def __init__(self, found: Inspection, names: Mapping[str, str], fonts: Sequence[str], folder: Path) -> None:
-        self.found, self.names, self.fonts, self.folder = found, names, list(fonts), folder
+    def __init__(self, inspection: Inspection, names: Mapping[str, str], fonts: Sequence[str], folder: Path) -> None:
+        self.inspection, self.names, self.fonts, self.folder = inspection, names, list(fonts), folder
 
     def draw(self) -> list[Path]:
         """Draws labels and lengths and, where tracks have several labels, two pictures more; returns the files."""
         drawn = [self.labels()]
-        if len(self.found.seconds):
+        if len(self.inspection.seconds):
             drawn.append(self.lengths())
-        if max(self.found.labels_per_track) > 1:
+        if max(self.inspection.labels_per_track) > 1:
             drawn += [self.labels_per_track(), self.together()]
         return drawn
 
     def labels(self) -> Path:
         """Draws one bar for each label, the most frequent at the top, in the colours of the splits."""
-        counts = dict(list(self.found.counts.items())[:_MAX_LABELS])
-        with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts) + 0.4 * bool(self.found.splits)) as (figure, path):
+        counts = dict(list(self.inspection.counts.items())[:_MAX_LABELS])
+        with self._figure("labels", 8.0, 1.2 + 0.24 * len(counts) + 0.4 * bool(self.inspection.splits)) as (
+            figure,
+            path,
+        ):
             axes, left = figure.subplots(), np.zeros(len(counts))
             places = np.arange(len(counts))
-            splits = self.found.splits
+            splits = self.inspection.splits
             for split, colour in zip(splits or ("",), _colours(len(splits) or 1), strict=True):
-                in_split = self.found.counts_of(split) if split else counts
+                in_split = self.inspection.counts_of(split) if split else counts
                 widths = np.array([in_split.get(label, 0) for label in counts])
                 axes.barh(places, widths, left=left, color=colour, height=0.75, label=split or None)
                 left += widths
@@ -87,8 +62,10 @@ class Pictures:
             axes.set_ylim(len(counts) - 0.4, -0.6)
             axes.set_xlim(0, left.max() * 1.09)
             axes.set_xlabel("tracks")
-            more = len(self.found.counts) - len(counts)
-            axes.set_title(f"{self.found.name}: tracks by label" + (f" ({more} rarer labels left out)" if more else ""))
+            more = len(self.inspection.counts) - len(counts)
+            axes.set_title(
+                f"{self.inspection.name}: tracks by label" + (f" ({more} rarer labels left out)" if more else "")
+            )
             if splits:
                 figure.legend(loc="outside lower center", ncols=min(len(splits), 6), frameon=False)
             _plain(axes, "x")
@@ -96,38 +73,35 @@ class Pictures:
 
     def lengths(self) -> Path:
         """Draws a histogram of the lengths of tracks."""
-        seconds = self.found.seconds
+        seconds = self.inspection.seconds
+        low, high = seconds.min(), seconds.max()
+        if high - low < 1.0:  # equal lengths: one bar instead of forty of a few milliseconds
+            low, high = low - 0.5, high + 0.5
         with self._figure("lengths", 8.0, 3.6) as (figure, path):
             axes = figure.subplots()
-            low, high = seconds.min(), seconds.max()
-            if high - low < 1.0:  # equal lengths: one bar instead of forty of a few milliseconds
-                low, high = low - 0.5, high + 0.5
             axes.hist(seconds, bins=np.linspace(low, high, 41), color=_COLOURS[0])
-            axes.set_xlabel("length (s)")
-            axes.set_ylabel("tracks")
-            axes.set_title(f"{self.found.name}: {len(seconds):,} tracks, {seconds.sum() / 3600:,.2f} hours")
-            _whole_numbers(axes.yaxis)
-            _plain(axes, "y")
+            self._describe(axes, f"{len(seconds):,} tracks, {seconds.sum() / 3600:,.2f} hours", "length (s)")
         return path
 
     def labels_per_track(self) -> Path:
         """Draws how many tracks have how many labels."""
-        counts = self.found.labels_per_track
+        counts = self.inspection.labels_per_track
         with self._figure("labels_per_track", 8.0, 3.6) as (figure, path):
             axes = figure.subplots()
             axes.bar(list(counts), list(counts.values()), color=_COLOURS[0])
-            axes.set_xlabel("labels per track")
-            axes.set_ylabel("tracks")
-            axes.set_title(f"{self.found.name}: labels per track")
-            _whole_numbers(axes.xaxis)
-            _whole_numbers(axes.yaxis)
-            _plain(axes, "y")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            self._describe(axes, "labels per track", "labels per track")
         return path
+
+    def _describe(self, axes: Any, title: str, x_label: str) -> None:
+        axes.set(xlabel=x_label, ylabel="tracks", title=f"{self.inspection.name}: {title}")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _plain(axes, "y")
 
     def together(self) -> Path:
         """Draws the share of the tracks of one label (row) that also have another label (column)."""
-        labels = list(self.found.counts)[:_MAX_TOGETHER]
-        shares = self.found.together(labels)
+        labels = list(self.inspection.counts)[:_MAX_TOGETHER]
+        shares = self.inspection.together(labels)
         np.fill_diagonal(shares, np.nan)
         size = 3.0 + 0.3 * len(labels)
         with self._figure("together", size + 1.0, size) as (figure, path):
@@ -138,20 +112,22 @@ class Pictures:
             texts = [_short(self.names[label], 24) for label in labels]
             axes.set_xticks(range(len(labels)), texts, rotation=90)
             axes.set_yticks(range(len(labels)), texts)
-            axes.set_title(f"{self.found.name}: share of the tracks of a row\nthat also have the label of the column")
+            axes.set_title(
+                f"{self.inspection.name}: share of the tracks of a row\nthat also have the label of the column"
+            )
             figure.colorbar(image, ax=axes, shrink=0.7)
         return path
 
     def examples(
-        self, number: int, label: str, some: Sequence[Example], *, frames_per_s: float, is_power: bool
+        self, number: int, label: str, examples: Sequence[Example], *, frames_per_s: float, is_power: bool
     ) -> Path:
         """Draws a page of spectrograms of one label, all over the same number of seconds."""
-        n_rows, longest_s = -(-len(some) // 2), max(example.values.shape[1] for example in some) / frames_per_s
+        n_rows, longest_s = -(-len(examples) // 2), max(example.values.shape[1] for example in examples) / frames_per_s
         with self._figure(f"examples-{number:02d}", 10.0, 0.8 + 2.2 * n_rows) as (figure, path):
             grid = figure.subplots(n_rows, 2, squeeze=False)
-            for axes in grid.ravel()[len(some) :]:
+            for axes in grid.ravel()[len(examples) :]:
                 axes.set_visible(False)
-            for place, (axes, example) in enumerate(zip(grid.ravel(), some, strict=False)):
+            for place, (axes, example) in enumerate(zip(grid.ravel(), examples, strict=False)):
                 end_s = example.start_s + example.values.shape[1] / frames_per_s
                 extent = (example.start_s, end_s, 0, len(example.values))
                 limits = _limits(shown := _shown(example.values, is_power), is_power)
@@ -168,8 +144,10 @@ class Pictures:
                 axes.set_xlim(example.start_s, example.start_s + longest_s)
                 axes.set_title(example.track_id, fontsize=9)
                 axes.set_ylabel("bin" if place % 2 == 0 else "")
-                axes.set_xlabel("s" if place >= len(some) - 2 else "")
-            figure.suptitle(f"{self.found.name}: {_short(self.names[label], 60)}, {self.found.counts[label]:,} tracks")
+                axes.set_xlabel("s" if place >= len(examples) - 2 else "")
+            figure.suptitle(
+                f"{self.inspection.name}: {_short(self.names[label], 60)}, {self.inspection.counts[label]:,} tracks"
+            )
         return path
 
     @contextmanager
@@ -209,5 +187,27 @@ def _plain(axes: Any, grid: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _whole_numbers(axis: Any) -> None:
-    axis.set_major_locator(MaxNLocator(integer=True))
+def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Returns the confusion matrix as a picture, uint8 [height, width, 3]: numbers are counts, colours shares of a row.
+
+    Args:
+        counts: tracks by true class (row) and predicted class (column), [n_classes, n_classes].
+        labels: names of the classes; more than 30 are numbered.
+    """
+    n, is_named = len(labels), len(labels) <= _MAX_NAMED
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fonts, _ = choose_fonts(labels if is_named else ())
+    with mpl.rc_context({"font.family": fonts, "font.size": 8, "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure = Figure(figsize=(2 + 0.4 * min(n, 20), 1.6 + 0.34 * min(n, 20)), dpi=80, layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel="predicted", ylabel="true")
+        if is_named:
+            axes.set_xticks(range(n), labels, rotation=45, ha="right")
+            axes.set_yticks(range(n), labels)
+            for i, j in np.ndindex(n, n):
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="w" if shares[i, j] > 0.6 else "k")
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
