@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2  # processes of the tests; each takes up to 7 GB of memory
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+# Python compiles what it imports when it does; all of TensorFlow would take half a minute.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint .ci/constraints.txt
 
 ADDONS := .venv-addons
 PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
 PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons`
 
-.PHONY: help demo test quick torture lint test-addons test-beam test-pythons benchmark audit clean
+.PHONY: help demo environments test quick torture lint test-addons test-beam test-pythons benchmark audit clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -37,14 +39,20 @@ demo: $(VENV)/installed
 	$(BIN)/python -m tfmusic predict demo/run/export demo/data/q2/test --out demo/predictions-export.json --overwrite
 	cmp demo/predictions.json demo/predictions-export.json && echo "run and SavedModel give the same answers"
 
+# The three environments; `make --jobs 3 environments` installs them side by side.
+environments: $(VENV)/installed-test $(BEAM)/installed $(ADDONS)/installed
+
+# Each process begins with its own contiguous part of the tests, so that the fixtures of a file are rarely made twice; one
+# that has finished takes tests from the end of another's part.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 quick: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow and not torture"
+	$(BIN)/python -m pytest -m "not slow"
 
-# Long, some hours on 2 cores: what `make test` does a few times for the promises of the README, done at length, the
-# shortest first. It ends with a table: promise, trials, failures. One part: make torture TORTURE=tests/test_kill.py
+# Some hours on 2 cores: kills, faults, bit flips and random input at length, and every variant of what `make test` does
+# for one (one architecture a family, one task, one precision). The shortest come first. It ends with a table: promise,
+# trials, failures. One part: make torture TORTURE=tests/test_kill.py
 TORTURE ?= tests/test_[!fk]*.py tests/test_f*.py tests/test_k*.py
 
 torture: $(VENV)/installed-test
@@ -56,12 +64,15 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 
 # The stack of TensorFlow Addons: Python 3.11, TensorFlow 2.15.1, Keras 2.15, in an environment of its own. It runs the
-# tests whose code meets TensorFlow or Keras; those of numpy alone would say the same again.
+# quick tests whose code meets TensorFlow or Keras (of the models: that each builds, answers, saves and loads), and the
+# slow ones of what this stack alone has.
 ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
-	addons losses augment pipeline devices processes models formats serving explain tf_serving))
+	addons losses augment pipeline devices processes formats serving explain tf_serving)) \
+	$(addprefix tests/test_models.py::test_,codes_in_logits_out save_and_load_keep_the_output \
+	keras_2_gets_its_model_back)
 
 test-addons: $(ADDONS)/installed $(VENV)/installed
-	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow and not torture" $(ADDONS_TESTS)
+	KERAS_BACKEND=tensorflow $(ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS)
 	KERAS_BACKEND=tensorflow TFMUSIC_OTHER_PYTHON=$(CURDIR)/$(BIN)/python TFMUSIC_OTHER_PYTHONS=$(CURDIR)/$(BIN)/python \
 		$(ADDONS)/bin/python -m pytest -m slow tests/test_addons.py tests/test_processes.py tests/test_pythons.py
 
@@ -112,13 +123,13 @@ $(ADDONS)/installed: pyproject.toml .ci/constraints-addons.txt
 	@$(PYTHON311) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"the addons stack needs Python 3.11, $(PYTHON311) is {v[0]}.{v[1]}: pass PYTHON311=python3.11, say")'
 	$(PYTHON311) -m venv $(ADDONS)
 	@echo "installing TensorFlow 2.15 and its addons into $(ADDONS)"
-	$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints-addons.txt --editable '.[addons,test-addons]'
+	$(ADDONS)/bin/python $(PIP_INSTALL) --constraint .ci/constraints-addons.txt --editable '.[addons,test-addons]'
 	@touch $@
 
 $(BEAM)/installed: pyproject.toml .ci/requirements-beam.txt
 	$(PYTHON) -m venv $(BEAM)
-	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement .ci/requirements-beam.txt
-	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BEAM)/bin/python $(PIP_INSTALL) --requirement .ci/requirements-beam.txt
+	$(BEAM)/bin/python $(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 clean:

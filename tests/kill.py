@@ -45,12 +45,14 @@ class Command:
         result: what of an output is compared, by name.
         visible: checks what stands under the output's name after a kill, given what should.
         again: arguments of the second run; by default those of the first.
+        most_workers: processes that it works with at most.
     """
 
     arguments: Callable[[Path, Path, int], list[str]]
     result: Callable[[Path], dict[str, str]]
     visible: Callable[[Path, dict[str, str]], None]
     again: Callable[[Path, Path, int], list[str]] | None = None
+    most_workers: int = 2
 
 
 def hashes(folder):
@@ -163,16 +165,18 @@ COMMANDS = {
             "fit", "q2", "--records", str(base / "records"), "--out", str(out), *SMALL,
             *(["--resume"] if (out / "backup/state.npz").is_file() else []),
         ],
+        most_workers=1,
     ),
     "export": Command(
         lambda base, out, workers: ["export", str(base / "runs/0"), "--out", str(out)], export_result, verified,
+        most_workers=1,
     ),
     "ensemble": Command(
         lambda base, out, workers: [
             "ensemble", str(base / "runs/0"), str(base / "runs/1"), "--out", str(out), "--records",
             str(base / "records"),
         ],
-        run_result, verified,
+        run_result, verified, most_workers=1,
     ),
 }  # fmt: skip
 
@@ -275,10 +279,10 @@ def make_inputs(base):
 
 
 def undisturbed(command, base, folder):
-    """Returns the result of a run that nothing disturbs, its seconds with one and two workers, and its touches."""
+    """Returns the result of a run that nothing disturbs, its seconds by number of workers, and its touches."""
     out, touches, seconds = folder / "1" / "out", folder / "touches", []
     file = os.open(touches, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for workers in (1, 2):
+    for workers in range(1, command.most_workers + 1):
         (folder / str(workers)).mkdir()
         before = (
             (lambda: count_touches(out.parent, lambda n: os.write(file, f"{n}\n".encode()))) if workers == 1 else int
@@ -289,7 +293,8 @@ def undisturbed(command, base, folder):
         assert code == 0, text
     os.close(file)
     expected = command.result(out)
-    assert command.result(folder / "2" / "out") == expected
+    for workers in range(2, command.most_workers + 1):
+        assert command.result(folder / str(workers) / "out") == expected
     return expected, seconds, int(touches.read_text().split()[-1])
 
 
@@ -298,7 +303,7 @@ def try_once(command, base, folder, expected, rng, seconds, touches):
     folder.mkdir()
     out = folder / "out"
     if rng.random() < 0.5:
-        workers = rng.choice((1, 2))
+        workers = rng.randint(1, command.most_workers)
         code, _ = forked(
             main_of(command.arguments(base, out, workers)), kill_after_s=rng.uniform(0.05, 1.05) * seconds[workers - 1]
         )

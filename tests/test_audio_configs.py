@@ -70,7 +70,9 @@ def test_dry_run(data, tmp_path, name, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(  # fma_cqt reads the same data set as fma_small
+    "name", [pytest.param(name, marks=pytest.mark.torture if name == "fma_small" else ()) for name in CASES]
+)
 def test_build_fit_evaluate_predict(data, tmp_path, name, capsys):
     """A short training on audio: official splits, one epoch, the test split scored, an answer for a sound file."""
     records, run, small = tmp_path / "records", tmp_path / "run", (*CASES[name][2], *SMALL)

@@ -129,7 +129,7 @@ def test_arguments_are_checked_before_anything_is_measured(tmp_path, capsys):
     assert "pass fewer, or another --work" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_startup_imports_nothing_large():
     """Help and a wrong argument answer in a small part of the time of `import tensorflow`."""
     document = benchmark("startup", *SMALL)
@@ -140,7 +140,7 @@ def test_startup_imports_nothing_large():
     assert document["environment"]["processor"]
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_converter_compares_with_cat_and_with_the_float_list_design(tmp_path):
     """Every case has a sample, records are a quarter of the bytes, memory does not grow; the folder is empty after."""
     document = benchmark("converter", *SMALL, "--gigabytes", "0.02", "--tracks", "200", "--work", str(tmp_path))
@@ -196,14 +196,14 @@ def test_the_rivals_warp_is_a_warp(frames):
     assert frames == 3 or (rows != np.arange(frames)).any()
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_serving_compares_whole_tracks():
     """The SavedModel answers faster than a window at a time does."""
     (found,) = comparisons(benchmark("serving", *SMALL, "--width", "4"))
     assert found["ratios"][0]["median"] > 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_models_compare_the_same_network():
     """Training and inference are measured; where PyTorch is not installed, the table says so."""
     document = benchmark("models", *SMALL, "--networks", "crnn", "--width", "4", "--batch-size", "2", "--threads", "1")

@@ -354,8 +354,9 @@ def test_table_aligns_wide_letters():
 
 
 @pytest.mark.slow
-def test_models_lists_all_with_their_cost(capsys):
+def test_models_lists_all_with_their_cost(capsys, monkeypatch):
     """A row for every builder, for the task's input; measured speed on request."""
+    monkeypatch.setattr("tfmusic.commands.models._MEASURE_S", 0.01)
     assert main(["models", "q3", "model.width=4", "input.frames=40", "input.hop_frames=20", "--measure"]) == 0
     out = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}

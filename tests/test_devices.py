@@ -33,14 +33,16 @@ records, out, *switches = sys.argv[1:]
 for devices in (1, "all"):
     run = Path(out) / str(devices)
     args = ("q2", Path(records), run, *switches, f"training.devices={devices}")
-    assert fit_small(*args, "training.epochs=1") == 0
-    assert fit_small(*args, "training.epochs=2", flags=("--resume",)) == 0
+    if devices == "all":
+        assert fit_small(*args, "training.epochs=1") == 0
+    assert fit_small(*args, "training.epochs=2", flags=("--resume",) if devices == "all" else ()) == 0
 assert fit_small("q2", Path(records), Path(out) / "odd", "training.devices=2", "training.batch_size=7") == 2
 """
 
 # Nothing random inside the model: what is dropped where depends on the device.
 _SWITCHES = (
     "model.name=cnn1d",  # soon compiled
+    "training.schedule=constant",  # else the rates of a resumed run would differ
     "model.dropout=0.0", "training.ema_momentum=0.9", "augment.mixup_alpha=0.2", "training.learning_rate=1e-3",
 )  # fmt: skip
 

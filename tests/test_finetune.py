@@ -123,7 +123,7 @@ def test_backbone_of_another_run_frozen_then_free(trained, q1_records, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_after", [1, 2])
+@pytest.mark.parametrize("killed_after", [1, pytest.param(2, marks=pytest.mark.torture)])
 def test_killed_in_either_stage_and_resumed(trained, q1_records, tmp_path, killed_after):
     """Killed with -9 at the end of the frozen stage or in the next, and resumed without the source: same weights."""
     source = tmp_path / "source"

@@ -26,7 +26,7 @@ from tfmusic.scoring.track_scorer import TrackScorer, save_scorers
 
 ROOT = Path(__file__).parents[1]
 QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 NAMES = (
     "npy", "example", "tfrecord", "segments", "manifest", "contract", "calibration", "checksums", "feature", "config",
@@ -46,7 +46,7 @@ def test_spoiled_input(known, name):
     """Good input with some faults: answered, or refused in a line that names it."""
     assert set(known) == set(NAMES)
     target, rng = known[name], random.Random(name)
-    for _ in range(30 if name == "config" else 400):
+    for _ in range(20 if name == "config" else 100):
         check(target.parse, target.spoil(rng.choice(target.seeds), rng))
 
 

@@ -11,7 +11,7 @@ from tests.kill import COMMANDS, hashes
 from tfmusic.core.files import put_in_place
 
 ROOT = Path(__file__).parents[1]
-TRIALS = {"build-records": 6, "build-records on a store": 6, "extract": 6, "export": 2, "fit": 2, "ensemble": 2}
+TRIALS = {"build-records": 4, "build-records on a store": 4, "extract": 4, "export": 1, "fit": 2, "ensemble": 1}
 
 
 def tortured(trials, **options):

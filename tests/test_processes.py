@@ -108,12 +108,16 @@ def test_two_processes_train_one_model(records, tmp_path):
     assert report["value"] == pytest.approx(max(line["validation"] for line in lines), abs=1e-5)
 
 
+ENDINGS = ((1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (1, signal.SIGTERM, 130))  # process, how, its exit code
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_KERAS_3, reason="TensorFlow's workers wait for one that is to come back")
-def test_a_killed_process_ends_the_others(records, tmp_path):
+@pytest.mark.parametrize("endings", [ENDINGS[1:], pytest.param(ENDINGS, marks=pytest.mark.torture)])
+def test_a_killed_process_ends_the_others(records, tmp_path, endings):
     """Whichever is killed or told to end, the other ends with one line and exit code 2, and --resume goes on."""
     out, state = tmp_path / "run", RunDir(tmp_path / "run").state
-    for killed, how, code in ((1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (1, signal.SIGTERM, 130)):
+    for killed, how, code in endings:
         before = state.stat().st_mtime_ns if state.is_file() else 0
         flags = ("--resume",) if before else ()
         processes = start_two(records, out, "training.epochs=500", flags=flags)

@@ -18,7 +18,9 @@ def real(shared_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["q1", "q2", "q3"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("q1", marks=pytest.mark.torture), "q2", pytest.param("q3", marks=pytest.mark.torture)]
+)
 def test_build_fit_predict_score(real, tmp_path, task, capsys):
     """Real files of every question go through all commands; a small model beats one answer for all."""
     records, run, out = tmp_path / "records", tmp_path / "run", tmp_path / "answers.json"

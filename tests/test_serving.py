@@ -83,7 +83,7 @@ def test_graph_scales_as_the_converter_does(name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling"), [("crnn", "last"), ("crnn", "attention"), ("cnn2d", "max"), ("resnet34", "attention")]
+    ("name", "pooling"), [("crnn", "last"), ("crnn", "attention"), ("cnn2d", "max"), ("resnet18", "attention")]
 )
 def test_every_model_is_exported_whole(name, pooling, tmp_path):
     """Recurrent, convolutional and attention-pooled models answer from disk as they do in memory."""

@@ -1,7 +1,7 @@
 """A summary of the long tests by promise: `python -m pytest -p tests.torture -m torture -s`, for `make torture`.
 
-A test says how often it has tried by `record_property("trials", n)`, and what it has measured by
-`record_property("measured", text)`; else it is one trial. A test that fails is a promise that does not hold.
+A test states its number of trials with `record_property("trials", n)` (default 1) and a measurement with
+`record_property("measured", text)`. A failed test is a promise that does not hold.
 """
 
 from collections import defaultdict
@@ -15,6 +15,7 @@ PROMISES = {  # in the words of README, by the file of the test
     "test_hostile_server": "serve",
     "test_long": "long trainings",
 }
+OTHERS = "every variant of what `make test` samples"
 
 
 @dataclass
@@ -38,15 +39,15 @@ def pytest_terminal_summary(terminalreporter):
         return
     rows, measured = defaultdict(Row), {}
     for place, parts in reports.items():
-        row = rows[PROMISES.get(place.partition(".py")[0].rpartition("/")[2], place)]
-        told = dict(pair for part in parts for pair in part.user_properties)
+        row = rows[PROMISES.get(place.partition(".py")[0].rpartition("/")[2], OTHERS)]
+        properties = dict(pair for part in parts for pair in part.user_properties)
         is_skipped = any(part.skipped for part in parts)
         row.skipped += is_skipped
         row.tests += not is_skipped
-        row.trials += 0 if is_skipped else int(told.get("trials", 1))
+        row.trials += 0 if is_skipped else int(properties.get("trials", 1))
         row.failed += any(part.failed for part in parts)
         row.minutes += sum(part.duration for part in parts) / 60
-        measured |= {place: told["measured"]} if "measured" in told else {}
+        measured |= {place: properties["measured"]} if "measured" in properties else {}
     terminalreporter.section("promises")
     terminalreporter.write_line(f"{'promise':48}{'trials':>10}{'tests':>7}{'failed':>8}{'skipped':>9}{'minutes':>9}")
     for promise, row in rows.items():
