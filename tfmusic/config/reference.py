@@ -5,7 +5,7 @@ Everything is read off the JSON Schema that pydantic makes of `Config`, so that 
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfmusic.config.loading import dump_value
@@ -140,17 +140,14 @@ def _data_keys(schema: Mapping[str, Any]) -> list[Key]:
     """Returns the keys of `data`: those of every loader once, then those that some loaders have."""
     sections = [_section(schema, branch) for branch in schema["properties"]["data"]["oneOf"]]
     loaders = [str(section["properties"]["loader"]["const"]) for section in sections]
-    keys = {"data.loader": Key("data.loader", " | ".join(loaders), loaders[0], "The layout of the data set on disk.")}
-    owners: dict[str, list[str]] = {}
+    owners: dict[Key, list[str]] = {}  # loaders may have keys of the same name and another meaning
     for loader, section in zip(loaders, sections, strict=True):
         for key in _keys_of("data", section):
-            owners.setdefault(key.path, []).append(loader)
-            keys.setdefault(key.path, key)
-    result = []
-    for path, key in keys.items():
-        is_common = len(owners[path]) == len(loaders)
-        result.append(Key(key.path, key.values, key.default, key.meaning, () if is_common else tuple(owners[path])))
-    return sorted(result, key=lambda key: bool(key.loaders))
+            if key.path != "data.loader":
+                owners.setdefault(key, []).append(loader)
+    first = Key("data.loader", " | ".join(loaders), loaders[0], "Which loader reads the data: its layout on disk.")
+    common = [key for key, names in owners.items() if len(names) == len(loaders)]
+    return [first, *common, *(replace(key, loaders=tuple(owners[key])) for key in owners if key not in common)]
 
 
 def _keys_of(section: str, schema: Mapping[str, Any]) -> Iterator[Key]:

@@ -374,6 +374,8 @@ class Config(Section):
                 "several tasks want training.loss=auto and training.class_weights=none. Received:"
                 f" loss={training.loss}, class_weights={training.class_weights}"
             )
+        if are_several and training.target != "labels":
+            raise ValueError(f"training.target={training.target} is for one task: set it to labels for several")
         if are_several and training.cache_frozen:
             raise ValueError("training.cache_frozen is for one task: set it to false for several")
         if are_several and self.balance.is_on:

@@ -46,7 +46,12 @@ class Options(DataSection):
 
     loader: Literal["airush"] = "airush"
     question: QuestionName | list[QuestionName]
-    """which question; a list of them where `task` is a list"""
+    """Question of the challenge; a list where `task` is a list."""
+
+    @property
+    def label_kind(self) -> Literal["single", "multi"]:
+        """Whether a track has one label, or several tags."""
+        return "multi" if self.question == "q2" else "single"
 
     @property
     def n_labels(self) -> int:

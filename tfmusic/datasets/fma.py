@@ -51,11 +51,16 @@ class Options(OfficialSection):
 
     loader: Literal["fma"]
     subset: Literal["small", "medium", "large", "full"] = "small"
-    """each holds the tracks of those before it; full has whole tracks"""
+    """Each holds the tracks of those before it; full has whole tracks."""
     genres: Literal["top", "top_first", "all"] = "top"
-    """the top genre; the top genre with the others behind it, for a soft target; all genres as tags"""
+    """The top genre; the top genre with the others behind it, for a soft target; all genres as tags."""
     merge: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(default_factory=dict)
-    """new names of classes, each with the genres that it stands for"""
+    """New names of classes, each with the genres that it stands for."""
+
+    @property
+    def label_kind(self) -> Literal["single", "multi"]:
+        """Whether a track has one label, or several tags."""
+        return "multi" if self.genres == "all" else "single"
 
     @property
     def n_labels(self) -> int:

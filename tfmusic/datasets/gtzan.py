@@ -44,11 +44,11 @@ class Options(OfficialSection):
 
     loader: Literal["gtzan"]
     n_classes: Literal[8, 10] = 10
-    """10 genres, or 8 without blues and rock"""
+    """10 genres, or 8 without blues and rock."""
     lists: Name = "split"
-    """folder of the lists of clips, below the data or a path of its own; none for no splits"""
+    """Folder of the lists of clips, below the data or a path of its own; none for no splits."""
     validation_per_class: CountOrZero = 5
-    """training clips of every genre, chosen by `seed`, that validate where no list does"""
+    """Training clips of every genre, chosen by `seed`, that validate where no list does."""
 
     @property
     def n_labels(self) -> int:

@@ -40,11 +40,16 @@ class Options(OfficialSection):
 
     loader: Literal["jamendo"]
     subset: Literal["moodtheme", "genre", "instrument", "top50tags", "all"] = "moodtheme"
-    """which tags; those of one category are named without it: happy, not mood/theme---happy"""
+    """Which set of tags; those of one category are named without it: happy, not mood/theme---happy."""
     split: Annotated[int, Field(ge=0, le=4)] = 0
-    """which of the five official splits"""
+    """Which of the five official splits is used."""
     audio: Name = "audio"
-    """folder of the audio, below the data or a path of its own"""
+    """Folder of the audio, below the data or a path of its own."""
+
+    @property
+    def label_kind(self) -> Literal["single", "multi"]:
+        """Whether a track has one label, or several tags."""
+        return "multi"
 
     @property
     def n_labels(self) -> int:

@@ -13,15 +13,15 @@ class DataSection(Section):
     """Where tracks and labels come from."""
 
     loader: str
-    """which loader reads the data"""
+    """Which loader reads the data."""
     folds: Annotated[int, Field(ge=2, le=100)] = 5
-    """parts of the cross-validation; no artist or album is in two of them"""
+    """Parts of the cross-validation; no artist or album is in two of them."""
     seed: Seed = 0
-    """of the assignment to folds"""
+    """Seed of the assignment to folds."""
     on_error: Literal["stop", "skip"] = "stop"
-    """what a track that cannot be used does: stop the build, or be left out and listed"""
+    """For a track that cannot be used: stop the build, or leave it out and list it."""
     min_s: PositiveOrZero = 0.0
-    """shorter tracks cannot be used, seconds"""
+    """Shorter tracks cannot be used, s."""
 
     @property
     def makes_folds(self) -> bool:
@@ -34,6 +34,11 @@ class DataSection(Section):
         return False
 
     @property
+    def label_kind(self) -> Literal["single", "multi"]:
+        """Whether a track has one label, or several tags."""
+        return "single"
+
+    @property
     def n_labels(self) -> int | None:
         """How many labels the data usually has, or None where only the data can tell."""
         return None
@@ -43,9 +48,9 @@ class OfficialSection(DataSection):
     """Where tracks and labels come from; the data may have official splits."""
 
     splits: Literal["official", "folds"] = "official"
-    """keep the official splits, or assign all tracks to folds"""
+    """Keep the official splits, or assign all tracks to folds."""
     artist_leaks: Literal["report", "drop"] = "report"
-    """training tracks whose artist is also in a split that is scored: warn of them, or leave them out"""
+    """Training tracks whose artist is also in a split that is scored: warn of them, or leave them out."""
 
     @property
     def makes_folds(self) -> bool:

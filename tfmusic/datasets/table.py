@@ -29,9 +29,14 @@ class Options(OfficialSection):
 
     loader: Literal["table"]
     table: Name = "tracks.csv"
-    """the table, below the data or a path of its own"""
+    """The table, below the data or a path of its own."""
     kind: Literal["single", "multi"] = "single"
-    """one label a track, or several tags; with single the first is the label, and all can make a soft target"""
+    """One label a track, or several tags; with single the first is the label, and all can make a soft target."""
+
+    @property
+    def label_kind(self) -> Literal["single", "multi"]:
+        """Whether a track has one label, or several tags."""
+        return self.kind
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------

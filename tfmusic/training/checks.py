@@ -1,7 +1,7 @@
 """What is checked before a training begins: the config by itself, then whether it and the records go together."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ def check_config(config: Config, partners: Mapping[str, Config] | None = None) -
     check_partners(config, partners)
     for member in (config, *partners.values()):
         _check_member(member, contract=None)
+        _check_labels(member, [data.label_kind for data in member.tasks.values()])
 
 
 def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract, Folds]:
@@ -151,7 +152,7 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     _check_member(config, contract=contract, resume=resume)
     find_frontend(config.input.frontend, contract)
     _check_heads(manifest, folds)
-    _check_labels(config, contract)
+    _check_labels(config, [part.contract.kind for part in contract.parts().values()])
     _check_shards(manifest, folds)
     if config.training.cache_frozen and joined().are_several:
         raise ConfigError("training.cache_frozen is for one process: its small head is trained in seconds")
@@ -212,12 +213,13 @@ def check_partners(config: Config, partners: Mapping[str, Config]) -> None:
         )
 
 
-def _check_labels(config: Config, contract: Contract) -> None:
-    """Raises ConfigError where a setting is for the other kind of labels."""
-    make_losses(config, contract)
-    if config.training.target == "soft_top" and contract.kind != "single":
+def _check_labels(config: Config, kinds: Sequence[str]) -> None:
+    """Raises ConfigError where a setting is not for these kinds of labels, `single` or `multi`, one for every task."""
+    for kind in kinds:
+        make_loss(config.training, kind)
+    if config.training.target == "soft_top" and "multi" in kinds:
         raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
-    if config.training.class_weights == "balanced" and contract.kind != "single":
+    if config.training.class_weights == "balanced" and "multi" in kinds:
         raise ConfigError("training.class_weights=balanced is for one label a track; for several tags set loss=focal")
 
 
