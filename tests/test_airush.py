@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tfmusic.datasets import airush, airush_metadata, synthetic
-from tfmusic.datasets.splits import deal_folds
+from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
 
 
@@ -239,7 +239,7 @@ def test_real_metadata(shared_data, tmp_path, question):
     durations = [track.metadata["duration_s"] for track in dataset.tracks if "duration_s" in track.metadata]
     assert len(durations) == {"q1": 6456 - 692, "q3": 0}[question]
     assert all("genres" not in track.metadata for track in dataset.tracks if question == "q3")
-    folds = deal_folds(dataset.tracks, dataset.labels, n_folds=5, seed=0)
+    folds = assign_folds(dataset.tracks, dataset.labels, n_folds=5, seed=0)
     fold_of = {}
     for track, fold in zip(dataset.tracks, folds, strict=True):
         for key in [*track.artists, f"album {track.album}"] if track.album else track.artists:

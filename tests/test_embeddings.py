@@ -15,7 +15,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 from tfmusic.errors import DataError
 from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, read_embedding, read_index
 from tfmusic.features.filterbanks import filterbank_map, map_filterbank, mel_filterbank
@@ -241,7 +241,7 @@ def test_embeddings_of_a_run_are_what_its_head_sees(trained, music, tmp_path):
     with np.load(out) as file:
         for name in ids:
             cells = encoder.encode(read_mel(mels / f"{name}.npy", 128))
-            windows, starts = cut(cells, frames=contract.frames, hop_frames=contract.hop_frames)
+            windows, starts = slice_windows(cells, frames=contract.frames, hop_frames=contract.hop_frames)
             logits = np.asarray(model(windows, training=False))
             np.testing.assert_allclose(file[f"segments/{name}"] @ kernel + bias, logits, rtol=1e-4, atol=1e-4)
             np.testing.assert_allclose(file[f"start_s/{name}"], starts * 0.032, rtol=1e-6)
@@ -407,7 +407,7 @@ def test_own_96_bin_mels_need_no_frontend(checkpoint, tmp_path):  # noqa: F811
     model = build_model("musicnn", frames=187, n_bins=96, n_outputs=50, dtype="float32")
     transplant(model, musicnn_weights(checkpoint[0]), with_head=True)
     pool = keras.Model(model.input, model.get_layer("pool").output)
-    windows, _ = cut(np.log10(1 + 1e4 * mel[0].T), frames=187, hop_frames=187)
+    windows, _ = slice_windows(np.log10(1 + 1e4 * mel[0].T), frames=187, hop_frames=187)
     with np.load(out) as file:
         np.testing.assert_allclose(file["segments/t"], np.asarray(pool(windows, training=False)), rtol=1e-4, atol=1e-4)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfmusic.core.scale import Encoder, Scale
-from tfmusic.core.windows import cut, segment_starts, tile_to
+from tfmusic.core.windows import segment_starts, slice_windows, tile_to
 from tfmusic.errors import DataError
 from tfmusic.features.npy import check_power, count_mel_frames, read_mel
 
@@ -120,7 +120,7 @@ def test_tiling_repeats_from_the_beginning():
     """A short track is repeated until the window is full."""
     track = np.arange(3)[:, None]
     assert tile_to(track, 7)[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
-    windows, starts = cut(track, frames=7, hop_frames=7)
+    windows, starts = slice_windows(track, frames=7, hop_frames=7)
     assert windows.shape == (1, 7, 1)
     assert starts.tolist() == [0]
 

@@ -18,7 +18,7 @@ from tfmusic.core.scale import Scale
 from tfmusic.core.track import Track
 from tfmusic.datasets import airush
 from tfmusic.datasets.multitask import join
-from tfmusic.datasets.splits import deal_folds
+from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
 from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inputs.augment import SpecAugment
@@ -109,7 +109,7 @@ def test_joined_artists_stay_in_one_fold(music):
     folds = dict(
         zip(
             [track.track_id for track in joined.tracks],
-            deal_folds(joined.tracks, joined.labels, n_folds=3, seed=0),
+            assign_folds(joined.tracks, joined.labels, n_folds=3, seed=0),
             strict=True,
         )
     )

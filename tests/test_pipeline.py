@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inference.windows import batch_windows, outputs_by_track
 from tfmusic.inputs.augment import SpecAugment
@@ -110,7 +110,7 @@ def test_evaluation_scores_every_window_of_every_track_once(manifest, batch_size
     codes = np.concatenate([batch.codes for batch in made])[rows >= 0]
     assert (rows == -1).sum() < batch_size
     assert (rows[: len(codes)] >= 0).all()
-    expected = [cut(track.codes, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
+    expected = [slice_windows(track.codes, frames=100, hop_frames=50)[0] for track in iterate_tracks(manifest, "fold0")]
     np.testing.assert_array_equal(codes, np.concatenate(expected))
 
 
@@ -135,6 +135,6 @@ def test_every_track_is_scored_once(manifest):
     assert len(set(scored.track_ids)) == len(scored.rows)
     tracks = {track.row: track for name in SPLITS for track in iterate_tracks(manifest, name)}
     for row, logits, target in zip(scored.rows, scored.logits, scored.targets, strict=True):
-        windows, _ = cut(tracks[row].codes, frames=100, hop_frames=50)
+        windows, _ = slice_windows(tracks[row].codes, frames=100, hop_frames=50)
         np.testing.assert_allclose(logits[:, 0], windows.mean(axis=(1, 2)), rtol=1e-5)
         assert tuple(np.flatnonzero(target).tolist()) == tracks[row].label

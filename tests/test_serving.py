@@ -18,7 +18,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.inference.runtimes import load_predict_fn
 from tfmusic.models import build_model
@@ -56,7 +56,7 @@ def test_graph_and_numpy_agree(kind, aggregator, n_frames):
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, n_frames))).astype(np.float32)
     answer = module(tf.constant(mel))
     cells = Encoder(contract.scale, "uint8").encode(mel)
-    windows, starts = cut(cells, frames=40, hop_frames=15)
+    windows, starts = slice_windows(cells, frames=40, hop_frames=15)
     logits = np.asarray(model(windows, training=False))
     np.testing.assert_allclose(answer["track_scores"], scorer.track_scores(logits), atol=1e-5)
     np.testing.assert_allclose(answer["window_scores"], scorer.window_scores(logits), atol=1e-5)
@@ -97,7 +97,7 @@ def test_every_model_is_exported_whole(name, pooling, tmp_path):
     mel = (10 ** np.random.default_rng(0).uniform(-7, 3, (128, 300))).astype(np.float32)
     tf.saved_model.save(module, str(tmp_path), signatures=signatures(module, contract))
     answer = load_predict_fn(tmp_path)(mel)
-    windows, _ = cut(Encoder(contract.scale, "uint8").encode(mel), frames=64, hop_frames=15)
+    windows, _ = slice_windows(Encoder(contract.scale, "uint8").encode(mel), frames=64, hop_frames=15)
     expected = TrackScorer(kind="multi").track_scores(np.asarray(model(windows, training=False)))
     np.testing.assert_allclose(answer["track_scores"], expected, atol=1e-5)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tfmusic.core.track import Dataset, Track
 from tfmusic.datasets import airush
-from tfmusic.datasets.splits import deal_folds, group_tracks
+from tfmusic.datasets.splits import assign_folds, group_tracks
 from tfmusic.errors import DataError
 
 
@@ -32,7 +32,7 @@ def test_no_artist_or_album_in_two_folds(music):
     """The folds of every question keep artists and albums whole."""
     for question in ("q1", "q2", "q3"):
         data = airush.load(music, airush.Options(question=question), task=question)
-        assert_no_leak(data.tracks, deal_folds(data.tracks, data.labels, n_folds=5, seed=0))
+        assert_no_leak(data.tracks, assign_folds(data.tracks, data.labels, n_folds=5, seed=0))
 
 
 def test_groups_are_connected_components():
@@ -51,7 +51,7 @@ def test_class_sorted_labels_come_out_balanced():
         4000, labels=lambda i: (classes[i // 1000],), artists_of=lambda i: (f"artist {i // 4}",),
         album_of=lambda i: f"album {i // 2}",
     )  # fmt: skip
-    folds = deal_folds(tracks, classes, n_folds=5, seed=0)
+    folds = assign_folds(tracks, classes, n_folds=5, seed=0)
     assert_no_leak(tracks, folds)
     for fold in set(folds):
         assert abs(folds.count(fold) - 800) <= 8
@@ -65,7 +65,7 @@ def test_several_tags_are_spread():
     tracks = make_tracks(
         1000, labels=lambda i: tuple(set(rng.choices(tags, weights, k=3))), artists_of=lambda i: (str(i // 3),)
     )
-    folds = deal_folds(tracks, tags, n_folds=5, seed=0)
+    folds = assign_folds(tracks, tags, n_folds=5, seed=0)
     for tag in tags[:10]:
         overall = sum(tag in track.labels for track in tracks) / len(tracks)
         assert all(abs(share(folds, tracks, tag, f"fold{k}") - overall) < 0.1 * overall + 0.005 for k in range(5))
@@ -75,18 +75,18 @@ def test_order_of_tracks_plays_no_part():
     """The same tracks in another order get the same folds; another seed other ones."""
     tracks = make_tracks(200, labels=lambda i: (str(i % 4),), artists_of=lambda i: (str(i // 2),))
     labels = ("0", "1", "2", "3")
-    folds = dict(zip([t.track_id for t in tracks], deal_folds(tracks, labels, n_folds=5, seed=0), strict=True))
+    folds = dict(zip([t.track_id for t in tracks], assign_folds(tracks, labels, n_folds=5, seed=0), strict=True))
     shuffled = random.Random(1).sample(tracks, len(tracks))
-    again = dict(zip([t.track_id for t in shuffled], deal_folds(shuffled, labels, n_folds=5, seed=0), strict=True))
+    again = dict(zip([t.track_id for t in shuffled], assign_folds(shuffled, labels, n_folds=5, seed=0), strict=True))
     assert folds == again
-    assert folds != dict(zip(folds, deal_folds(tracks, labels, n_folds=5, seed=1), strict=True))
+    assert folds != dict(zip(folds, assign_folds(tracks, labels, n_folds=5, seed=1), strict=True))
 
 
 def test_too_few_groups():
     """One artist cannot be dealt into five folds."""
     tracks = make_tracks(50, labels=lambda i: ("x",), artists_of=lambda i: ("the same",))
     with pytest.raises(DataError, match=r"data.folds=5 needs .* Received: 1 groups of 50 tracks"):
-        deal_folds(tracks, ("x",), n_folds=5, seed=0)
+        assign_folds(tracks, ("x",), n_folds=5, seed=0)
 
 
 @pytest.mark.parametrize("labels", [("?",), (), ("x", "?")])

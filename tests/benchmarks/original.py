@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.benchmarks.clock import Bench, Clock, pulling, repeating
 from tfmusic.core.addons import sparse_image_warp
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 
 EXAMPLES_PER_FILE = 1000
 
@@ -54,7 +54,7 @@ def write_files(data: str, out: str, frames: int, n_examples: int) -> Bench:
 
 def _segments(mel: np.ndarray, frames: int) -> Iterator[np.ndarray]:
     """Yields windows [frames, n_bins] of dB, the same that tfmusic stores."""
-    yield from cut(10.0 * np.log10(np.maximum(mel, 1e-10)).T, frames=frames, hop_frames=frames)[0]
+    yield from slice_windows(10.0 * np.log10(np.maximum(mel, 1e-10)).T, frames=frames, hop_frames=frames)[0]
 
 
 def _example(segment: np.ndarray, *, label: int) -> bytes:

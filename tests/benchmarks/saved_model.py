@@ -12,7 +12,7 @@ from tests.benchmarks.made_up import N_BINS, answering
 from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.inference.runtimes import load_predict_fn
 from tfmusic.models import build_model, for_prediction
@@ -36,7 +36,7 @@ def tracks(folder: str, name: str, width: int, frames: int, hop_frames: int) -> 
     model.predict(np.zeros((1, frames, N_BINS), np.uint8), verbose=0)  # compiles
 
     def by_segment(mel: np.ndarray) -> np.ndarray:
-        windows, _ = cut(encoder.encode(mel), frames=frames, hop_frames=hop_frames)
+        windows, _ = slice_windows(encoder.encode(mel), frames=frames, hop_frames=hop_frames)
         logits = np.concatenate([model.predict(window[None], verbose=0) for window in windows])
         scores = np.asarray(keras.ops.softmax(logits))
         return np.asarray(scores.mean(0))

@@ -20,7 +20,7 @@ _MOST = 1 << 30  # of any size; beyond it lies no music, but the memory of a mac
 
 @dataclass(frozen=True)
 class Head:
-    """One task of a model that answers several: its name, kind and labels."""
+    """One task of a model with several: its name, kind and labels."""
 
     task: str
     kind: Kind
@@ -29,7 +29,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Contract:
-    """Feature, scale, window and labels; a model answers only for input that keeps all of it.
+    """Feature, scale, window and labels; a model takes only input that agrees with all of it.
 
     Attributes:
         task: name of the task, such as q2.
@@ -37,10 +37,10 @@ class Contract:
         labels: names of the outputs, in the order of the logits; `TASK:LABEL` where there are several tasks.
         feature: the spectrogram, or embedding, with its parameters.
         scale: turns linear power into stored codes.
-        dtype: storage type of a cell: uint8, float16 or float32.
+        dtype: storage type of a code: uint8, float16 or float32.
         frames: length of the model's input, frames.
         hop_frames: distance between windows when a track is scored, frames.
-        heads: the tasks of a model that answers several, in the order of their logits; empty for one task.
+        heads: the tasks of a model with several, in the order of their logits; empty for one task.
         metadata: the tokens that a model with metadata knows, in the order of its input; empty for others.
     """
 
@@ -74,12 +74,12 @@ class Contract:
         """Returns every task by name with its contract and its columns among the logits; for one task itself."""
         if not self.heads:
             return {self.task: Part(self, slice(0, len(self.labels)))}
-        found, begin = {}, 0
+        parts, begin = {}, 0
         for head in self.heads:
             contract = replace(self, task=head.task, kind=head.kind, labels=head.labels, heads=())
-            found[head.task] = Part(contract, slice(begin, begin + len(head.labels)))
+            parts[head.task] = Part(contract, slice(begin, begin + len(head.labels)))
             begin += len(head.labels)
-        return found
+        return parts
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the contract for JSON; `heads` and `metadata`, younger than format 1, only where there are some."""
@@ -125,15 +125,15 @@ class Contract:
         A token that is not known counts as `field=?`, where the model knows rare values of that field.
         """
         known = set(self.metadata)
-        found = {token if token in known else rare_token(token) for token in tokens}
-        return [float(token in found) for token in self.metadata]
+        present = {token if token in known else rare_token(token) for token in tokens}
+        return [float(token in present) for token in self.metadata]
 
     def difference(self, other: "Contract") -> str | None:
         """Returns the first field in which data for `other` would not fit this model, as text, or None."""
         for field in ("kind", "labels", "feature", "scale", "dtype"):
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if mine != theirs:
-                return f"{field}: {_short(mine)} against {_short(theirs)}"
+            expected, received = getattr(self, field), getattr(other, field)
+            if expected != received:
+                return f"{field}: {_short(expected)} against {_short(received)}"
         return None
 
 

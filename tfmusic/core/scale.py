@@ -15,7 +15,7 @@ import numpy as np
 
 ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
 
-DB_RANGE = 90.0  # what lies further below the loudest cell is noise of the encoder
+DB_RANGE = 90.0  # what lies further below the loudest value is noise of the encoder
 
 
 def _db(power: np.ndarray) -> np.ndarray:
@@ -51,8 +51,8 @@ class Scale:
     def measure(cls, name: ScaleName, mels: Sequence[np.ndarray]) -> Self:
         """Returns the scale whose range covers a sample of spectrograms; labels play no part.
 
-        `db`: up to the loudest cell, rounded up to a whole dB, and 90 dB down from there.
-        `identity`: everything, whatever the sample. The others: from 0 to the loudest cell, rounded up to a tenth.
+        `db`: up to the loudest value, rounded up to a whole dB, and 90 dB down from there.
+        `identity`: everything, whatever the sample. The others: from 0 to the loudest value, rounded up to a tenth.
         """
         if name == "identity":
             return cls(name, -_FLOAT32_MAX, _FLOAT32_MAX)
@@ -96,24 +96,24 @@ class Scale:
 
 
 class Encoder:
-    """Turns float32 power [n_bins, n_frames] into stored cells [n_frames, n_bins] of one dtype."""
+    """Turns float32 power [n_bins, n_frames] into stored codes [n_frames, n_bins] of one dtype."""
 
     def __init__(self, scale: Scale, dtype: str) -> None:
         self.scale, self.dtype = scale, np.dtype(dtype)
         self._table = scale.table() if self.dtype == np.uint8 else None
 
     def encode(self, mel: np.ndarray) -> np.ndarray:
-        """Returns the cells in time-major order, C-contiguous."""
+        """Returns the codes in time-major order, C-contiguous."""
         if self._table is not None:
             return _turned(_look_up(self._table, mel))
         return np.ascontiguousarray(self.scale.apply(mel).T, dtype=self.dtype)
 
-    def count_clipped(self, cells: np.ndarray) -> int:
-        """Returns how many cells lie at or beyond the ends of the scale."""
+    def count_clipped(self, codes: np.ndarray) -> int:
+        """Returns how many codes are at the ends of the scale."""
         low, high = (0, 255) if self.dtype == np.uint8 else (self.scale.low, self.scale.high)
         with np.errstate(over="ignore"):  # the ends of `identity` are beyond float16
             ends = np.array([low, high]).astype(self.dtype)
-        return int(np.count_nonzero(cells == ends[0]) + np.count_nonzero(cells == ends[1]))
+        return int(np.count_nonzero(codes == ends[0]) + np.count_nonzero(codes == ends[1]))
 
 
 def _look_up(table: np.ndarray, mel: np.ndarray) -> np.ndarray:

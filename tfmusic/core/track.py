@@ -47,9 +47,9 @@ class Dataset:
     heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
-        known = set(self.labels)
+        labels = set(self.labels)
         for track in self.tracks:
-            if not track.labels or not known.issuperset(track.labels):
+            if not track.labels or not labels.issuperset(track.labels):
                 raise DataError(f"track {track.track_id}: labels must be some of the task's. Received: {track.labels}")
 
 

@@ -1,4 +1,4 @@
-"""The law of cutting: which windows of a track are stored, and which are scored."""
+"""Which windows of a track are stored and which are scored."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def tile_to(codes: np.ndarray, frames: int) -> np.ndarray:
     return codes[np.arange(frames) % n_frames]
 
 
-def cut(codes: np.ndarray, *, frames: int, hop_frames: int) -> tuple[np.ndarray, np.ndarray]:
+def slice_windows(codes: np.ndarray, *, frames: int, hop_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the windows [n_windows, frames, n_bins] of a track and their first frames [n_windows]."""
     starts = segment_starts(len(codes), frames=frames, hop_frames=hop_frames)
     tiled = tile_to(codes, frames)

@@ -26,7 +26,7 @@ _MAX_FIELD = 1 << 24  # a biography in a cell is longer than Python's csv expect
 
 
 class _Tabs(csv.excel_tab):
-    """Cells divided by tabs, in which a quotation mark is a sign like any other."""
+    """Cells divided by tabs, in which a quotation mark has no meaning."""
 
     quoting = csv.QUOTE_NONE
 
@@ -37,12 +37,12 @@ class FeatureFiles:
 
     Attributes:
         root: the folder.
-        known: paths by name from the folder on, without their suffix.
+        paths: by name from the folder on, without their suffix.
         others: how many files are of other kinds.
     """
 
     root: Path
-    known: Mapping[str, Sequence[Path]]
+    paths: Mapping[str, Sequence[Path]]
     others: int
 
     @classmethod
@@ -54,22 +54,22 @@ class FeatureFiles:
         """
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; the audio or spectrogram files must stand there")
-        known, others = defaultdict(list), 0
+        paths, others = defaultdict(list), 0
         for folder in [root] if only is None else [root / name for name in only]:
             for path in _visible_files(folder):
                 if path.suffix.lower() in SUFFIXES:
-                    known[path.relative_to(root).with_suffix("").as_posix()].append(path)
+                    paths[path.relative_to(root).with_suffix("").as_posix()].append(path)
                 elif path.name != "feature.json":  # what extract says of its files
                     others += 1
-        return cls(root, known, others)
+        return cls(root, paths, others)
 
     def find(self, name: str, missing_suffix: str) -> Path:
         """Returns the file of a name; where there is none, the path at which it is missing.
 
         Raises:
-            DataError: there are several, so that it is not known which is meant.
+            DataError: there are several, of which any could be meant.
         """
-        paths = self.known.get(name, ())
+        paths = self.paths.get(name, ())
         if len(paths) > 1:
             listed = ", ".join(path.name for path in paths)
             raise DataError(f"{self.root / name}: must be one file a track. Received: {listed}; keep one of them")
@@ -138,7 +138,7 @@ def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", res
 
 def read_cells(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """Yields the cells of every line that is not empty; raises as `read_table`."""
-    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise DataError(f"{path}: must be a file")
     before = csv.field_size_limit(_MAX_FIELD)
     try:
@@ -159,7 +159,7 @@ def check_labels(names: Iterable[str], origin: str) -> tuple[str, ...]:
     """Returns names of labels, each once, in their order.
 
     Raises:
-        DataError: there are none, or one is empty or has signs that cannot be printed.
+        DataError: there are none, or one is empty or has characters that cannot be printed.
     """
     labels = tuple(dict.fromkeys(names))
     # Names go into files of one name a line, so a line break in one would move all that follow.

@@ -73,7 +73,7 @@ class Options(OfficialSection):
         old = [genre for genres in self.merge.values() for genre in genres]
         repeated = sorted({genre for genre in old if old.count(genre) > 1})
         if repeated:
-            raise ValueError(f"data.merge must name every genre once. Received twice: {', '.join(repeated)}")
+            raise ValueError(f"data.merge names {', '.join(repeated)} twice; every genre must be in one class")
         return self
 
 
@@ -94,16 +94,16 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
     labels_of: Callable[[dict[str, str], str], tuple[str, ...]] = {
         "top": tree.top, "top_first": tree.top_first, "all": tree.all
     }[genres]  # fmt: skip
-    found = [(row, labels_of(row, f"{metadata / 'tracks.csv'}: track {row['id']}")) for row in rows]
-    labelled = [(row, names) for row, names in found if names]
-    if len(labelled) < len(found):
-        console.warn(f"{len(found) - len(labelled)} of {len(found)} tracks have no {_what(genres)}: left out")
+    with_labels = [(row, labels_of(row, f"{metadata / 'tracks.csv'}: track {row['id']}")) for row in rows]
+    labelled = [(row, names) for row, names in with_labels if names]
+    if len(labelled) < len(rows):
+        console.warn(f"{len(rows) - len(labelled)} of {len(rows)} tracks have no {_what(genres)}: left out")
     if not labelled:
         raise DataError(f"{metadata / 'tracks.csv'}: must have tracks of the subset {subset}. Received: none")
     tracks = tuple(_track(row, names, files, str(metadata / "tracks.csv")) for row, names in labelled)
     check_unique([track.track_id for track in tracks], str(metadata / "tracks.csv"))
-    known = tuple(sorted({name for track in tracks for name in track.labels}))
-    return Dataset(task, "multi" if genres == "all" else "single", known, tracks)
+    labels = tuple(sorted({name for track in tracks for name in track.labels}))
+    return Dataset(task, "multi" if genres == "all" else "single", labels, tracks)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class _Genres:
             title = check_labels([row["title"]], f"{path}: genre {i}")[0]
             titles[i] = f"{title} ({i})" if title in titles.values() else title
         parents = {i: _number(row["parent"], f"{path}: parent") for i, row in zip(ids, rows, strict=True)}
-        renamed = {old: new for new, some in merge.items() for old in some}
+        renamed = {old: new for new, genres in merge.items() for old in genres}
         unknown = [name for name in renamed if name not in titles.values()]
         if unknown:
             raise DataError(f"data.merge must name genres of {path}. Received: {', '.join(unknown)}")
@@ -141,14 +141,14 @@ class _Genres:
 
     def all(self, row: Mapping[str, str], origin: str) -> tuple[str, ...]:
         """Returns all genres with those they belong to, up to the top; sorted."""
-        found: set[int] = set()
+        genres: set[int] = set()
         for genre in _ids(row["all"], origin):
-            while genre and genre not in found:
+            while genre and genre not in genres:
                 if genre not in self.titles:
                     raise DataError(f"{origin}: genres_all must be ids of genres.csv. Received: {genre}")
-                found.add(genre)
+                genres.add(genre)
                 genre = self.parents[genre]
-        return tuple(sorted(self._merged(sorted(self.titles[genre] for genre in found))))
+        return tuple(sorted(self._merged(sorted(self.titles[genre] for genre in genres))))
 
     def top_first(self, row: Mapping[str, str], origin: str) -> tuple[str, ...]:
         """Returns the top genre and then the others, or nothing where there is no top genre."""
@@ -164,7 +164,7 @@ def _what(genres: str) -> str:
 
 
 def _read_tracks(path: Path, subsets: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the rows of some subsets with the columns that count, `id` the six digits of a track."""
+    """Returns the rows of the subsets with the columns of `_COLUMNS`, `id` the six digits of a track."""
     lines = read_cells(path)
     head = list(islice(lines, 3))
     if len(head) < 3 or len(head[0]) != len(head[1]) or head[2][0].strip() != "track_id":

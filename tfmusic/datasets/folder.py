@@ -48,7 +48,7 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
     files = FeatureFiles.below(folder)
     if files.others:
         console.warn(f"{folder}: {files.others} files are neither audio nor .npy: left out")
-    names = sorted(files.known)
+    names = sorted(files.paths)
     has_splits = _has_splits(folder, names)
     in_class = [name.partition("/")[2] if has_splits else name for name in names]
     loose = [name for name, inner in zip(names, in_class, strict=True) if "/" not in inner]

@@ -69,7 +69,7 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
     lists = folder / options.lists
     files = _find_audio(folder, genres)
     split_of = _read_lists(lists, genres)
-    present = [name.split("/")[-1] for name in files.known]
+    present = [name.split("/")[-1] for name in files.paths]
     if split_of:
         left_out = set(present) - split_of.keys()
         if left_out:
@@ -95,7 +95,7 @@ def _find_audio(folder: Path, genres: tuple[str, ...]) -> FeatureFiles:
     for place in places:
         if any((place / genre).is_dir() for genre in genres):
             files = FeatureFiles.below(place, only=genres)
-            wrong = [name for name in files.known if not _is_clip(name)]
+            wrong = [name for name in files.paths if not _is_clip(name)]
             if wrong:
                 raise DataError(f"{place / wrong[0]}: a clip must be named GENRE/GENRE.NNNNN. Received: {wrong[0]}")
             return files

@@ -86,10 +86,10 @@ def _find_tables(folder: Path, name: str, split: int) -> Mapping[str, Path]:
     places = [folder / "data" / "splits", folder / "splits"]
     for place in places:
         tables = {part: place / f"split-{split}" / f"{name}-{part}.tsv" for part in SPLITS}
-        found = [part for part, path in tables.items() if path.is_file()]
-        if found and len(found) < len(SPLITS):
+        present = [part for part, path in tables.items() if path.is_file()]
+        if present and len(present) < len(SPLITS):
             raise DataError(f"{place / f'split-{split}'}: must hold the lists of train, validation and test of {name}")
-        if found:
+        if present:
             return tables
     for path in (folder / "data" / f"{name}.tsv", folder / f"{name}.tsv"):
         if path.is_file():
@@ -108,7 +108,7 @@ def _track(row: Mapping[str, str], split: str, files: FeatureFiles, origin: str,
     tags = [tag for tag in row["TAGS"].split("\t") if tag.strip()]
     return Track(
         track_id,
-        files.find(low if low in files.known and name not in files.known else name, path.suffix),
+        files.find(low if low in files.paths and name not in files.paths else name, path.suffix),
         check_labels((tag.strip() if has_category else tag.strip().rpartition("---")[2] for tag in tags), here),
         split or None,
         (row["ARTIST_ID"],) if row["ARTIST_ID"] else (),

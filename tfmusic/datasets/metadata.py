@@ -14,13 +14,13 @@ _MAX_WORDS = 200  # of a lyric
 
 def tokens_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the tokens of decoded metadata, sorted, each once; fields that are missing give none."""
-    found = {
+    tokens = {
         f"{field}={value}"
         for field, values in _VALUES.items()
         if metadata.get(field) is not None
         for value in values(metadata[field])
     }
-    return tuple(sorted(found))
+    return tuple(sorted(tokens))
 
 
 def _names(value: Any) -> list[str]:

@@ -12,7 +12,7 @@ from tfmusic.errors import DataError
 def join(datasets: Sequence[Dataset]) -> Dataset:
     """Returns the tracks that any of the datasets has, each with its labels of every task that has some for it.
 
-    A track keeps the order of its first dataset, and stands once: the same id means the same track. Artists and albums
+    A track keeps the order of its first dataset, and appears once: the same id means the same track. Artists and albums
     are numbered by each dataset for itself; they group tracks by the numbers of every dataset and by their names.
 
     Raises:
@@ -21,8 +21,8 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     tracks: dict[str, Track] = {}
     for dataset in datasets:
         for track in dataset.tracks:
-            mine = _of_task(track, dataset.task)
-            tracks[track.track_id] = _same(tracks[track.track_id], mine) if track.track_id in tracks else mine
+            renamed, earlier = _of_task(track, dataset.task), tracks.get(track.track_id)
+            tracks[track.track_id] = _merged(earlier, renamed) if earlier else renamed
     if len(tracks) == sum(len(dataset.tracks) for dataset in datasets):
         names = " and ".join(dataset.task for dataset in datasets)
         raise DataError(f"{names}: must share tracks. Received: none in common")
@@ -40,14 +40,14 @@ def _of_task(track: Track, task: str) -> Track:
     return replace(track, labels=tuple(f"{task}:{name}" for name in track.labels), artists=tuple(keys), album=None)
 
 
-def _same(first: Track, second: Track) -> Track:
+def _merged(first: Track, second: Track) -> Track:
     """Returns the first track with the labels and grouping keys of both."""
     sizes = [track.feature_path.stat().st_size for track in (first, second) if track.feature_path.is_file()]
     names = [_names(track) for track in (first, second) if _names(track)]
     if len(set(sizes)) == 2 or len(set(names)) == 2:
         raise DataError(
             f"track {first.track_id}: must be one track in all tasks. Received: {first.feature_path} and"
-            f" {second.feature_path} of other size or artists"
+            f" {second.feature_path} whose sizes or artists differ"
         )
     keys = dict.fromkeys((*first.artists, *second.artists))
     return replace(first, labels=(*first.labels, *second.labels), artists=tuple(keys))

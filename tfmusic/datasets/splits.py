@@ -1,7 +1,7 @@
 """Official splits as they are, or folds without leaks: no track, artist or album in two, labels spread evenly.
 
 Tracks that share an artist or an album form a group (connected components); a group goes to one fold as a whole.
-Groups are dealt greedily, largest first, each to the fold where the label counts stay most even: the rule of
+Groups are assigned greedily, largest first, each to the fold where the label counts stay most even: the rule of
 scikit-learn's StratifiedGroupKFold, widened to several tags a track in the spirit of iterative stratification
 (Sechidis et al., 2011).
 """
@@ -30,7 +30,7 @@ def choose_splits(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: in
         DataError: some tracks have a split and others not, none is for training, or a fold would be empty.
     """
     if not has_official(tracks):
-        return deal_folds(tracks, labels, n_folds=n_folds, seed=seed)
+        return assign_folds(tracks, labels, n_folds=n_folds, seed=seed)
     splits = [track.split or "" for track in tracks]
     unknown = [track.track_id for track, split in zip(tracks, splits, strict=True) if split not in OFFICIAL]
     if unknown or "train" not in splits:
@@ -41,7 +41,7 @@ def choose_splits(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: in
         )
     if "validation" not in splits:
         rows = [row for row, split in enumerate(splits) if split == "train"]
-        folds = deal_folds([tracks[row] for row in rows], labels, n_folds=n_folds, seed=seed)
+        folds = assign_folds([tracks[row] for row in rows], labels, n_folds=n_folds, seed=seed)
         for row, fold in zip(rows, folds, strict=True):
             splits[row] = "validation" if fold == "fold0" else "train"
     return splits
@@ -81,7 +81,7 @@ def _artists(tracks: Sequence[Track], split: str) -> set[str]:
     return {artist for track in tracks if track.split == split for artist in track.artists}
 
 
-def deal_folds(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, seed: int) -> list[str]:
+def assign_folds(tracks: Sequence[Track], labels: Sequence[str], *, n_folds: int, seed: int) -> list[str]:
     """Returns the fold name (`fold0`, `fold1`, ...) of every track, the same for the same tracks in any order.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmusic.core.windows import cut
+from tfmusic.core.windows import slice_windows
 
 TrackCodes = tuple[int, np.ndarray, np.ndarray | None]  # row, codes [n_frames, n_bins], metadata [n_tokens] or None
 
@@ -47,7 +47,7 @@ def batch_windows(
     """
     waiting: list[tuple[int, np.ndarray, np.ndarray | None]] = []
     for row, codes, metadata in tracks:
-        windows, _ = cut(codes, frames=frames, hop_frames=hop_frames)
+        windows, _ = slice_windows(codes, frames=frames, hop_frames=hop_frames)
         waiting.extend((row, window, metadata) for window in windows)
         while len(waiting) >= batch_sizes[-1]:
             yield _batch(waiting[: batch_sizes[-1]])

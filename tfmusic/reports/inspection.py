@@ -71,11 +71,11 @@ class Inspection:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, sorted; none where there are none."""
-        known = ("train", "validation", "test")
+        official = ("train", "validation", "test")
         return tuple(
             sorted(
                 {item.split for item in self.items if item.split},
-                key=lambda s: (s not in known, known.index(s) if s in known else 0, s),
+                key=lambda s: (s not in official, official.index(s) if s in official else 0, s),
             )
         )
 
@@ -104,8 +104,8 @@ class Inspection:
         place = {label: i for i, label in enumerate(labels)}
         counts = np.zeros((len(labels), len(labels)))
         for item in self.items:
-            mine = [place[label] for label in item.labels if label in place]
-            counts[np.ix_(mine, mine)] += 1
+            columns = [place[label] for label in item.labels if label in place]
+            counts[np.ix_(columns, columns)] += 1
         return np.asarray(counts / np.maximum(np.diag(counts), 1)[:, None])
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,34 +304,34 @@ _SHOWN_PAIRS = 15
 _SHOWN_FAULTS = 40
 
 
-def format_inspection(found: Inspection, names: dict[str, str]) -> str:
+def format_inspection(inspection: Inspection, names: dict[str, str]) -> str:
     """Returns all tables; `names` is what stands for a label on pictures, where that is not the label itself."""
-    parts = [_summary(found), _labels(found, names), _lengths(found)]
-    if max(found.labels_per_track) > 1:
-        parts += [_labels_per_track(found), _pairs(found)]
-    return "\n\n".join([*parts, _faults(found)])
+    parts = [_summary(inspection), _labels(inspection, names), _lengths(inspection)]
+    if max(inspection.labels_per_track) > 1:
+        parts += [_labels_per_track(inspection), _pairs(inspection)]
+    return "\n\n".join([*parts, _faults(inspection)])
 
 
-def _summary(found: Inspection) -> str:
-    what = "tags" if found.kind == "multi" else "labels"
-    splits = Counter(item.split for item in found.items if item.split)
-    hours = found.seconds.sum() / 3600
-    line = f"{found.name}: {len(found.items):,} tracks, {len(found.counts)} {what}, {hours:,.2f} hours"
-    parts = ", ".join(f"{split} {splits[split]:,}" for split in found.splits)
+def _summary(inspection: Inspection) -> str:
+    what = "tags" if inspection.kind == "multi" else "labels"
+    splits = Counter(item.split for item in inspection.items if item.split)
+    hours = inspection.seconds.sum() / 3600
+    line = f"{inspection.name}: {len(inspection.items):,} tracks, {len(inspection.counts)} {what}, {hours:,.2f} hours"
+    parts = ", ".join(f"{split} {splits[split]:,}" for split in inspection.splits)
     return f"{line}\nsplits: {parts}" if parts else line
 
 
-def _labels(found: Inspection, names: dict[str, str]) -> str:
-    counts, splits = found.counts, found.splits if len(found.splits) <= 3 else ()
-    by_split = [found.counts_of(split) for split in splits]
+def _labels(inspection: Inspection, names: dict[str, str]) -> str:
+    counts, splits = inspection.counts, inspection.splits if len(inspection.splits) <= 3 else ()
+    by_split = [inspection.counts_of(split) for split in splits]
     most = max(counts.values())
     rows = [
         (
             *((names[label],) if names else ()),
             label,
             count,
-            f"{100 * count / len(found.items):.1f} %",
-            *(some[label] for some in by_split),
+            f"{100 * count / len(inspection.items):.1f} %",
+            *(split_counts[label] for split_counts in by_split),
             "#" * max(round(_BAR * count / most), 1),
         )
         for label, count in list(counts.items())[:_SHOWN_LABELS]
@@ -341,35 +341,35 @@ def _labels(found: Inspection, names: dict[str, str]) -> str:
     return format_table(rows, header) + (f"\n... {more} rarer labels" if more > 0 else "")
 
 
-def _lengths(found: Inspection) -> str:
-    quantiles = length_quantiles(found.seconds)
+def _lengths(inspection: Inspection) -> str:
+    quantiles = length_quantiles(inspection.seconds)
     if not quantiles:
         return "lengths: no track could be read"
     return format_table([tuple(quantiles.values())], tuple(f"{name} (s)" for name in quantiles), digits=1)
 
 
-def _labels_per_track(found: Inspection) -> str:
-    counts = found.labels_per_track
+def _labels_per_track(inspection: Inspection) -> str:
+    counts = inspection.labels_per_track
     most = max(counts.values())
     rows = [(n, count, "#" * max(round(_BAR * count / most), 1)) for n, count in counts.items()]
-    mean = sum(n * count for n, count in counts.items()) / len(found.items)
+    mean = sum(n * count for n, count in counts.items()) / len(inspection.items)
     return format_table(rows, ("labels a track", "tracks", "")) + f"\nmean {mean:.2f}"
 
 
-def _pairs(found: Inspection) -> str:
-    counts = found.counts
+def _pairs(inspection: Inspection) -> str:
+    counts = inspection.counts
     rows = [
-        (one, other, count, f"{100 * count / min(counts[one], counts[other]):.0f} %")
-        for (one, other), count in list(found.pairs.items())[:_SHOWN_PAIRS]
+        (first, second, count, f"{100 * count / min(counts[first], counts[second]):.0f} %")
+        for (first, second), count in list(inspection.pairs.items())[:_SHOWN_PAIRS]
     ]
     return format_table(rows, ("label", "stands with", "tracks", "of the rarer"))
 
 
-def _faults(found: Inspection) -> str:
-    if not found.faults:
+def _faults(inspection: Inspection) -> str:
+    if not inspection.faults:
         return "faults: none"
-    counts = Counter(fault.kind for fault in found.faults)
-    lines = [f"{fault.kind} {fault.track_id}: {fault.reason}" for fault in found.faults[:_SHOWN_FAULTS]]
-    if len(found.faults) > _SHOWN_FAULTS:
-        lines.append(f"... {len(found.faults) - _SHOWN_FAULTS} more")
+    counts = Counter(fault.kind for fault in inspection.faults)
+    lines = [f"{fault.kind} {fault.track_id}: {fault.reason}" for fault in inspection.faults[:_SHOWN_FAULTS]]
+    if len(inspection.faults) > _SHOWN_FAULTS:
+        lines.append(f"... {len(inspection.faults) - _SHOWN_FAULTS} more")
     return "\n".join(["faults: " + ", ".join(f"{counts[kind]} {kind}" for kind in FAULTS if counts[kind]), *lines])

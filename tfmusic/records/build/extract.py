@@ -1,7 +1,7 @@
-"""Sound files to spectrogram files of the same names: what `tfmusic extract` does.
+"""Sound files to spectrogram files of the same names, as `tfmusic extract` writes them.
 
-A file appears under its name when it is whole, so an interrupted run goes on with those that are missing. What the
-spectrograms are stands beside them in `feature.json`, which everything that reads them compares.
+A file appears under its name when it is whole, so an interrupted run continues with those that are missing. The file
+`feature.json` beside them names the feature, which every reader compares.
 """
 
 import os
@@ -163,8 +163,8 @@ def _sound_files(folder: Path) -> Iterator[Path]:
 def _check_folder(out: Path, feature: Feature) -> None:
     if not out.exists() or (out.is_dir() and all(path.name == _LOCK or is_temporary(path) for path in out.iterdir())):
         return
-    found = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
-    if found is None:
+    extracted = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
+    if extracted is None:
         raise UsageError(f"{out}: must be empty, or a folder that extract wrote (it would hold {NAME}). Choose another")
-    if found[1] != feature:
-        raise UsageError(f"{out}: holds {found[1]}, the config says {feature}. Choose another folder")
+    if extracted[1] != feature:
+        raise UsageError(f"{out}: holds {extracted[1]}, the config says {feature}. Choose another folder")

@@ -17,7 +17,7 @@ from tfmusic.features.offline_augment import Change, OfflineAugment, changed_len
 from tfmusic.features.read import count_frames, frames_of
 from tfmusic.records.build.beam import BeamRun
 from tfmusic.records.build.shard import PlannedTrack, ShardSpec, short_reason
-from tfmusic.records.build.survey import NOTES_NAME, count_all_samples, loudest_cells
+from tfmusic.records.build.survey import NOTES_NAME, count_all_samples, loudest_values
 from tfmusic.records.format import copies_of, even_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
@@ -99,11 +99,11 @@ class Plan:
     def fingerprint(self) -> str:
         """Returns a hash of all that the records depend on, file sizes and times included."""
         digest = hashlib.sha256()
-        for part in self._what_counts():  # one by one: as one text they would take more memory than the build
+        for part in self._dependencies():  # one by one: as one text they would take more memory than the build
             digest.update(repr(part).encode())
         return digest.hexdigest()
 
-    def _what_counts(self) -> Iterator[Any]:
+    def _dependencies(self) -> Iterator[Any]:
         yield self.contract.to_dict()
         for row, track in enumerate(self.tracks):
             if row not in self.unreadable:
@@ -228,7 +228,7 @@ def _measure_scale(build: Build, rows: list[int]) -> Scale:
         return Scale.measure(record.scale, [])
     rows = sorted(rows, key=lambda row: order_key(record.seed, tracks[row].track_id))
     sample = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
-    loudest = loudest_cells(sample, build.config.feature, workers=build.workers, stop=build.stops)
+    loudest = loudest_values(sample, build.config.feature, workers=build.workers, stop=build.stops)
     return Scale.measure(record.scale, loudest)
 
 

@@ -1,7 +1,7 @@
-"""A first look at sound files: how long each is, and how loud some of them are.
+"""A first look at files before a build: the length of each sound file, and the loudest values of a sample.
 
-The places of segments in a shard follow from the lengths, and headers may lie about them, so files whose header is no
-promise are decoded once for it. Lengths are noted as they come: a build that goes on does not decode these again.
+The positions of segments in a shard follow from the lengths. Headers can be wrong, so files whose header cannot be
+relied on are decoded once. Lengths are noted as they come: a build that is continued does not decode them again.
 """
 
 import json
@@ -23,8 +23,8 @@ NOTES_NAME = "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A file that a worker looks at."""
+class _File:
+    """A file that a worker reads."""
 
     path: Path
     track_id: str
@@ -43,51 +43,51 @@ def count_all_samples(
         stop: whether the first file that cannot be used is raised.
         notes: file to which lengths are added, and which an interrupted build may have left.
     """
-    known = _read_notes(notes)
+    noted = _read_notes(notes)
     paths = dict.fromkeys(track.feature_path for track in tracks if is_audio(track.feature_path))
     keys = {path: _key(path, feature) for path in paths}
-    found: dict[Path, int | DataError] = {path: known[key] for path, key in keys.items() if key in known}
-    asked = [_Asked(path, "", feature) for path in paths if path not in found]
-    with console.progress("lengths", len(paths), "files") as progress, notes.open("a", encoding="utf-8") as file:
-        progress.advance(len(found))
-        for one, n_samples in run_all(_count, asked, workers):
+    lengths: dict[Path, int | DataError] = {path: noted[key] for path, key in keys.items() if key in noted}
+    todo = [_File(path, "", feature) for path in paths if path not in lengths]
+    with console.progress("lengths", len(paths), "files") as progress, notes.open("a", encoding="utf-8") as lines:
+        progress.advance(len(lengths))
+        for file, n_samples in run_all(_count, todo, workers):
             if isinstance(n_samples, DataError) and stop:
                 raise n_samples
-            found[one.path] = n_samples
+            lengths[file.path] = n_samples
             if not isinstance(n_samples, DataError):
-                file.write(json.dumps([keys[one.path], n_samples]) + "\n")
-                file.flush()
+                lines.write(json.dumps([keys[file.path], n_samples]) + "\n")
+                lines.flush()
             progress.advance()
-    return found
+    return lengths
 
 
-def loudest_cells(tracks: Sequence[Track], feature: Feature, *, workers: int, stop: bool) -> list[np.ndarray]:
-    """Returns the largest cell of every bin of some tracks, in any order; those that cannot be read are left out.
+def loudest_values(tracks: Sequence[Track], feature: Feature, *, workers: int, stop: bool) -> list[np.ndarray]:
+    """Returns the largest value of every bin of each track, in any order; tracks that cannot be read are left out.
 
     Raises:
         DataError: one cannot be read, and `stop` says that this ends the build.
     """
-    asked = [_Asked(track.feature_path, track.track_id, feature) for track in tracks]
-    has_sound = any(is_audio(one.path) for one in asked)  # spectrograms are read faster than workers start
-    found = []
-    for _, cells in run_all(_loudest, asked, workers if has_sound else 1):
-        if not isinstance(cells, DataError):
-            found.append(cells)
+    files = [_File(track.feature_path, track.track_id, feature) for track in tracks]
+    has_sound = any(is_audio(file.path) for file in files)  # spectrograms are read faster than workers start
+    loudest = []
+    for _, values in run_all(_loudest, files, workers if has_sound else 1):
+        if not isinstance(values, DataError):
+            loudest.append(values)
         elif stop:
-            raise cells
-    return found
+            raise values
+    return loudest
 
 
-def _count(asked: _Asked) -> int | DataError:
+def _count(file: _File) -> int | DataError:
     try:
-        return count_samples(asked.path, asked.feature)
+        return count_samples(file.path, file.feature)
     except DataError as error:
         return error
 
 
-def _loudest(asked: _Asked) -> np.ndarray | DataError:
+def _loudest(file: _File) -> np.ndarray | DataError:
     try:
-        return np.asarray(read_feature(asked.path, asked.track_id, asked.feature).max(axis=1))
+        return np.asarray(read_feature(file.path, file.track_id, file.feature).max(axis=1))
     except DataError as error:
         return error
 
@@ -101,12 +101,12 @@ def _key(path: Path, feature: Feature) -> str:
 
 def _read_notes(notes: Path) -> dict[str, int]:
     """Returns the lengths by key; a last line that was cut off is left out."""
-    known: dict[str, int] = {}
+    lengths: dict[str, int] = {}
     for line in notes.read_text(encoding="utf-8", errors="replace").splitlines() if notes.is_file() else ():
         try:
             key, n_samples = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             continue
         if isinstance(key, str) and isinstance(n_samples, int):
-            known[key] = n_samples
-    return known
+            lengths[key] = n_samples
+    return lengths
