@@ -199,6 +199,19 @@ def test_out_is_checked_before_any_work(tmp_path, capsys, command, ending):
     assert "must be the name of a file" in capsys.readouterr().err
 
 
+def test_a_report_folder_is_replaced_with_permission_only(tmp_path, capsys):
+    """`evaluate --out` refuses a folder that holds something, and a file, before any work."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    assert main(["evaluate", "run", "--out", str(tmp_path / "out")]) == 2
+    assert "out: exists already" in (error := capsys.readouterr().err)
+    assert "--overwrite" in error
+    assert main(["evaluate", "run", "--out", str(tmp_path / "out" / "precious"), "--overwrite"]) == 2
+    assert "must be the name of a folder" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--out", str(tmp_path / "out"), "--overwrite"]) == 2
+    assert "run: no such folder" in capsys.readouterr().err
+
+
 def test_an_error_that_nobody_reads():
     """The JSON document of an error may meet a closed pipe as well: exit code 2, no trace."""
     read, write = os.pipe()

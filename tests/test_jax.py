@@ -81,7 +81,7 @@ def test_fit_on_jax(on_jax):
 def test_runs_move_between_backends(on_jax, trained, tmp_path):
     """A run scores tracks the same to 1e-5 on the backend that trained it and on the other."""
     for run, theirs in ((on_jax / "run", on_jax / "run" / "evaluation"), (trained, on_jax / "theirs")):
-        assert main(["evaluate", str(run), "--out", str(tmp_path)]) == 0
+        assert main(["evaluate", str(run), "--out", str(tmp_path), "--overwrite"]) == 0
         np.testing.assert_allclose(scores(tmp_path), scores(theirs), atol=1e-5)
 
 

@@ -13,16 +13,14 @@ if TYPE_CHECKING:
     from tfmusic.core.track import Track
 
 
-def add_config(parser: argparse.ArgumentParser, *, data: str | None = None) -> None:
-    """Adds CONFIG and `key.path=value` overrides; between them DATA, if `data` is its help text."""
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds CONFIG, `key.path=value` overrides, `--print-config` and `--dry-run`."""
     parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
-    if data is not None:
-        parser.add_argument("data", type=Path, help=data)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, stop")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done and stop")
 
 
 def read_config(args: argparse.Namespace) -> "Config":
@@ -60,6 +58,20 @@ def check_output(args: argparse.Namespace, *endings: str) -> None:
     if args.out.suffix not in endings:
         raise UsageError(f"--out must end in {' or '.join(endings)}. Received: {args.out}")
     check_target_file(args.out, overwrite=args.overwrite)
+
+
+def check_output_folder(args: argparse.Namespace) -> None:
+    """Checks the folder that `--out` names, if it names one: new, empty, or with `--overwrite`.
+
+    Raises:
+        UsageError: it holds something and there is no `--overwrite`, or it is a file.
+    """
+    if args.out is None or not args.out.exists():
+        return
+    if not args.out.is_dir():
+        raise UsageError(f"{args.out}: must be the name of a folder. Received: a file")
+    if any(args.out.iterdir()) and not args.overwrite:
+        raise UsageError(f"{args.out}: exists already. Pass --overwrite to replace its files, or another name")
 
 
 def positive(text: str) -> int:

@@ -21,11 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", action="append", help="split to score; may be repeated (default: validation)")
     parser.add_argument("--task", help="of a model for several tasks, the one to score (default: all)")
     parser.add_argument("--without-metadata", action="store_true", help="score as if the tracks had no metadata")
-    parser.add_argument("--out", type=Path, help="folder of the report (default RUN/evaluation)")
+    arguments.add_output(parser, "folder of the report (default RUN/evaluation, replaced each time)", metavar="FOLDER")
 
 
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
+    arguments.check_output_folder(args)
     from tfmusic.core.rundir import open_run
     from tfmusic.records.manifest import Manifest
 
