@@ -230,13 +230,13 @@ def test_which_task_must_be_clear(both_trained, half_labelled, trained, tmp_path
     test = str(half_labelled / "q1" / "test")
     for arguments in (["predict", str(both_trained), test], ["export", str(both_trained)]):
         assert main(arguments) == 2
-        assert "--task must be one of q1, q2, which the model answers. Received: none" in capsys.readouterr().err
+        assert "--task must be one of q1, q2, the tasks of the model. Received: none" in capsys.readouterr().err
     assert main(["predict", str(both_trained), test, "--task", "q3"]) == 2
-    assert "--task must be one of q1, q2, which the model answers. Received: q3" in capsys.readouterr().err
+    assert "--task must be one of q1, q2, the tasks of the model. Received: q3" in capsys.readouterr().err
     assert main(["predict", str(trained), test, "--task", "q1"]) == 2
-    assert "--task must be one of q2, which the model answers. Received: q1" in capsys.readouterr().err
+    assert "--task must be one of q2, the tasks of the model. Received: q1" in capsys.readouterr().err
     assert main(["evaluate", str(both_trained), "--task", "q3"]) == 2
-    assert "--task must be one that the model answers (q1, q2)" in capsys.readouterr().err
+    assert "--task must be one that the model predicts (q1, q2)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -233,7 +233,7 @@ def test_test_part_of_another_question_is_warned_of(trained, music, tmp_path, ca
     """A q2 model answers q1's tracks in its own tags, and says so."""
     out = ["--out", str(tmp_path / "o.json")]
     assert main(["predict", str(trained), str(music / "q1" / "test"), *out]) == 0
-    assert "is the test part of q1, the model answers q2" in capsys.readouterr().err
+    assert "is the test part of q1, the model predicts q2" in capsys.readouterr().err
     assert main(["predict", str(trained), str(music / "q2" / "test"), *out, "--overwrite"]) == 0
     assert "warning" not in capsys.readouterr().err
 
