@@ -25,12 +25,12 @@ def read(path, rate_hz=16000):
 def test_formats(tmp_path, suffix):
     """Every format gives back the sound that was written, at its own rate."""
     sound = chords(2.0)
-    found = read(write(tmp_path / f"x{suffix}", sound), 22050)
-    assert found.dtype == np.float32
-    assert len(found) == audio.count_samples(tmp_path / f"x{suffix}", 22050)
-    assert abs(len(found) - len(sound)) <= 1152
-    shorter = min(len(found), len(sound))
-    assert np.corrcoef(found[:shorter], sound[:shorter])[0, 1] > (0.99 if suffix in (".ogg", ".mp3") else 0.999999)
+    decoded = read(write(tmp_path / f"x{suffix}", sound), 22050)
+    assert decoded.dtype == np.float32
+    assert len(decoded) == audio.count_samples(tmp_path / f"x{suffix}", 22050)
+    assert abs(len(decoded) - len(sound)) <= 1152
+    shorter = min(len(decoded), len(sound))
+    assert np.corrcoef(decoded[:shorter], sound[:shorter])[0, 1] > (0.99 if suffix in (".ogg", ".mp3") else 0.999999)
 
 
 def test_channels_are_averaged(tmp_path):
@@ -179,11 +179,11 @@ def test_other_formats_through_av(tmp_path):
     """.m4a comes through the extra `av`: the same music, mono, at the wanted rate; faults are one line."""
     sound = chords(2.0)
     path = write_m4a(tmp_path / "x.m4a", sound, 22050)
-    found = read(path, 22050)
-    assert len(found) == audio.count_samples(path, 22050)
-    shorter = min(len(found), len(sound))
-    assert np.corrcoef(found[:shorter], sound[:shorter])[0, 1] > 0.99
-    assert abs(len(read(path, 16000)) - 16000 / 22050 * len(found)) <= 1
+    decoded = read(path, 22050)
+    assert len(decoded) == audio.count_samples(path, 22050)
+    shorter = min(len(decoded), len(sound))
+    assert np.corrcoef(decoded[:shorter], sound[:shorter])[0, 1] > 0.99
+    assert abs(len(read(path, 16000)) - 16000 / 22050 * len(decoded)) <= 1
     (tmp_path / "y.m4a").write_bytes(b"not music" * 99)
     with pytest.raises(DataError, match=r"y.m4a: must be a complete audio file"):
         read(tmp_path / "y.m4a")

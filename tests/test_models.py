@@ -87,10 +87,10 @@ def test_published_parameter_counts(name, frames, n_bins, n_outputs, trainable):
 )
 def test_parameter_counts_of_keras_applications(name, reference):
     """Before the head as many as Keras Applications, less the two input channels that a spectrogram lacks."""
-    theirs = getattr(keras.applications, reference)(include_top=False, weights=None)
-    kernel = next(layer for layer in theirs.layers if layer.weights).weights[0]
+    original = getattr(keras.applications, reference)(include_top=False, weights=None)
+    kernel = next(layer for layer in original.layers if layer.weights).weights[0]
     two_channels = 2 * count([kernel]) // 3
-    assert without_head(build_model(name, frames=64, n_bins=64, n_outputs=9)) == theirs.count_params() - two_channels
+    assert without_head(build_model(name, frames=64, n_bins=64, n_outputs=9)) == original.count_params() - two_channels
 
 
 def test_vgg13_parameter_count():
@@ -262,9 +262,9 @@ def test_export_keeps_the_output(name, tmp_path):
     module = TrackModel(model, contract, TrackScorer(kind=contract.kind))
     tf.saved_model.save(module, str(tmp_path / "export"), signatures=signatures(module, contract))
     mel = (10 ** np.random.default_rng(0).uniform(-6, 3, (64, 95))).astype(np.float32)
-    mine, theirs = module(tf.constant(mel)), load_predict_fn(tmp_path / "export")(mel)
-    np.testing.assert_allclose(theirs["window_scores"], mine["window_scores"].numpy(), atol=1e-6)
-    assert theirs["window_scores"].shape == (4, 3)
+    scores, exported = module(tf.constant(mel)), load_predict_fn(tmp_path / "export")(mel)
+    np.testing.assert_allclose(exported["window_scores"], scores["window_scores"].numpy(), atol=1e-6)
+    assert exported["window_scores"].shape == (4, 3)
 
 
 _ON_JAX = """
@@ -346,9 +346,11 @@ def test_folding_normalisations_changes_no_logit(name):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
     folded, codes = fuse_batch_norm(model), some_codes()
-    before, after = (np.asarray(some(codes, training=False)) for some in (model, folded))
+    before, after = (np.asarray(network(codes, training=False)) for network in (model, folded))
     assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
-    left = {one: sum("BatchNorm" in type(layer).__name__ for layer in one.layers) for one in (model, folded)}
+    left = {
+        network: sum("BatchNorm" in type(layer).__name__ for layer in network.layers) for network in (model, folded)
+    }
     if name in ("cnn2d", "resnet18", "resnet34"):
         assert left[model] > 0
         assert left[folded] == 0
@@ -374,5 +376,5 @@ def test_folding_leaves_half_precision_alone_and_reaches_members_of_an_ensemble(
     whole = keras.Model(codes, member(codes) * 2.0)
     nested = [layer for layer in fuse_batch_norm(whole).layers if isinstance(layer, keras.Model)]
     assert not [layer for layer in nested[0].layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before, after = (np.asarray(some(some_codes(), training=False)) for some in (whole, fuse_batch_norm(whole)))
+    before, after = (np.asarray(network(some_codes(), training=False)) for network in (whole, fuse_batch_norm(whole)))
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)

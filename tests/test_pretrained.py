@@ -21,7 +21,7 @@ from tfmusic.pretrained.transplant import archive_weights, keras_file_weights, l
 FRAMES, BINS = 64, 48
 
 
-def their_network(name):
+def applications_network(name):
     """Returns the network of Keras Applications with weights, statistics included, that are not those it began with."""
     keras.utils.set_random_seed(5)
     model = getattr(keras.applications, applications.ARCHITECTURES[name])(include_top=False, weights=None)
@@ -51,7 +51,7 @@ def weights_file(tmp_path_factory):
 
     def file_of(name):
         if name not in made:
-            model, path = their_network(name), folder / f"{name}.h5"
+            model, path = applications_network(name), folder / f"{name}.h5"
             write_legacy_h5(model, path)
             made[name] = (path, model)
         return made[name]
@@ -62,14 +62,14 @@ def weights_file(tmp_path_factory):
 @pytest.mark.parametrize("name", ["vgg16", "resnet50"])
 def test_imagenet_weights_give_the_same_features(name, weights_file):
     """On a grey picture of the spread they were trained on, our backbone gives what Keras Applications' gives."""
-    path, theirs = weights_file(name)
-    ours = build_model(name, frames=FRAMES, n_bins=BINS, n_outputs=4, dtype="float32")
-    result = transplant(ours, imagenet_weights(name, path))
+    path, original = weights_file(name)
+    model = build_model(name, frames=FRAMES, n_bins=BINS, n_outputs=4, dtype="float32")
+    result = transplant(model, imagenet_weights(name, path))
     assert result.skipped == {"logits": "a new head"}
-    assert len(result.loaded) == sum(bool(layer.weights) for layer in theirs.layers)
+    assert len(result.loaded) == sum(bool(layer.weights) for layer in original.layers)
     x = np.random.default_rng(0).normal(size=(2, FRAMES, BINS)).astype(np.float32)
-    expected = np.asarray(theirs(np.repeat(PIXEL_SPREAD * x[..., None], 3, axis=-1), training=False))
-    features = keras.Model(ours.input, ours.get_layer("positions").input)(x, training=False)
+    expected = np.asarray(original(np.repeat(PIXEL_SPREAD * x[..., None], 3, axis=-1), training=False))
+    features = keras.Model(model.input, model.get_layer("positions").input)(x, training=False)
     np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
@@ -78,9 +78,9 @@ def test_weights_of_keras_3_and_with_top(tmp_path):
     """A .weights.h5 of Keras 3, of a network with its top, is read as well."""
     model = keras.applications.ResNet50(weights=None)
     model.save_weights(tmp_path / "full.weights.h5")
-    found = imagenet_weights("resnet50", tmp_path / "full.weights.h5")
+    weights = imagenet_weights("resnet50", tmp_path / "full.weights.h5")
     kernel = model.get_layer("conv1_conv").get_weights()[0]
-    np.testing.assert_allclose(found["conv1_conv"][0][:, :, 0], PIXEL_SPREAD * kernel.sum(2), rtol=1e-5)
+    np.testing.assert_allclose(weights["conv1_conv"][0][:, :, 0], PIXEL_SPREAD * kernel.sum(2), rtol=1e-5)
 
 
 def test_errors_of_imagenet_weights(tmp_path, weights_file, monkeypatch):
@@ -105,17 +105,17 @@ def test_errors_of_imagenet_weights(tmp_path, weights_file, monkeypatch):
 
 def test_imagenet_weights_come_from_the_cache(weights_file, monkeypatch):
     """`imagenet` without a path asks Keras Applications for its ImageNet weights, and takes what comes."""
-    path, theirs = weights_file("vgg16")
-    asked = []
+    path, original = weights_file("vgg16")
+    calls = []
 
     def from_cache(**options):
-        asked.append(options)
-        return theirs
+        calls.append(options)
+        return original
 
     monkeypatch.setattr(keras.applications, "VGG16", from_cache)
-    found = imagenet_weights("vgg16")
-    assert asked == [{"include_top": False, "weights": "imagenet"}]
-    np.testing.assert_array_equal(found["block5_conv3"][0], imagenet_weights_read(path)["block5_conv3"][0])
+    weights = imagenet_weights("vgg16")
+    assert calls == [{"include_top": False, "weights": "imagenet"}]
+    np.testing.assert_array_equal(weights["block5_conv3"][0], imagenet_weights_read(path)["block5_conv3"][0])
 
 
 def imagenet_weights_read(path):
@@ -140,8 +140,8 @@ def test_transplant_is_by_name_and_shape():
     after = layer_weights(target)
     for name, weights in after.items():
         expected = source if name in result.loaded else before
-        for mine, theirs in zip(weights, expected[name], strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        for actual, original in zip(weights, expected[name], strict=True):
+            np.testing.assert_array_equal(actual, original)
     assert result.describe().splitlines()[0] == f"{len(result.loaded)} layers loaded, 3 not"
 
 
@@ -163,7 +163,7 @@ def test_keras_file_with_code_is_refused(tmp_path):
 N_PER_LAYER = [("timbral", 7, 38), ("timbral", 7, 67), ("temporal", 128, 1), ("temporal", 64, 1), ("temporal", 32, 1)]
 
 
-def their_musicnn(x):
+def original_musicnn(x):
     """Returns the 50 logits of the paper's network in TensorFlow 1 operations, named as in its checkpoints."""
     v1 = tf.compat.v1
     used = {}
@@ -220,7 +220,7 @@ def checkpoint(tmp_path_factory):
     folder.mkdir()
     x = np.log10(1 + 1e4 * np.random.default_rng(0).gamma(0.3, 1.0, (2, 187, 96))).astype(np.float32)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        logits = their_musicnn(tf.constant(x))
+        logits = original_musicnn(tf.constant(x))
         session.run(tf.compat.v1.global_variables_initializer())
         saver = tf.compat.v1.train.Saver()
         saver.save(session, str(folder / "model"), write_meta_graph=False, write_state=False)
@@ -232,7 +232,7 @@ def checkpoint(tmp_path_factory):
     return folder, x, expected
 
 
-def our_logits(weights, x):
+def logits_of(weights, x):
     model = build_model("musicnn", frames=187, n_bins=96, n_outputs=50, dtype="float32")
     result = transplant(model, weights, with_head=True)
     assert not result.skipped
@@ -250,7 +250,7 @@ def test_musicnn_checkpoint_gives_its_logits(checkpoint, tmp_path):
     """Our network with the weights of a checkpoint computes what its graph computes; from folders and the wheel."""
     folder, x, expected = checkpoint
     for place in (folder, folder.parent, as_wheel(folder, tmp_path / "musicnn-0.1.0-py3-none-any.whl")):
-        np.testing.assert_allclose(our_logits(musicnn_weights(place), x), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(logits_of(musicnn_weights(place), x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_musicnn_errors(checkpoint, tmp_path):
@@ -279,7 +279,7 @@ def test_musicnn_errors(checkpoint, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["MSD_musicnn", "MTT_musicnn"])
 def test_the_published_graph_and_ours_agree(network):
-    """The authors' own graph, from the wheel, and ours give the same tags within 1e-6."""
+    """The authors' own graph, from the wheel, and our network give the same tags within 1e-6."""
     wheel = Path(os.environ.get("TFMUSIC_MUSICNN_WHEEL", ""))
     if not wheel.is_file():
         pytest.skip("set TFMUSIC_MUSICNN_WHEEL to the file that `pip download --no-deps musicnn==0.1.0` brings")
@@ -298,9 +298,9 @@ def test_the_published_graph_and_ours_agree(network):
         tf.import_graph_def(graph, name="")
         feed = {f"{name}:0": value for name, value in _checkpoint_values(wheel, network, named).items()}
         feed |= {"model/Placeholder:0": x, "model/Placeholder_2:0": False}
-        theirs = session.run("model/dense_1/BiasAdd:0", feed)
+        original = session.run("model/dense_1/BiasAdd:0", feed)
     to_tags = tf.sigmoid
-    np.testing.assert_allclose(to_tags(our_logits(weights, x)), to_tags(theirs), atol=1e-6)
+    np.testing.assert_allclose(to_tags(logits_of(weights, x)), to_tags(original), atol=1e-6)
 
 
 def _checkpoint_values(wheel, network, nodes):
@@ -319,5 +319,5 @@ def test_archives_are_read_without_keras(name, tmp_path):
     read = archive_weights(tmp_path / "model.keras")
     assert set(read) == {layer.name for layer in model.layers if layer.weights}
     for layer in model.layers:
-        for mine, theirs in zip(layer.get_weights(), read.get(layer.name, []), strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        for actual, original in zip(layer.get_weights(), read.get(layer.name, []), strict=True):
+            np.testing.assert_array_equal(actual, original)

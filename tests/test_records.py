@@ -26,8 +26,8 @@ HEADERS = [
 def test_example_is_what_tensorflow_parses(header):
     """TensorFlow's protocol buffers read every field back; so does our decoder, from theirs and from ours."""
     cells = bytes(range(30))
-    ours = encode_prefix(header, 30) + cells
-    feature = tf.train.Example.FromString(ours).features.feature
+    encoded = encode_prefix(header, 30) + cells
+    feature = tf.train.Example.FromString(encoded).features.feature
     assert feature["track_id"].bytes_list.value[0].decode() == header.track_id
     assert tuple(feature["label"].int64_list.value) == header.label
     assert tuple(feature["tokens"].int64_list.value) == header.tokens
@@ -35,8 +35,8 @@ def test_example_is_what_tensorflow_parses(header):
         header.track, header.start, header.valid,
     ]  # fmt: skip
     assert feature["mel"].bytes_list.value[0] == cells
-    theirs = tf.train.Example.FromString(ours).SerializeToString()
-    for record in (ours, theirs):
+    reserialized = tf.train.Example.FromString(encoded).SerializeToString()
+    for record in (encoded, reserialized):
         again, read = decode(record)
         assert (again, bytes(read)) == (header, cells)
 
@@ -70,10 +70,10 @@ def test_writer_agrees_with_tensorflow(tmp_path):
         for header in reversed(HEADERS):
             writer.write(header.track, header.start, cells[header.track, header.start])
         size, digest = writer.finish()
-    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as theirs:
+    with tf.io.TFRecordWriter(str(tmp_path / "tensorflow")) as writer:
         for header in HEADERS:
-            theirs.write(encode_prefix(header, 12) + cells[header.track, header.start].tobytes())
-    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+            writer.write(encode_prefix(header, 12) + cells[header.track, header.start].tobytes())
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "tensorflow").read_bytes()
     assert size == (tmp_path / "ours").stat().st_size
     assert len(digest) == 64
 
@@ -111,8 +111,8 @@ def test_tfds_reads_the_folder(records):
     assert tuple(builder.info.features["label"].feature.names) == manifest.contract.labels
     first = next(iter(builder.as_dataset(split="fold0")))
     _, cells = next(iterate(manifest, "fold0"))
-    ours = {bytes(h.track_id, "utf-8"): None for h, _ in iterate(manifest, "fold0")}
-    assert first["track_id"].numpy() in ours
+    track_ids = {bytes(h.track_id, "utf-8"): None for h, _ in iterate(manifest, "fold0")}
+    assert first["track_id"].numpy() in track_ids
     assert first["mel"].shape == cells.shape
     assert first["mel"].dtype == tf.uint8
 
@@ -155,8 +155,8 @@ def test_segments_of_the_records_follow_the_law(records):
             starts[header.track].append(header.start)
     for track in iterate_tracks(manifest, "fold2"):
         if track.row in starts:
-            wanted = segment_starts(len(track.codes), frames=313, hop_frames=313).tolist()
-            assert sorted(starts[track.row]) == wanted
+            expected = segment_starts(len(track.codes), frames=313, hop_frames=313).tolist()
+            assert sorted(starts[track.row]) == expected
 
 
 @pytest.mark.parametrize("where", ["length", "length crc", "data", "data crc"])

@@ -125,7 +125,7 @@ class Manifest:
         return "segments" not in self.settings
 
     def track_ids(self, splits: Sequence[str]) -> list[str]:
-        """Returns the names of the stored tracks of some splits, in the order of tracks.csv."""
+        """Returns the ids of the stored tracks of some splits, in the order of tracks.csv."""
         return [row["track_id"] for row in self._rows(splits)]
 
     def groups(self, splits: Sequence[str]) -> dict[str, frozenset[str]]:
