@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmusic.config.sections import AugmentSection
 from tfmusic.inputs import augment
-from tfmusic.inputs.augment import POLICIES, Distortion, SpecAugment, random_crop
+from tfmusic.inputs.augment import random_crop, resolve
 
+NONE = AugmentSection(policy="none")
+POLICIES = ("none", "LB", "LD", "SM", "SS")
 FILL = np.full(8, 200, np.uint8)
 
 
@@ -57,8 +60,8 @@ def test_masked_cells_are_counted_and_filled():
     """The filled cells are rows and columns, as many as the masks drew, and hold the fill of their bin."""
     codes = np.full((64, 12, 8), 10, np.uint8)
     fill = np.arange(100, 108, dtype=np.uint8)
-    policy = SpecAugment(freq_mask_bins=4, n_freq_masks=1, time_mask_frames=5, n_time_masks=1)
-    out = augment.spec_augment(codes, fill, policy, seed(1)).numpy()
+    section = AugmentSection(freq_mask_bins=4, n_freq_masks=1, time_mask_frames=5, n_time_masks=1)
+    out = augment.spec_augment(codes, fill, section, seed(1)).numpy()
     assert out.dtype == np.uint8
     changed = out != 10
     np.testing.assert_array_equal(out[changed], np.broadcast_to(fill, out.shape)[changed])
@@ -75,8 +78,8 @@ def test_masked_cells_are_counted_and_filled():
 def test_time_masks_keep_below_their_fraction():
     """p bounds a time mask by p times the length."""
     codes = np.zeros((500, 40, 8), np.uint8)
-    policy = SpecAugment(time_mask_frames=30, time_mask_fraction=0.2, n_time_masks=1)
-    out = augment.spec_augment(codes, FILL, policy, seed(2)).numpy()
+    section = AugmentSection(n_freq_masks=0, time_mask_frames=30, time_mask_fraction=0.2, n_time_masks=1)
+    out = augment.spec_augment(codes, FILL, section, seed(2)).numpy()
     assert (out == 200).all(2).sum(1).max() == 8
 
 
@@ -111,10 +114,11 @@ def test_direct_call_is_the_call_in_tf_data(name):
     """The same seed gives the same batch outside and inside a pipeline, for every policy."""
     codes = np.random.default_rng(0).integers(0, 256, (16, 120, 80), np.uint8)
     fill = np.arange(80, dtype=np.uint8)
-    direct = augment.spec_augment(codes, fill, POLICIES[name], seed(5)).numpy()
-    ds = tf.data.Dataset.from_tensors(codes).map(lambda x: augment.spec_augment(x, fill, POLICIES[name], seed(5)))
+    section = resolve(AugmentSection(policy=name))
+    direct = augment.spec_augment(codes, fill, section, seed(5)).numpy()
+    ds = tf.data.Dataset.from_tensors(codes).map(lambda x: augment.spec_augment(x, fill, section, seed(5)))
     np.testing.assert_array_equal(next(iter(ds)).numpy(), direct)
-    other = augment.spec_augment(codes, fill, POLICIES[name], seed(6)).numpy()
+    other = augment.spec_augment(codes, fill, section, seed(6)).numpy()
     assert np.array_equal(direct, codes) == (name == "none")
     assert np.array_equal(direct, other) == (name == "none")
 
@@ -124,8 +128,8 @@ def test_crop_and_mixup_in_tf_data():
     codes = np.random.default_rng(0).integers(0, 256, (6, 30, 4), np.uint8)
     targets = np.eye(6, dtype=np.float32)
     ds = tf.data.Dataset.from_tensors((codes, targets))
-    cropped = next(iter(ds.map(lambda x, y: random_crop(x, 9, Distortion(), seed(1)))))
-    np.testing.assert_array_equal(cropped, random_crop(codes, 9, Distortion(), seed(1)))
+    cropped = next(iter(ds.map(lambda x, y: random_crop(x, 9, NONE, seed(1)))))
+    np.testing.assert_array_equal(cropped, random_crop(codes, 9, NONE, seed(1)))
     mixed = next(iter(ds.map(lambda x, y: augment.mixup(x, y, 0.4, seed(2)))))
     for inside, direct in zip(mixed, augment.mixup(codes, targets, 0.4, seed(2)), strict=True):
         np.testing.assert_array_equal(inside, direct)
@@ -133,9 +137,14 @@ def test_crop_and_mixup_in_tf_data():
 
 def test_policies_are_the_papers():
     """LB LD SM SS of Park et al. 2019, table 1."""
-    assert POLICIES["LD"] == SpecAugment(80, 27, 2, 100, 1.0, 2)
-    assert POLICIES["SM"] == SpecAugment(40, 15, 2, 70, 0.2, 2)
-    assert set(POLICIES) == {"none", "LB", "LD", "SM", "SS"}
+    switchboard = resolve(AugmentSection(policy="SM", mixup_alpha=0.4, time_mask_frames=3))
+    assert (switchboard.time_warp_frames, switchboard.mixup_alpha) == (40, 0.4)
+    assert (switchboard.freq_mask_bins, switchboard.n_freq_masks) == (15, 2)
+    assert (switchboard.time_mask_frames, switchboard.time_mask_fraction, switchboard.n_time_masks) == (70, 0.2, 2)
+    librispeech = resolve(AugmentSection(policy="LD"))
+    assert (librispeech.time_warp_frames, librispeech.freq_mask_bins, librispeech.time_mask_frames) == (80, 27, 100)
+    custom = AugmentSection(time_mask_frames=3)
+    assert resolve(custom) == custom
 
 
 def test_mixup_mixes_codes_and_targets_alike():
@@ -163,7 +172,7 @@ def test_mixup_of_floats_keeps_their_type():
 def test_crops_reach_both_ends():
     """Crops begin at every place that fits, 0 and the last included, and are contiguous."""
     codes = np.tile(np.arange(10, dtype=np.uint8)[None, :, None], (500, 1, 1))
-    out = random_crop(codes, 7, Distortion(), seed(9)).numpy()[..., 0]
+    out = random_crop(codes, 7, NONE, seed(9)).numpy()[..., 0]
     assert sorted(set(out[:, 0].tolist())) == [0, 1, 2, 3]
     assert (np.diff(out.astype(int), axis=1) == 1).all()
-    np.testing.assert_array_equal(random_crop(codes, 10, Distortion(), seed(9)).numpy(), codes)
+    np.testing.assert_array_equal(random_crop(codes, 10, NONE, seed(9)).numpy(), codes)

@@ -8,12 +8,11 @@ import tensorflow as tf
 
 from tests import miniatures
 from tests.test_loaders import config_of
+from tests.test_pipeline import epoch_of, source_of
 from tfmusic.cli import main
 from tfmusic.config.sections import BalanceSection, Config, RecordSection
 from tfmusic.inputs import pipeline
-from tfmusic.inputs.augment import POLICIES
 from tfmusic.inputs.balance import Balance
-from tfmusic.inputs.pipeline import TrainingInput, for_training
 from tfmusic.records.build.shard import stored_starts
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks, read_shard
@@ -45,9 +44,9 @@ def balance_of(manifest, **options):
     return Balance.of(manifest, ("train",), BalanceSection(**options), seed=3)
 
 
-def training_input(manifest, balance=None, batch_size=5, **options):
-    fields = {"frames": 20, "batch_size": batch_size, "shuffle_segments": 64, "policy": POLICIES["none"]}
-    return TrainingInput(**fields, mixup_alpha=0.0, class_weights=None, seed=3, balance=balance, **options)
+def source(manifest, *overrides, batch_size=5, **changes):
+    overrides = (*overrides, *OVERRIDES, f"training.batch_size={batch_size}")
+    return source_of(manifest, *overrides, splits=("train",), **changes)
 
 
 # --- Stored segments -------------------------------------------------------------------------------------------
@@ -224,20 +223,20 @@ def test_a_common_tag_that_seldom_stands_alone_is_not_rare():
 def test_stream_is_what_the_balance_says(uneven):
     """Every segment comes through tf.data exactly as often as it should, in whole batches, the same twice."""
     balance = balance_of(uneven, common_segments=2, oversample=1.0)
-    options = training_input(uneven, balance, batch_size=1)
+    made_from = source(uneven, "balance.common_segments=2", "balance.oversample=1.0", batch_size=1)
     key_of = {}
     for path in balance.files:
         for header, cells in read_shard(uneven.folder / path, uneven):
             key_of[cells.tobytes()] = (header.track, header.start)
     for epoch in range(2):
-        batches = list(for_training(uneven, ("train",), np.zeros(128), options, epoch=epoch))
+        batches = list(epoch_of(made_from, epoch))
         assert len(batches) == balance.n_segments == 32
         keys = [key_of[codes.numpy()[0].tobytes()] for codes, _ in batches]
         seen = {key: keys.count(key) for key in set(keys)}
         order = [h for path in balance.files for h, _ in read_shard(uneven.folder / path, uneven)]
         wanted = {(h.track, h.start): int(n) for h, n in zip(order, balance.times(epoch), strict=True) if n}
         assert seen == wanted
-    again = list(for_training(uneven, ("train",), np.zeros(128), options, epoch=1))
+    again = list(epoch_of(made_from, 1))
     assert all((a[0].numpy() == b[0].numpy()).all() for a, b in zip(batches, again, strict=True))
 
 
@@ -247,8 +246,10 @@ def test_two_processes_share_what_the_balance_says(uneven):
     cells = [cells.tobytes() for path in balance.files for _, cells in read_shard(uneven.folder / path, uneven)]
     seen = []
     for process in range(2):
-        options = training_input(uneven, balance, batch_size=4, process=process, n_processes=2)
-        batches = [codes.numpy() for codes, _ in for_training(uneven, ("train",), np.zeros(128), options, epoch=0)]
+        half = source(
+            uneven, "balance.common_segments=2", "balance.oversample=1.0", batch_size=4, process=process, n_processes=2
+        )
+        batches = [codes.numpy() for codes, _ in epoch_of(half)]
         assert len(batches) == balance.n_segments // 4 == 8
         assert all(len(codes) == 2 for codes in batches)
         seen.append({codes.tobytes() for codes in np.concatenate(batches)})
@@ -258,11 +259,9 @@ def test_two_processes_share_what_the_balance_says(uneven):
 
 def test_stream_is_balanced_only_when_asked(uneven):
     """Without balance every segment comes once; the number of whole batches is known beforehand."""
-    ds = for_training(uneven, ("train",), np.zeros(128), training_input(uneven, batch_size=8), epoch=0)
+    ds = epoch_of(source(uneven, batch_size=8))
     assert int(ds.cardinality()) == len(list(ds)) == 50 // 8
-    ds = for_training(
-        uneven, ("train",), np.zeros(128), training_input(uneven, balance_of(uneven, common_segments=1)), epoch=0
-    )
+    ds = epoch_of(source(uneven, "balance.common_segments=1"))
     assert int(ds.cardinality()) == len(list(ds)) == 18 // 5
 
 
@@ -318,8 +317,7 @@ def test_records_keep_the_top_genre_first(tmp_path):
     names = manifest.contract.labels
     stored = {h.track_id: h.label for path in manifest.shard_paths("train") for h, _ in read_shard(path, manifest)}
     assert [names[i] for i in stored["000562"]] == ["Rock", "Hardcore", "Punk"]
-    options = training_input(manifest, batch_size=4, top_share=0.75)
-    _, targets = next(iter(for_training(manifest, ("train",), np.zeros(128), options, epoch=0)))
+    _, targets = next(iter(epoch_of(source(manifest, "training.target=soft_top", batch_size=4))))
     np.testing.assert_allclose(targets.numpy().sum(1), 1.0)
     run = fit(tmp_path, "fma", manifest, "training.target=soft_top", split="test")
     report = json.loads((run / "evaluation" / "report.json").read_text())

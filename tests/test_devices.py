@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import fit_small
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import ConfigError
-from tfmusic.training.distribution import Devices
+from tfmusic.training.devices import Devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +26,7 @@ if keras.backend.backend() == "tensorflow":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.conftest import fit_small
-from tfmusic.training.distribution import Devices
+from tfmusic.training.devices import Devices
 
 assert len(Devices.find("all").names) == 2
 records, out, *switches = sys.argv[1:]

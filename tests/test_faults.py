@@ -284,7 +284,7 @@ def test_shard_that_goes_bad_during_training(records, tmp_path, capsys, monkeypa
     run = tmp_path / "run"
     command = ["fit", "q2", "--records", str(tmp_path / "records"), "--out", str(run), *SMALL]
     assert shard.name in refused([*command, "input.shuffle_segments=1"], capsys, str(shard.parent))
-    assert RunDir(run).has_begun
+    assert RunDir(run).can_resume
     assert not list(run.rglob("*.tmp*"))
     assert not RunDir(run).calibration.exists()
 

@@ -19,10 +19,10 @@ from tfmusic.config.loading import load_config
 from tfmusic.config.sections import Config, TrainingSection
 from tfmusic.core.rundir import RunDir
 from tfmusic.records.manifest import Manifest
-from tfmusic.training.fit import TrainingProgress, _has_ended
-from tfmusic.training.job import Job
+from tfmusic.training.checks import check
+from tfmusic.training.job import Job, Stage, stage_of, stages
 from tfmusic.training.optimizer import make_optimizer
-from tfmusic.training.stages import Stage, stage_of, stages
+from tfmusic.training.trainer import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,11 +44,18 @@ def same(mine, theirs):
     return all(np.array_equal(x, y) for x, y in zip(mine, theirs, strict=True))
 
 
+def prepare(config, records):
+    """Returns a training that is ready to start its first stage."""
+    manifest = Manifest.read(records)
+    contract, folds = check(config, manifest, resume=False)
+    return Job.prepare(config, manifest, RunDir(Path("nowhere")), contract=contract, folds=folds)
+
+
 def test_stages_cover_all_epochs():
     """One stage without freezing; else frozen epochs first; never more than there are."""
     assert stages(TrainingSection(epochs=5)) == (Stage(0, 5, False),)
     both = TrainingSection(epochs=5, freeze_epochs=2)
-    assert stages(both) == (Stage(0, 2, True), Stage(2, 3, False))
+    assert stages(both) == (Stage(0, 2, True), Stage(2, 5, False))
     assert [stage_of(both, epoch).is_frozen for epoch in range(5)] == [True, True, False, False, False]
     assert stages(TrainingSection(epochs=2, freeze_epochs=9)) == (Stage(0, 2, True),)
 
@@ -90,7 +97,7 @@ def test_the_rate_factor_holds_inside_fit(trained, records):
                 },
             }
         )  # fmt: skip
-        job = Job.prepare(config, Manifest.read(records), RunDir(Path("nowhere")))
+        job = prepare(config, records)
         job.start_stage(stages(config.training)[0])
         codes = np.random.default_rng(0).integers(0, 256, (8, 64, 128), np.uint8)
         before = job.model.get_layer("block1_conv").get_weights()[0]
@@ -224,7 +231,7 @@ def test_early_stopping_waits_for_the_backbone_to_be_free():
     training = {"epochs": 12, "freeze_epochs": 6, "early_stopping_epochs": 2}
     fields = {"task": "q2", "data": {"question": "q2"}, "model": {"weights": "imagenet"}, "training": training}
     config = Config.model_validate(fields)
-    ended = [_has_ended(TrainingProgress(epoch=epoch, best_epoch=1), config) for epoch in range(1, 10)]
+    ended = [TrainingProgress(epoch=epoch, best_epoch=1).has_ended(config) for epoch in range(1, 10)]
     assert ended == [False] * 7 + [True] * 2
 
 
@@ -234,7 +241,7 @@ def test_float16_scales_its_loss(records, tmp_path):
     half = ("training.precision=mixed_float16", "training.ema_momentum=0.9")
     assert fit_small("q2", records, tmp_path / "whole", *half, "training.epochs=2") == 0
     config = load_config(RunDir(tmp_path / "whole").config)
-    job = Job.prepare(config, Manifest.read(records), RunDir(Path("nowhere")))
+    job = prepare(config, records)
     job.start_stage(stages(config.training)[0])
     assert isinstance(job.training_model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert fit_small("q2", records, tmp_path / "run", *half, "training.epochs=1") == 0

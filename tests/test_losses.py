@@ -6,7 +6,7 @@ import pytest
 
 from tfmusic.cli import main
 from tfmusic.scoring.metrics import decide
-from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
+from tfmusic.training.optimizer import AsymmetricLoss, SoftF1Loss
 
 LOGITS = np.array([[2.0, -1.0, -4.0], [-3.0, 0.5, 1.0]], np.float32)
 TARGETS = np.array([[1, 0, 0], [0, 1, 0]], np.float32)

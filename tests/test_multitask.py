@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import fit_small
+from tests.test_pipeline import epoch_of, source_of
 from tfmusic.cli import main
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract, Head
@@ -21,8 +22,6 @@ from tfmusic.datasets.multitask import join
 from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
 from tfmusic.evaluation.held_out import score_splits
-from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.records.manifest import Manifest
 
 
@@ -150,10 +149,11 @@ def test_targets_of_missing_labels_weigh_nothing(both_records, mixup_alpha):
     """A track without tags counts for the station alone; of a mixed pair both must have tags to count for them."""
     manifest = Manifest.read(both_records)
     splits = ("fold0", "fold1", "fold2", "fold3", "fold4")
-    fill, _ = cell_statistics(manifest, splits)
-    options = TrainingInput(64, 8, 64, SpecAugment(), mixup_alpha, None, 3)
+    source = source_of(
+        manifest, "training.batch_size=8", f"augment.mixup_alpha={mixup_alpha}", splits=splits, task="q1_q2", frames=64
+    )
     shares = []
-    for _, targets, weights in for_training(manifest, splits, fill, options, epoch=0):
+    for _, targets, weights in epoch_of(source):
         assert targets["q1"].shape == (8, 4)
         np.testing.assert_allclose(targets["q1"].numpy().sum(1), 1, rtol=1e-5)
         np.testing.assert_array_equal(weights["q1"], 1)

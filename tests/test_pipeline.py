@@ -5,22 +5,43 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tfmusic.config.loading import find_config, load_config
 from tfmusic.core.windows import slice_windows
 from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inference.windows import batch_windows, outputs_by_track
-from tfmusic.inputs.augment import SpecAugment
 from tfmusic.inputs.balance import count_labels
-from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
+from tfmusic.inputs.pipeline import TrainingInput, training_batches
+from tfmusic.records.format import decode
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
 
 SPLITS = ("fold0", "fold1", "fold2", "fold3")
 
 
-PLAIN = TrainingInput(
-    frames=313, batch_size=4, shuffle_segments=64, policy=SpecAugment(), mixup_alpha=0.0, class_weights=None, seed=3
-)
+PLAIN = (
+    "augment.policy=none", "augment.n_crops=1", "augment.time_stretch=0.0", "augment.freq_stretch=0.0",
+    "augment.freq_shift_bins=0", "augment.gain_db=0.0", "augment.equalizer_db=0.0", "augment.mixup_alpha=0.0",
+    "training.target=labels", "training.batch_size=4", "training.seed=3",
+    "training.class_weights=none", "input.shuffle_segments=64", "metadata.fields=[]",
+)  # fmt: skip
+AUGMENTED = (
+    "augment.policy=custom", "augment.time_warp_frames=5", "augment.freq_mask_bins=8", "augment.n_freq_masks=1",
+    "augment.time_mask_frames=8", "augment.n_time_masks=1", "augment.mixup_alpha=0.4",
+)  # fmt: skip
+
+
+def source_of(manifest, *overrides, splits=SPLITS, task="q2", frames=None, **changes):
+    """Returns where training batches come from: whole segments without augmentation, but for the overrides."""
+    config = load_config(find_config(task), [*PLAIN, *overrides])
+    contract = replace(manifest.contract, frames=frames or manifest.segment_frames)
+    return TrainingInput(config, manifest, splits, contract, **changes)
+
+
+def epoch_of(source, epoch=0):
+    """Returns the batches of one epoch."""
+    return training_batches(source, range(epoch, epoch + 1))
 
 
 @pytest.fixture
@@ -28,9 +49,8 @@ def manifest(records):
     return Manifest.read(records)
 
 
-def batches(manifest, *, epoch=0, **changes):
-    fill, _ = cell_statistics(manifest, SPLITS)
-    ds = for_training(manifest, SPLITS, fill, replace(PLAIN, **changes), epoch=epoch)
+def batches(manifest, *overrides, epoch=0, **changes):
+    ds = epoch_of(source_of(manifest, *overrides, **changes), epoch)
     return [tuple(part.numpy() for part in batch) for batch in ds]
 
 
@@ -48,8 +68,7 @@ def test_an_epoch_has_every_segment_once(manifest):
 
 def test_an_epoch_read_again_is_the_same(manifest):
     """Keras may draw a batch before it begins, on several devices and on JAX: that must not change the order."""
-    fill, _ = cell_statistics(manifest, SPLITS)
-    ds = for_training(manifest, SPLITS, fill, PLAIN, epoch=0)
+    ds = epoch_of(source_of(manifest))
     first, again = ([codes.numpy() for codes, _ in ds] for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -65,20 +84,23 @@ def test_targets_belong_to_their_codes(manifest):
 
 def test_same_seed_and_epoch_same_batches(manifest):
     """An epoch can be made again exactly; another epoch or seed differs, in order, crops and masks."""
-    augmented = {"policy": SpecAugment(5, 8, 1, 8, 1.0, 1), "mixup_alpha": 0.4, "frames": 100}
-    first, again = batches(manifest, epoch=2, **augmented), batches(manifest, epoch=2, **augmented)
+    first, again = (batches(manifest, *AUGMENTED, epoch=2, frames=100) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
-    other_epoch, other_seed = batches(manifest, epoch=3, **augmented), batches(manifest, epoch=2, seed=4, **augmented)
+    other_epoch = batches(manifest, *AUGMENTED, epoch=3, frames=100)
+    other_seed = batches(manifest, *AUGMENTED, "training.seed=4", epoch=2, frames=100)
     assert not np.array_equal(first[0][0], other_epoch[0][0])
     assert not np.array_equal(first[0][0], other_seed[0][0])
 
 
 def test_masked_cells_hold_the_training_folds_mean(manifest):
     """What SpecAugment hides is filled with the rounded mean of the training folds, bin by bin."""
-    hide_all = SpecAugment(freq_mask_bins=120, n_freq_masks=8, time_mask_frames=300, n_time_masks=8)
-    plain, masked = batches(manifest), batches(manifest, policy=hide_all)
+    hide_all = (
+        "augment.policy=custom", "augment.freq_mask_bins=120", "augment.n_freq_masks=8",
+        "augment.time_mask_frames=300", "augment.n_time_masks=8",
+    )  # fmt: skip
+    plain, masked = batches(manifest), batches(manifest, *hide_all)
     mean = np.concatenate([t.codes for s in SPLITS for t in iterate_tracks(manifest, s)]).mean(0)
     changed = [(m, m != p) for (p, _), (m, _) in zip(plain, masked, strict=True)]
     assert np.mean([part.mean() for _, part in changed]) > 0.5
@@ -86,11 +108,47 @@ def test_masked_cells_hold_the_training_folds_mean(manifest):
         np.testing.assert_array_equal(codes[part], np.broadcast_to(np.round(mean), codes.shape)[part])
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_epochs_that_follow_each_other_are_those_read_alone(manifest, seed):
+    """One dataset of several epochs gives each of them as it is alone: a resumed training begins in the middle."""
+    source = source_of(manifest, *AUGMENTED, f"training.seed={seed}", frames=100)
+    alone = [batch for epoch in (2, 3, 4) for batch in epoch_of(source, epoch)]
+    together = training_batches(source, range(2, 5))
+    assert int(together.cardinality()) == len(alone) == 3 * source.steps_per_epoch
+    for (codes, targets), (same_codes, same_targets) in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(codes, same_codes)
+        np.testing.assert_array_equal(targets, same_targets)
+
+
+def test_an_epoch_of_one_batch(manifest):
+    """Epochs of a single step follow each other as well."""
+    n_segments = source_of(manifest).n_segments
+    source = source_of(manifest, f"training.batch_size={n_segments // 2 + 1}")
+    assert source.steps_per_epoch == 1
+    assert len(list(training_batches(source, range(3)))) == 3
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_order_is_that_of_a_shuffle_with_both_seeds(manifest, seed):
+    """Segments come in the order of Dataset.shuffle with the epoch's seed, which TensorFlow keeps between versions."""
+    files = [str(path) for split in SPLITS for path in manifest.shard_paths(split)]
+    order = np.random.default_rng([seed, 2]).permutation(len(files))
+    tf.random.set_seed(seed)
+    ds = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
+    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=16)
+    ds = tf.data.Dataset.range(1).flat_map(lambda _: ds.shuffle(64, seed=seed * 1_000_003 + 2))
+    expected = [decode(record)[1].tobytes() for record in ds.as_numpy_iterator()]
+    made = [codes.tobytes() for batch, _ in batches(manifest, f"training.seed={seed}", epoch=2) for codes in batch]
+    assert made == expected[: len(made)]
+
+
 def test_class_weights_follow_the_label(manifest):
     """With class weights every example carries the weight of its labels."""
+    source = source_of(manifest)
     weights = np.arange(1.0, 1.0 + len(manifest.contract.labels))
-    for _, targets, weight in batches(manifest, class_weights=weights):
-        np.testing.assert_allclose(weight, targets @ weights, rtol=1e-6)
+    source.__dict__["class_weights"] = weights  # a cached property
+    for _, targets, weight in epoch_of(source):
+        np.testing.assert_allclose(weight, targets.numpy() @ weights, rtol=1e-6)
 
 
 def test_label_counts(manifest):

@@ -16,21 +16,27 @@ import numpy as np
 import pytest
 
 from tests.conftest import fit_small
+from tests.test_pipeline import epoch_of, source_of
 from tfmusic.cli import main
 from tfmusic.console import console
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, UsageError
-from tfmusic.inputs.augment import SpecAugment
-from tfmusic.inputs.pipeline import TrainingInput, cell_statistics, for_training
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.records.manifest import Manifest
-from tfmusic.training import distribution
+from tfmusic.training import processes
 from tfmusic.training.callbacks import StepWatch
-from tfmusic.training.distribution import LOST, Processes, _check, _says_lost, find_processes
+from tfmusic.training.processes import LOST, Processes, _check, _is_lost, find_processes
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
-SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "gpu[03-05,9],x", "SLURM_JOB_ID": "40007"}
+SLURM = {
+    "SLURM_JOB_ID": "40007", "SLURM_STEP_NODELIST": "gpu[03-05,9],x", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+}  # fmt: skip
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911", "OMPI_COMM_WORLD_SIZE": "3",
+    "OMPI_COMM_WORLD_RANK": "1",
+}  # fmt: skip
 
 _WORKER = """
 import hashlib, signal, sys
@@ -56,7 +62,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_two(records, out, *overrides, flags=()):
+def start_two(records, out, *overrides, flags=(), by_slurm=False):
     """Returns two processes that train together."""
     ports, processes = [free_port(), free_port()], []
     fit = ["fit", "q2", "--records", str(records), "--out", str(out), *flags]
@@ -75,7 +81,13 @@ def start_two(records, out, *overrides, flags=()):
         hosts = []
         if IS_KERAS_3:
             environment["KERAS_BACKEND"] = "jax"
-            hosts = ["--coordinator", f"127.0.0.1:{ports[0]}", "--num-processes", "2", "--process-id", str(index)]
+            if by_slurm:
+                environment |= SLURM | {
+                    "SLURM_JOB_ID": str(ports[0]), "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": str(index),
+                    "SLURM_NTASKS": "2", "SLURM_PROCID": str(index),
+                }  # fmt: skip
+            else:
+                hosts = ["--coordinator", f"127.0.0.1:{ports[0]}", "--num-processes", "2", "--process-id", str(index)]
         else:
             workers = [f"127.0.0.1:{port}" for port in ports]
             task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
@@ -94,7 +106,7 @@ def test_two_processes_train_one_model(records, tmp_path):
     """Both finish with the same weights, the first alone writes the run, which goes on with --resume and validates."""
     out = tmp_path / "run"
     for epochs, flags in (("training.epochs=1", ()), ("training.epochs=2", ("--resume",))):
-        processes = start_two(records, out, epochs, flags=flags)
+        processes = start_two(records, out, epochs, flags=flags, by_slurm=bool(flags))
         said = [process.communicate()[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
         digests = [line for text in said for line in text.splitlines() if line.startswith("weights")]
@@ -157,11 +169,13 @@ def test_every_process_needs_a_shard(records, tmp_path, capsys, monkeypatch):
 
 
 def test_who_the_processes_are():
-    """Arguments, TF_CONFIG, SLURM, or none of them."""
+    """Arguments, TF_CONFIG, Slurm, Open MPI, or none of them."""
     assert find_processes(None, None, None, {}) == Processes(0, 1)
     assert find_processes("h:1", 3, 2, SLURM) == Processes(2, 3, "h:1")
     assert find_processes(None, None, None, {"TF_CONFIG": json.dumps(CLUSTER)}) == Processes(1, 2, "a:1")
-    assert find_processes(None, None, None, SLURM) == Processes(2, 4, "gpu03:10007")
+    assert find_processes(None, None, None, SLURM) == Processes(2, 4)  # JAX finds the coordinator
+    assert find_processes(None, None, None, OPEN_MPI) == Processes(1, 3)
+    assert find_processes(None, None, None, {"SLURM_NTASKS": "4"}) == Processes(0, 1)  # salloc without srun
     assert find_processes(None, None, None, SLURM | {"SLURM_NTASKS": "1"}) == Processes(0, 1)
 
 
@@ -201,10 +215,10 @@ def test_what_ended_a_process(code, said):
 
 def test_a_dropped_interrupt_ends_the_next_step(monkeypatch):
     """Python drops what is raised in a destructor, as JAX's callbacks of the garbage collector: the step asks again."""
-    monkeypatch.setattr(distribution, "_asked_to_end", threading.Event())
-    watch = StepWatch(console.progress("fit", 2, "steps"), 0, lambda *_: [], shown=False)
+    monkeypatch.setattr(processes, "_asked_to_end", threading.Event())
+    watch = StepWatch(console.progress("fit", 2, "steps"), lambda *_: [], shows_steps=False)
     watch.on_train_batch_end(0, {"loss": 1.0})
-    before = signal.signal(signal.SIGTERM, distribution._interrupt_once)
+    before = signal.signal(signal.SIGTERM, processes._interrupt_once)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
@@ -222,18 +236,16 @@ def test_a_dropped_interrupt_ends_the_next_step(monkeypatch):
 )  # fmt: skip
 def test_a_mistake_keeps_its_trace(error, is_lost):
     """Backends alone say that another process is gone, whatever the text of other errors."""
-    assert _says_lost(error) == is_lost
+    assert _is_lost(error) == is_lost
 
 
 def test_each_process_reads_its_own_shards(records):
     """Two processes have halves of the batches, as many steps, and no segment in common while none is repeated."""
     manifest, splits = Manifest.read(records), ("fold0", "fold1", "fold2")
-    fill, _ = cell_statistics(manifest, splits)
-    plain = {"frames": 313, "shuffle_segments": 64, "policy": SpecAugment(), "mixup_alpha": 0.0, "class_weights": None}
     seen = []
     for process in range(2):
-        options = TrainingInput(batch_size=8, seed=3, process=process, n_processes=2, **plain)
-        batches = [codes.numpy() for codes, _ in for_training(manifest, splits, fill, options, epoch=0)]
+        half = source_of(manifest, "training.batch_size=8", splits=splits, process=process, n_processes=2)
+        batches = [codes.numpy() for codes, _ in epoch_of(half)]
         assert len(batches) == sum(manifest.split(name).segments for name in splits) // 8
         assert all(len(codes) == 4 for codes in batches)
         seen.append({codes.tobytes() for codes in np.concatenate(batches)})

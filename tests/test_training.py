@@ -389,7 +389,7 @@ def test_no_weight_decay_is_none_at_all(name):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_averaged_weights_are_put_back(precision):
-    """Across fit(): inside, the model has the average by hand; after, its own weights, also after an error."""
+    """Inside, the model has the average computed by hand; after that its own weights, also after an error."""
     keras.mixed_precision.set_global_policy(precision)
     try:
         inputs = keras.Input((4,))
@@ -401,14 +401,14 @@ def test_averaged_weights_are_put_back(precision):
     )
     model.compile(make_optimizer(section, model, 10, 0), "mse", jit_compile=False)
     model.set_weights([np.ones((4, 2)), np.ones(2)])
-    history = []
-    for _ in range(5):
-        model.fit(np.ones((2, 4)), np.zeros((2, 2)), verbose=0)
-        history.append(model.get_weights()[1])
-    raw = model.get_weights()
-    average = history[0]
-    for weights in history[1:]:
-        average = 0.5 * average + 0.5 * weights
+    epochs = []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: epochs.append(model.get_weights()))
+    model.fit(np.ones((2, 4)), np.zeros((2, 2)), epochs=5, verbose=0, callbacks=[record])
+    raw = epochs[-1]
+    model.set_weights(raw)  # Keras leaves the average there when fit returns
+    average = epochs[0][1]
+    for weights in epochs[1:]:
+        average = 0.5 * average + 0.5 * weights[1]
     with averaged_weights(model):
         inside = model.get_weights()[1]
     if precision == "float32":

@@ -1,5 +1,6 @@
 """The streams of tfmusic, and the raw reading of its shards, as benches; part `read` counts segments."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tests.benchmarks.clock import Bench, pulling, repeating
+from tfmusic.config.sections import Config
 from tfmusic.inputs import augment, pipeline
 from tfmusic.records.manifest import Manifest
 
-_TIMES = 2000  # the shards are read so often in one epoch, so that a stream does not end while it is measured
+_EPOCHS = 2000  # so that a stream does not end while it is measured
 
 
 def raw(records: str, batch_size: int) -> Bench:
@@ -26,18 +28,18 @@ def raw(records: str, batch_size: int) -> Bench:
 def ours(records: str, batch_size: int, frames: int | None, policy: str, shuffle_segments: int) -> Bench:
     """Returns the training stream; frames None is whole stored segments."""
     manifest = Manifest.read(Path(records))
-    splits = list(manifest.splits)
-    mean, _ = pipeline.cell_statistics(manifest, splits)
-    options = pipeline.TrainingInput(
-        frames=frames or manifest.segment_frames,
-        batch_size=batch_size,
-        shuffle_segments=shuffle_segments,
-        policy=augment.POLICIES[policy],
-        mixup_alpha=0.0,
-        class_weights=None,
-        seed=0,
+    config = Config.model_validate(
+        {
+            "task": "q1",
+            "data": {"question": "q1"},
+            "input": {"shuffle_segments": shuffle_segments},
+            "augment": {"policy": policy},
+            "training": {"batch_size": batch_size},
+        }
     )
-    ds = pipeline.for_training(manifest, splits * _TIMES, mean, options, epoch=0)
+    contract = replace(manifest.contract, frames=frames or manifest.segment_frames, metadata=())
+    source = pipeline.TrainingInput(config, manifest, tuple(manifest.splits), contract)
+    ds = pipeline.training_batches(source, range(_EPOCHS))
     return Bench({"read": pulling(iter(ds), batch_size)})
 
 

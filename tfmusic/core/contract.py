@@ -7,7 +7,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from tfmusic.core.feature import Feature
+from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.files import read_json_file, write_text
 from tfmusic.core.scale import Scale
 from tfmusic.errors import RunError
@@ -55,6 +55,11 @@ class Contract:
     version: int = CONTRACT_VERSION
     heads: tuple[Head, ...] = ()
     metadata: tuple[str, ...] = ()
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether the input is embeddings rather than spectrograms."""
+        return self.feature.name == EMBEDDING
 
     @property
     def n_bins(self) -> int:

@@ -1,4 +1,4 @@
-"""The folder of one training: which file stands where."""
+"""The folder of one training: its files, and what their JSON must hold."""
 
 import json
 from collections.abc import Iterator
@@ -7,22 +7,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from tfmusic.core.files import CHECKSUMS_NAME, check_files, is_temporary, read_json_file, write_checksums
+from tfmusic.core.section import first_error
 from tfmusic.errors import RunError, UsageError
 
 _SEALED = (
     "config.yaml", "environment.json", "contract.json", "calibration.json", "records.json", "pretrained.json",
     "ensemble.json", "metrics.jsonl", "checkpoints/best.keras", "checkpoints/last.keras", "backup/state.npz",
 )  # fmt: skip
-_SHAPES: dict[str, Any] = {  # what other modules take for granted of the JSON files of a run
-    "records.json": {
-        "folder": str, "tracks_sha256": str, "training": [str], "validation": [str], "training_tracks": [str],
-    },
-    "environment.json": {"python": str, "machine": str, "backend": str, "packages": dict},
-    "ensemble.json": {"members": [{"run": str, "weight": int | float}]},
-    "model_card.json": {"task": str, "labels": [str]},
-}  # fmt: skip
 FOR_TRAINING = ("checkpoints/last.keras", "backup/state.npz")  # a user may remove them to make room
+
+
+class _Object(BaseModel):
+    """Any JSON object."""
+
+
+class _Records(BaseModel, strict=True):
+    folder: str
+    tracks_sha256: str
+    training: list[str]
+    validation: list[str]
+    training_tracks: list[str]
+    backbone_tracks: list[str] = []
+
+
+class _Environment(BaseModel, strict=True):
+    python: str
+    machine: str
+    backend: str
+    packages: dict[str, str]
+
+
+class _Member(BaseModel, strict=True):
+    run: str
+    weight: float
+    sha256: str | None = None
+
+
+class _Ensemble(BaseModel, strict=True):
+    members: list[_Member]
+
+
+class _Pretrained(BaseModel, strict=True):
+    loaded: list[str]
+    track_ids: list[str]
+
+
+class _Epoch(BaseModel, strict=True):
+    epoch: int
+    seconds: float
+
+
+class _ModelCard(BaseModel, strict=True):
+    task: str
+    labels: list[str]
+
+
+_CONTENTS: dict[str, type[BaseModel]] = {
+    "records.json": _Records,
+    "environment.json": _Environment,
+    "ensemble.json": _Ensemble,
+    "pretrained.json": _Pretrained,
+    "model_card.json": _ModelCard,
+}
+_EPOCHS = TypeAdapter(list[_Epoch])
 
 
 @dataclass(frozen=True)
@@ -93,20 +143,17 @@ class RunDir:
         return found
 
     @property
-    def has_begun(self) -> bool:
-        """Whether a finished epoch lies here, of this run or of those that it is made of."""
-        return (
-            self.state.is_file()
-            or any(self.path.glob("*/backup/state.npz"))
-            or any(self.path.glob("*/*/backup/state.npz"))
-        )
+    def can_resume(self) -> bool:
+        """Whether an epoch has been finished here, by this run or by those that it is made of."""
+        patterns = ("backup/state.npz", "*/backup/state.npz", "*/*/backup/state.npz")
+        return any(True for pattern in patterns for _ in self.path.glob(pattern))
 
     @property
-    def is_of_no_use(self) -> bool:
+    def has_no_finished_epoch(self) -> bool:
         """Whether a training was cut off here in its first epoch, so that there is nothing to lose."""
         if self.path.is_dir() and all(map(is_temporary, self.path.iterdir())):
             return True
-        if not self.config.is_file() or self.has_begun or any(self.path.rglob(self.calibration.name)):
+        if not self.config.is_file() or self.can_resume or any(self.path.rglob(self.calibration.name)):
             return False
         # The line of an epoch is written before its state.
         return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in self.path.rglob("metrics.jsonl"))
@@ -122,7 +169,7 @@ class RunDir:
         return self.path / "evaluation"
 
     def report_folder(self, task: str) -> Path:
-        """Returns where the report of a task is, which has a folder of its own where the model answers several."""
+        """Returns the folder of a task's report, one of its own where the model has several tasks."""
         several = "heads" in self.read_json(self.contract)
         return self.evaluation / task if several else self.evaluation
 
@@ -135,19 +182,22 @@ class RunDir:
         write_checksums(self.path, [name for name in _SEALED if (self.path / name).is_file()])
 
     def unseal(self) -> None:
-        """Makes the run unfinished: what it answers is about to change."""
+        """Makes the run unfinished: its model is about to change."""
         (self.path / CHECKSUMS_NAME).unlink(missing_ok=True)
         self.calibration.unlink(missing_ok=True)
 
-    def check(self, *, answers_alone: bool = True) -> list[str]:
-        """Compares what the run answers with, or all of it, with its checksums and returns the names of the files.
+    def check(self, *, for_prediction: bool = True) -> list[str]:
+        """Compares the files of a finished run with its checksums and returns their names.
+
+        Args:
+            for_prediction: compare only what a prediction needs, not what training further does.
 
         Raises:
             RunError: a file is missing or damaged.
         """
-        if not self.calibration.is_file():  # not finished, which whoever needs it finished says
+        if not self.calibration.is_file():  # not finished; callers that need a finished run raise
             return []
-        only = set(_SEALED) - set(FOR_TRAINING) if answers_alone else None
+        only = set(_SEALED) - set(FOR_TRAINING) if for_prediction else None
         return check_files(self.path, may_lack=FOR_TRAINING, only=only)
 
     def history(self) -> list[dict[str, Any]]:
@@ -156,37 +206,27 @@ class RunDir:
             return []
         with reading(self.metrics):
             lines = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
-            if not _fits(lines, [{"epoch": int, "seconds": int | float}]):
-                raise ValueError("an epoch without its number or its seconds")
+            _EPOCHS.validate_python(lines)
         return lines
 
     def read_json(self, path: Path) -> dict[str, Any]:
-        """Returns what one of the JSON files holds; raises RunError where it is missing or damaged."""
+        """Returns the contents of one of the JSON files; raises RunError where it is missing or damaged."""
         try:
-            value = read_json_file(path)
+            value: dict[str, Any] = read_json_file(path)
+            _CONTENTS.get(path.name, _Object).model_validate(value)
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: must be a JSON file of a run: {error}") from error
-        if not isinstance(value, dict) or not _fits(value, _SHAPES.get(path.name, {})):
-            raise RunError(f"{path}: must be what tfmusic writes there. Received: {json.dumps(value)[:80]}")
+            reason = first_error(error) if isinstance(error, ValidationError) else str(error)
+            raise RunError(f"{path}: must be a JSON file of a run as tfmusic writes it: {reason}") from error
         return value
-
-
-def _fits(value: object, shape: Any) -> bool:
-    """Returns whether a value of JSON is of a type, a list of such, or a mapping with such at some keys."""
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
-    if isinstance(shape, dict):
-        return isinstance(value, dict) and all(key in value and _fits(value[key], one) for key, one in shape.items())
-    return isinstance(value, shape)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Names a file of which something is taken for granted that is not so, as a RunError."""
+    """Raises a RunError with the name of the file where its contents are not as expected."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise RunError(f"{path}: must be what tfmusic writes there. Received: {error!r}") from error
+        raise RunError(f"{path}: must be as tfmusic writes it. Received: {error!r}") from error
 
 
 def open_run(path: Path) -> RunDir:
@@ -221,7 +261,7 @@ def new_run_dir(root: Path, task: str, name: str) -> RunDir:
 
 
 def unfinished_run_dir(root: Path, task: str) -> RunDir:
-    """Returns the run of a task that was begun or resumed last and has not ended.
+    """Returns the unfinished run of a task that was begun or resumed last.
 
     Raises:
         UsageError: there is none. A finished run is trained further only when it is named.
@@ -231,6 +271,6 @@ def unfinished_run_dir(root: Path, task: str) -> RunDir:
     if not unfinished:
         raise UsageError(
             f"{root / task}: must hold a run that was interrupted after an epoch. Received: {len(runs)} that have"
-            " ended. Leave out --resume to begin anew; --out RUN trains a finished one further"
+            " ended. Leave out --resume to begin anew, or name a finished run with --out to train it further"
         )
     return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)

@@ -1,58 +1,65 @@
-"""Distortions that leave the music what it is: tempo, pitch, loudness and timbre, on code batches.
+"""Augmentation of code batches: crops and distortions, SpecAugment, mixup.
 
-Random resized crops follow Inception's (Szegedy et al. 2015, arXiv 1409.4842), random equaliser curves FilterAugment
-(Nam et al. 2022, arXiv 2110.03282). As in `augment`, everything works on a whole batch [batch, frames, n_bins] in its
-storage dtype and draws from stateless seeds.
+Distortions leave the music what it is: tempo, pitch, loudness and timbre change. Random resized crops follow
+Inception's (Szegedy et al. 2015, arXiv 1409.4842), random equaliser curves FilterAugment (Nam et al. 2022, arXiv
+2110.03282). SpecAugment is Park et al. 2019 (arXiv 1904.08779), mixup Zhang et al. 2018 (arXiv 1710.09412).
+
+Every function works on a whole batch [batch, frames, n_bins] in its storage dtype, takes the config's section `augment`
+and draws from a stateless seed.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfmusic.config.sections import AugmentSection
 from tfmusic.core.addons import sparse_image_warp
 from tfmusic.core.contract import Contract
 
 _CURVE_POINTS = 6  # of an equaliser curve, evenly over the bins
+_BYTES_A_WORD = 8
+
+# SpecAugment's parameters in table 1 of the paper: LibriSpeech basic and double, Switchboard mild and strong.
+_POLICY_KEYS = (
+    "time_warp_frames", "freq_mask_bins", "n_freq_masks", "time_mask_frames", "time_mask_fraction", "n_time_masks",
+)  # fmt: skip
+_POLICIES: dict[str, tuple[float, ...]] = {
+    "none": (0, 0, 0, 0, 1.0, 0),
+    "LB": (80, 27, 1, 100, 1.0, 1),
+    "LD": (80, 27, 2, 100, 1.0, 2),
+    "SM": (40, 15, 2, 70, 0.2, 2),
+    "SS": (40, 27, 2, 70, 0.2, 2),
+}
 
 
-@dataclass(frozen=True)
-class Distortion:
-    """How far each distortion may go; 0 switches it off, and 1 piece is a plain crop.
-
-    Attributes:
-        crop_pieces: a window is put together from this many pieces of its stored segment.
-        time_stretch: tempo changes by a factor of 1 - s to 1 + s.
-        freq_stretch: the bins spread by a factor of 1 - s to 1 + s around the middle one.
-        freq_shift_bins: the spectrum moves by -n to n bins.
-        gain_db: loudness changes by -g to g dB.
-        equalizer_db: a curve through six points of -e to e dB is added over the bins.
-    """
-
-    crop_pieces: int = 1
-    time_stretch: float = 0.0
-    freq_stretch: float = 0.0
-    freq_shift_bins: int = 0
-    gain_db: float = 0.0
-    equalizer_db: float = 0.0
+def resolve(section: AugmentSection) -> AugmentSection:
+    """Returns the section with the SpecAugment parameters of its policy; `custom` has its own."""
+    if section.policy == "custom":
+        return section
+    return section.model_copy(update=dict(zip(_POLICY_KEYS, _POLICIES[section.policy], strict=True)))
 
 
-def random_crop(codes: tf.Tensor, frames: int, distortion: Distortion, seed: tf.Tensor) -> tf.Tensor:
+def only_mixup(section: AugmentSection) -> AugmentSection:
+    """Returns a section that mixes examples as `section` does and changes nothing else."""
+    return resolve(AugmentSection(policy="none", mixup_alpha=section.mixup_alpha))
+
+
+def random_crop(codes: tf.Tensor, frames: int, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
     """Returns windows of `frames` frames at random places of the segments [batch, >= frames, n_bins].
 
     Pieces follow each other in the window, each from a place of its own. A stretch that the segment is too short for
     is cut down to what it holds.
     """
     codes = tf.convert_to_tensor(codes)
-    if codes.shape[1] == frames and distortion.crop_pieces == 1 and not distortion.time_stretch:
+    if codes.shape[1] == frames and section.n_crops == 1 and not section.time_stretch:
         return codes  # there is one place
     n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
     rows = []
-    rate = _rate(n_batch, distortion.time_stretch, tf.random.experimental.stateless_fold_in(seed, 0))
-    for piece, length in enumerate(_lengths(frames, distortion.crop_pieces)):
+    rate = _rate(n_batch, section.time_stretch, tf.random.experimental.stateless_fold_in(seed, 0))
+    for piece, length in enumerate(_lengths(frames, section.n_crops)):
         longest = tf.cast(n_frames - 1, tf.float32) / max(length - 1, 1)
         steps = tf.minimum(rate, longest) * tf.range(length, dtype=tf.float32)[None, :]
         offsets = tf.cast(tf.round(steps), tf.int32)
@@ -62,13 +69,13 @@ def random_crop(codes: tf.Tensor, frames: int, distortion: Distortion, seed: tf.
     return tf.gather(codes, tf.concat(rows, axis=1), batch_dims=1)
 
 
-def distort(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
+def distort(codes: tf.Tensor, section: AugmentSection, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
     """Returns the batch with pitch, loudness and timbre changed, same shape and dtype."""
     pitch_seed, colour_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    if distortion.freq_stretch or distortion.freq_shift_bins:
-        codes = _move_bins(codes, distortion, pitch_seed)
-    if distortion.gain_db or distortion.equalizer_db:
-        codes = _colour(codes, distortion, contract, colour_seed)
+    if section.freq_stretch or section.freq_shift_bins:
+        codes = _move_bins(codes, section, pitch_seed)
+    if section.gain_db or section.equalizer_db:
+        codes = _colour(codes, section, contract, colour_seed)
     return codes
 
 
@@ -81,28 +88,28 @@ def _rate(n_batch: Any, stretch: float, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform([n_batch, 1], seed, 1.0 - stretch, 1.0 + stretch)
 
 
-def _move_bins(codes: tf.Tensor, distortion: Distortion, seed: tf.Tensor) -> tf.Tensor:
+def _move_bins(codes: tf.Tensor, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
     """Returns every output bin from the nearest bin that it shows; what lies beyond the ends repeats the last one."""
     n_batch, n_bins = tf.shape(codes)[0], tf.shape(codes)[2]
     rate_seed, shift_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    shift = distortion.freq_shift_bins
+    shift = section.freq_shift_bins
     moved = whole_below(tf.random.stateless_uniform([n_batch, 1], shift_seed), 2 * shift + 1) - shift
     middle = tf.cast(n_bins - 1, tf.float32) / 2.0
     from_middle = tf.range(n_bins, dtype=tf.float32)[None, :] - middle
-    source = middle + from_middle * _rate(n_batch, distortion.freq_stretch, rate_seed) - tf.cast(moved, tf.float32)
+    source = middle + from_middle * _rate(n_batch, section.freq_stretch, rate_seed) - tf.cast(moved, tf.float32)
     columns = tf.clip_by_value(tf.cast(tf.round(source), tf.int32), 0, n_bins - 1)
     return tf.gather(codes, columns, axis=2, batch_dims=1)
 
 
-def _colour(codes: tf.Tensor, distortion: Distortion, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
+def _colour(codes: tf.Tensor, section: AugmentSection, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
     """Returns the batch with a gain and an equaliser curve added, in dB, within the range of the scale."""
     n_batch = tf.shape(codes)[0]
     gain_seed, curve_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     low, high = contract.scale.low, contract.scale.high
     is_coded = contract.dtype == "uint8"
-    gain = tf.random.stateless_uniform([n_batch, 1], gain_seed, -distortion.gain_db, distortion.gain_db)
+    gain = tf.random.stateless_uniform([n_batch, 1], gain_seed, -section.gain_db, section.gain_db)
     points = tf.random.stateless_uniform(
-        [n_batch, _CURVE_POINTS], curve_seed, -distortion.equalizer_db, distortion.equalizer_db
+        [n_batch, _CURVE_POINTS], curve_seed, -section.equalizer_db, section.equalizer_db
     )
     added = (gain + points @ tf.constant(_curve_basis(contract.n_bins)))[:, None, :]
     per_code, offset = ((high - low) / 255.0, low) if is_coded else (1.0, 0.0)
@@ -126,64 +133,30 @@ def _curve_basis(n_bins: int) -> np.ndarray:
     return np.asarray(np.maximum(1.0 - distance, 0.0), np.float32)
 
 
-_BYTES_A_WORD = 8
-
-
-@dataclass(frozen=True)
-class SpecAugment:
-    """The six parameters of the paper; 0 switches a part off.
-
-    Attributes:
-        time_warp_frames: W, the warp moves a point by -W+1 to W-1 frames.
-        freq_mask_bins: F, a frequency mask has 0 to F-1 bins.
-        n_freq_masks: mF.
-        time_mask_frames: T, a time mask has 0 to T-1 frames,
-        time_mask_fraction: p, and at most p times the input's length.
-        n_time_masks: mT.
-        warp_by: `gather`, or `addons/sparse_image_warp`.
-    """
-
-    time_warp_frames: int = 0
-    freq_mask_bins: int = 0
-    n_freq_masks: int = 0
-    time_mask_frames: int = 0
-    time_mask_fraction: float = 1.0
-    n_time_masks: int = 0
-    warp_by: str = "gather"
-
-
-# The policies of the paper: LibriSpeech basic and double, Switchboard mild and strong.
-POLICIES = {
-    "none": SpecAugment(),
-    "LB": SpecAugment(80, 27, 1, 100, 1.0, 1),
-    "LD": SpecAugment(80, 27, 2, 100, 1.0, 2),
-    "SM": SpecAugment(40, 15, 2, 70, 0.2, 2),
-    "SS": SpecAugment(40, 27, 2, 70, 0.2, 2),
-}
-
-
-def spec_augment(codes: tf.Tensor, fill: tf.Tensor, policy: SpecAugment, seed: tf.Tensor) -> tf.Tensor:
+def spec_augment(codes: tf.Tensor, fill: tf.Tensor, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
     """Returns the batch warped in time and masked, same shape and dtype.
 
     Args:
         codes: [batch, frames, n_bins].
         fill: value of masked cells, [n_bins], same dtype: the codes of the training mean.
-        policy: the six parameters.
+        section: with SpecAugment's six parameters; 0 switches a part off. A mask over bins has 0 to
+            `freq_mask_bins` - 1 of them; one over frames 0 to `time_mask_frames` - 1, and at most
+            `time_mask_fraction` of the input's length.
         seed: [2] integers.
     """
     codes = tf.convert_to_tensor(codes)
-    if policy.time_warp_frames:
-        warp = time_warp if policy.warp_by == "gather" else image_warp
-        codes = warp(codes, policy.time_warp_frames, _fold_in(seed, 1))
-    if not policy.n_freq_masks and not policy.n_time_masks:
+    if section.time_warp_frames:
+        warp = time_warp if section.time_warp == "gather" else image_warp
+        codes = warp(codes, section.time_warp_frames, _fold_in(seed, 1))
+    if not section.n_freq_masks and not section.n_time_masks:
         return codes
     shape = tf.shape(codes)
     n_batch, n_frames, n_bins = shape[0], shape[1], shape[2]
     longest = tf.minimum(
-        policy.time_mask_frames - 1, tf.cast(policy.time_mask_fraction * tf.cast(n_frames, tf.float32), tf.int32)
+        section.time_mask_frames - 1, tf.cast(section.time_mask_fraction * tf.cast(n_frames, tf.float32), tf.int32)
     )
-    in_freq = random_masks(n_batch, n_bins, policy.n_freq_masks, policy.freq_mask_bins - 1, _fold_in(seed, 2))
-    in_time = random_masks(n_batch, n_frames, policy.n_time_masks, longest, _fold_in(seed, 3))
+    in_freq = random_masks(n_batch, n_bins, section.n_freq_masks, section.freq_mask_bins - 1, _fold_in(seed, 2))
+    in_time = random_masks(n_batch, n_frames, section.n_time_masks, longest, _fold_in(seed, 3))
     return _fill_in(codes, fill, in_freq, in_time)
 
 

@@ -1,234 +1,212 @@
 """The order of operations from records to training batches; `inference/windows.py` has that of evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfmusic.config.sections import AugmentSection, Config
 from tfmusic.core.contract import Contract
 from tfmusic.inputs import augment
-from tfmusic.inputs.augment import Distortion, distort, random_crop
-from tfmusic.inputs.balance import Balance
+from tfmusic.inputs.balance import Balance, class_weights
 from tfmusic.inputs.metadata import Metadata
 from tfmusic.records.format import decode
 from tfmusic.records.manifest import Manifest, Statistics
 
-# Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of an epoch.
+# Explicit parallelism: autotuning stalls for seconds when an iterator is dropped at the end of a training.
 _PARALLEL_CALLS = 2
 _OPEN_SHARDS = 16
-
-_ReadShard = Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]
+_TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others (the Deep-Music-Tagger's)
+_MAX_SEED = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """How training batches are made.
+    """The records and the config that training batches are made from.
 
     Attributes:
-        frames: length of the model's input.
-        batch_size: segments in a batch.
-        shuffle_segments: size of the shuffle buffer, segments.
-        policy: SpecAugment parameters.
-        mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
-        class_weights: weight of every label, of which an example has the mean by its targets; or None.
-        seed: with the epoch, decides order, crops and masks.
-        distortion: how far tempo, pitch, loudness and timbre may change.
-        metadata: that of every track, or None.
-        balance: how often every segment comes, or None for once.
-        top_share: of one label a track, the target's share of the first where there are others; they share the rest.
-        process: number of this process, of those that share every batch.
+        config: its sections input, augment, metadata, balance and training say how.
+        manifest: the records.
+        splits: those to train on.
+        contract: what the model's input must be; its windows may be shorter than the stored segments.
+        process: number of this process among those that share every batch.
         n_processes: how many there are; each reads shards of its own.
     """
 
-    frames: int
-    batch_size: int
-    shuffle_segments: int
-    policy: augment.SpecAugment
-    mixup_alpha: float
-    class_weights: np.ndarray | None
-    seed: int
-    distortion: Distortion = Distortion()  # noqa: RUF009 - it never changes
-    metadata: Metadata | None = None
-    balance: Balance | None = None
-    top_share: float = 1.0
+    config: Config
+    manifest: Manifest
+    splits: tuple[str, ...]
+    contract: Contract
     process: int = 0
     n_processes: int = 1
 
+    @cached_property
+    def balance(self) -> Balance | None:
+        """How often every segment comes in an epoch; None where each comes once."""
+        return Balance.of(self.manifest, self.splits, self.config.balance, self.seed)
 
-class TrainingStream:
-    """The training batches of any epoch.
+    @cached_property
+    def metadata(self) -> Metadata | None:
+        """The metadata of every track, or None for a model without."""
+        return Metadata.of(self.manifest, self.contract, self.config.metadata.dropout)
 
-    What happens to a batch is one graph for all epochs: to trace it anew for each takes longer than its first batch,
-    and the old graphs wait for Python's garbage collector.
+    @cached_property
+    def class_weights(self) -> np.ndarray | None:
+        """The weight of every class [n_labels]; None where all examples weigh the same."""
+        if self.config.training.class_weights == "none":
+            return None
+        return class_weights(self.manifest, self.splits, self.balance)
 
-    Args:
-        manifest: the records.
-        splits: those to train on.
-        fill: mean of the stored cells [n_bins], which masks put in.
-        options: how batches are made.
+    @cached_property
+    def augment(self) -> AugmentSection:
+        """What happens to a batch. Embeddings are mixed alone: they have no neighbouring bins or frames."""
+        section = augment.resolve(self.config.augment)
+        return augment.only_mixup(section) if self.contract.is_embedding else section
+
+    @cached_property
+    def fill(self) -> np.ndarray:
+        """The mean of the stored codes of the training splits [n_bins], which masks put in, in the records' dtype."""
+        mean, _ = code_statistics(self.manifest, self.splits)
+        dtype = self.contract.dtype
+        return np.asarray(np.round(mean) if dtype == "uint8" else mean, dtype)
+
+    @property
+    def seed(self) -> int:
+        """With the epoch, it decides the order of the segments, their crops and their masks."""
+        return self.config.training.seed
+
+    @cached_property
+    def n_segments(self) -> int:
+        """How many segments come in an epoch."""
+        if self.balance:
+            return self.balance.n_segments
+        return sum(self.manifest.split(name).segments for name in self.splits)
+
+    @property
+    def batch_size(self) -> int:
+        """Segments in a batch of all processes together: as many as asked for, or all where there are fewer."""
+        return min(self.config.training.batch_size, self.n_segments)
+
+    @property
+    def local_batch_size(self) -> int:
+        """Segments in this process's part of a batch."""
+        return self.batch_size // self.n_processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many whole batches there are in an epoch."""
+        return self.n_segments // self.batch_size
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The paths of all training shards."""
+        return [str(path) for split in self.splits for path in self.manifest.shard_paths(split)]
+
+    def file_order(self, epoch: int) -> np.ndarray:
+        """Returns the numbers of the shards that this process reads in an epoch, in their order, int64."""
+        order = np.random.default_rng([self.seed, int(epoch)]).permutation(len(self.files))
+        return order[self.process :: self.n_processes].astype(np.int64)
+
+
+def training_batches(source: TrainingInput, epochs: range) -> tf.data.Dataset:
+    """Returns the batches of some epochs (codes [batch, frames, n_bins], targets [batch, n_labels]), or with weights.
+
+    With metadata the first is a pair, codes and tokens [batch, n_tokens]; of several tasks, targets and weights [batch]
+    are dicts by task.
+
+    Every stored segment comes once an epoch, or as often as the balance says; only whole batches come, so that the
+    training step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it
+    had not stopped. The dataset can be read again from its start, as Keras does on JAX and on several devices to see a
+    batch's shape.
     """
-
-    def __init__(self, manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput) -> None:
-        self._manifest, self._splits, self._options = manifest, splits, _of_this_process(options)
-        self.steps = count_segments(manifest, splits, options.balance) // options.batch_size
-        number = tf.TensorSpec([], tf.int64)
-        self._make_batch = tf.function(
-            lambda epoch, index, records: _make_batch(epoch, index, records, manifest, fill, self._options),
-            input_signature=[number, number, tf.TensorSpec([self._options.batch_size], tf.string)],
-        )
-
-    def epoch(self, epoch: int) -> tf.data.Dataset:
-        """Returns one epoch, as `for_training`."""
-        ds = _dealt(self._manifest, self._splits, self._options, self.steps, epoch)
-        ds = ds.batch(self._options.batch_size, drop_remainder=True)
-        # Parse and augment whole batches: one call for all instead of one a segment.
-        ds = ds.enumerate().map(
-            lambda index, records: self._make_batch(tf.constant(epoch, tf.int64), index, records),
-            num_parallel_calls=_PARALLEL_CALLS,
-        )
-        ds = ds.apply(tf.data.experimental.assert_cardinality(self.steps))
-        return ds.prefetch(2).with_options(_deterministic())
+    # One dataset for all epochs: the shuffle buffer of the next epoch fills while the model validates.
+    ds = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(lambda epoch: _epoch(source, epoch))
+    # Parse and augment whole batches: one call for all instead of one a segment.
+    ds = ds.map(lambda *numbered: _make_batch(source, *numbered), num_parallel_calls=_PARALLEL_CALLS)
+    ds = ds.apply(tf.data.experimental.assert_cardinality(len(epochs) * source.steps_per_epoch))
+    return ds.prefetch(2).with_options(_deterministic())
 
 
-def for_training(
-    manifest: Manifest, splits: Sequence[str], fill: np.ndarray, options: TrainingInput, *, epoch: int
-) -> tf.data.Dataset:
-    """Returns one epoch of (codes [batch, frames, n_bins], targets [batch, n_labels]) or with weights [batch].
-
-    With metadata the first is a pair, codes and tokens [batch, n_tokens].
-
-    Every stored segment comes once, or as often as the balance says; only whole batches come, so that the training
-    step has one shape. The same seed and epoch give the same batches, so that a resumed run goes on as if it had not
-    stopped.
-    """
-    return TrainingStream(manifest, splits, fill, options).epoch(epoch)
-
-
-def batch_tracks(
-    manifest: Manifest, splits: Sequence[str], options: TrainingInput, *, epoch: int, step: int
-) -> list[str]:
-    """Returns the names of the tracks whose segments `for_training` gives in a step, counted from 0, each once."""
-    options = _of_this_process(options)
-    ds = _dealt(manifest, splits, options, step + 1, epoch).skip(step * options.batch_size).take(options.batch_size)
-    records = ds.with_options(_deterministic()).as_numpy_iterator()
-    return list(dict.fromkeys(decode(record)[0].track_id for record in records))
-
-
-@contextmanager
-def naming_shards(manifest: Manifest, splits: Sequence[str]) -> Iterator[None]:
-    """Turns the failure of a pipeline whose shards have changed since it began into the name of the shard.
-
-    Raises:
-        RecordsError: a shard is missing or damaged by now.
-    """
-    try:
-        yield
-    except tf.errors.OpError:
-        manifest.verify(splits)
-        raise
-
-
-def count_segments(manifest: Manifest, splits: Sequence[str], balance: Balance | None) -> int:
-    """Returns how many segments come in an epoch of training."""
-    return balance.n_segments if balance else sum(manifest.split(name).segments for name in splits)
-
-
-def _of_this_process(options: TrainingInput) -> TrainingInput:
-    """Returns the options with the part of a batch that this process makes."""
-    return replace(options, batch_size=options.batch_size // options.n_processes)
-
-
-def _dealt(
-    manifest: Manifest, splits: Sequence[str], options: TrainingInput, steps: int, epoch: int
-) -> tf.data.Dataset:
-    """Returns the serialized segments of an epoch, or where processes share it those of this one for some steps."""
-    files = [str(path) for split in splits for path in manifest.shard_paths(split)]
-    order = np.random.default_rng([options.seed, epoch]).permutation(len(files))
-    mine = order[options.process :: options.n_processes]
-    read_fn = _shard_reader(options.balance, epoch)
-    # Made anew whenever it is read: on JAX and on several devices Keras draws a batch first to see its shape, and a
-    # dataset that goes on from there would come in another order.
-    ds = tf.data.Dataset.range(1).flat_map(lambda _: _shuffled(mine, files, read_fn, options, epoch))
-    if options.n_processes > 1:  # shards differ in size, but every process has to make the same steps
-        ds = ds.repeat().take(steps * options.batch_size)
-    return ds
-
-
-def _shuffled(
-    numbers: np.ndarray, files: list[str], read_fn: _ReadShard, options: TrainingInput, epoch: int
-) -> tf.data.Dataset:
-    """Returns the serialized segments of some shards, by their numbers among the files, in the order of an epoch."""
-    ds = tf.data.Dataset.from_tensor_slices((numbers, [files[i] for i in numbers]))
+def _epoch(source: TrainingInput, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Returns (epoch, step, serialized segments [local_batch_size]) of an epoch."""
+    numbers = tf.ensure_shape(tf.numpy_function(source.file_order, [epoch], tf.int64, stateful=False), [None])
+    ds = tf.data.Dataset.from_tensor_slices((numbers, tf.gather(source.files, numbers)))
     # Many shards at once: a shard holds whole tracks, so neighbours in one shard are alike. One thread reads them all:
     # more cost 30 % more CPU time, and one reads 50,000 segments a second.
-    ds = ds.interleave(read_fn, cycle_length=_OPEN_SHARDS)
+    ds = ds.interleave(_shard_reader(source.balance, epoch), cycle_length=_OPEN_SHARDS)
     # Shuffle what is still serialized: strings move by reference.
-    return ds.shuffle(options.shuffle_segments, seed=options.seed * 1_000_003 + epoch)
+    ds = _shuffle(ds, min(source.config.input.shuffle_segments, source.n_segments), source.seed, epoch)
+    if source.n_processes > 1:  # shards differ in size, but every process has to make the same steps
+        ds = ds.repeat().take(source.steps_per_epoch * source.local_batch_size)
+    ds = ds.batch(source.local_batch_size, drop_remainder=True)
+    return ds.enumerate().map(lambda step, records: (epoch, step, records))
 
 
-def cell_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and variance of the stored cells of some splits, float64 [n_bins]."""
-    return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()
+def _shuffle(ds: tf.data.Dataset, buffer_size: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Returns the dataset shuffled as Dataset.shuffle does, which cannot take a seed that is a tensor in a graph."""
+    global_seed, op_seed = seed % _MAX_SEED, (seed * 1_000_003 + epoch) % _MAX_SEED
+    if not global_seed:  # C++ takes two zeros for "no seed"
+        op_seed = tf.where(op_seed == 0, tf.constant(_MAX_SEED, tf.int64), op_seed)
+    shuffled = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(ds),
+        buffer_size=buffer_size,
+        seed=global_seed,
+        seed2=op_seed,
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        output_types=[tf.string],
+        output_shapes=[[]],
+    )
+    return tf.data.experimental.from_variant(shuffled, ds.element_spec)
 
 
-def _shard_reader(balance: Balance | None, epoch: int) -> _ReadShard:
-    """Returns what reads the serialized records of a shard, given its number and path, each as often as it comes."""
+def _shard_reader(balance: Balance | None, epoch: tf.Tensor) -> Any:
+    """Returns a function from a shard's number and path to its serialized records, each as often as it comes."""
     if balance is None:
         return lambda _, path: tf.data.TFRecordDataset(path)
-    bounds, times = tf.constant(balance.bounds), tf.constant(balance.times(epoch))
+    bounds = tf.constant(balance.bounds)
+    times = tf.ensure_shape(tf.numpy_function(balance.times, [epoch], tf.int64, stateful=False), [len(balance.track)])
 
     def read(number: tf.Tensor, path: tf.Tensor) -> tf.data.Dataset:
-        mine = tf.data.Dataset.from_tensor_slices(times[bounds[number] : bounds[number + 1]])
-        pairs = tf.data.Dataset.zip((tf.data.TFRecordDataset(path), mine))
+        counts = tf.data.Dataset.from_tensor_slices(times[bounds[number] : bounds[number + 1]])
+        pairs = tf.data.Dataset.zip((tf.data.TFRecordDataset(path), counts))
         return pairs.flat_map(lambda record, count: tf.data.Dataset.from_tensors(record).repeat(count))
 
     return read
 
 
-def _make_batch(
-    epoch: tf.Tensor,
-    index: tf.Tensor,
-    records: tf.Tensor,
-    manifest: Manifest,
-    fill: np.ndarray,
-    options: TrainingInput,
-) -> tuple[Any, ...]:
-    """Returns one augmented batch; targets by task where there are several.
-
-    The order: crop, distort, warp and mask, mix.
-    """
-    contract = manifest.contract
-    codes, targets, rows = _parse(records, manifest, options.top_share)
-    index = index * options.n_processes + options.process  # no two processes draw alike
-    seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(options.seed, tf.int64), epoch]), index)
+def _make_batch(source: TrainingInput, epoch: tf.Tensor, step: tf.Tensor, records: tf.Tensor) -> tuple[Any, ...]:
+    """Returns one augmented batch: crop, distort, warp and mask, mix."""
+    contract, section = source.contract, source.augment
+    codes, targets, rows = _parse(records, source)
+    step = step * source.n_processes + source.process  # no two processes draw alike
+    seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(source.seed, tf.int64), epoch]), step)
     crop_seed, distort_seed, mask_seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-    codes = random_crop(codes, options.frames, options.distortion, crop_seed)
-    codes = distort(codes, options.distortion, contract, distort_seed)
-    codes.set_shape([options.batch_size, options.frames, contract.n_bins])
-    cells = tf.constant(np.round(fill) if contract.dtype == "uint8" else fill, contract.dtype)
-    codes = augment.spec_augment(codes, cells, options.policy, mask_seed)
-    weights = _weights(targets, options.class_weights)
-    present = _present(targets, contract, is_mixed=bool(options.mixup_alpha))
-    tokens = options.metadata.draw(rows, distort_seed) if options.metadata else tf.zeros([options.batch_size, 0])
-    if options.mixup_alpha:  # metadata is mixed as the targets are
-        codes, both = augment.mixup(codes, tf.concat([targets, tokens], 1), options.mixup_alpha, mix_seed)
+    codes = augment.random_crop(codes, contract.frames, section, crop_seed)
+    codes = augment.distort(codes, section, contract, distort_seed)
+    codes.set_shape([source.local_batch_size, contract.frames, contract.n_bins])
+    codes = augment.spec_augment(codes, tf.constant(source.fill), section, mask_seed)
+    weights = _weights(targets, source.class_weights)
+    present = _present(targets, contract, is_mixed=bool(section.mixup_alpha))
+    tokens = source.metadata.draw(rows, distort_seed) if source.metadata else tf.zeros([source.local_batch_size, 0])
+    if section.mixup_alpha:  # metadata is mixed as the targets are
+        codes, both = augment.mixup(codes, tf.concat([targets, tokens], 1), section.mixup_alpha, mix_seed)
         targets, tokens = both[:, : len(contract.labels)], both[:, len(contract.labels) :]
     if contract.heads:
         return codes, {task: targets[:, part.columns] for task, part in contract.parts().items()}, present
-    inputs = (codes, tokens) if options.metadata else codes
+    inputs = (codes, tokens) if source.metadata else codes
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
-def _parse(records: tf.Tensor, manifest: Manifest, top_share: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns what serialized records hold.
+def _parse(records: tf.Tensor, source: TrainingInput) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the contents of serialized records.
 
     Codes [batch, segment_frames, n_bins], targets [batch, n_labels], rows of the tracks [batch].
     """
-    contract = manifest.contract
+    contract = source.contract
     features = tf.io.parse_example(
         records,
         {
@@ -238,8 +216,9 @@ def _parse(records: tf.Tensor, manifest: Manifest, top_share: float) -> tuple[tf
         },
     )
     cells = tf.io.decode_raw(features["mel"], contract.dtype)
-    codes = tf.reshape(cells, [-1, manifest.segment_frames, contract.n_bins])
+    codes = tf.reshape(cells, [-1, source.manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
+    top_share = _TOP_SHARE if source.config.training.target == "soft_top" else 1.0
     targets = _soft(one_hot, top_share) if contract.kind == "single" else tf.reduce_max(one_hot, axis=1)
     return codes, targets, features["track"]
 
@@ -274,29 +253,27 @@ def _deterministic() -> tf.data.Options:
     return options
 
 
-class Epochs:
-    """The epochs of a stream; with `early` one may be begun before it is wanted, and then be read once."""
+def batch_tracks(source: TrainingInput, *, epoch: int, step: int) -> list[str]:
+    """Returns the names of the tracks whose segments a step of an epoch trains on, both from 0, each name once."""
+    ds = tf.data.Dataset.range(epoch, epoch + 1).flat_map(lambda number: _epoch(source, number))
+    batches = ds.skip(step).take(1).with_options(_deterministic()).as_numpy_iterator()
+    return list(dict.fromkeys(decode(record)[0].track_id for _, _, records in batches for record in records))
 
-    def __init__(self, stream: TrainingStream, *, early: bool) -> None:
-        self._stream, self._early = stream, early
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="epoch")
-        self._begun: dict[int, Future[tuple[Any, Any]]] = {}
 
-    def begin(self, epoch: int) -> None:
-        """Starts an epoch, counted from 0, on a thread of its own; one that was begun before is dropped."""
-        if self._early:
-            self._begun = {epoch: self._thread.submit(self._start, epoch)}
+@contextmanager
+def naming_shards(manifest: Manifest, splits: Sequence[str]) -> Iterator[None]:
+    """Turns the failure of a pipeline whose shards have changed since it began into the name of the shard.
 
-    def read(self, epoch: int) -> tf.data.Dataset:
-        """Returns an epoch, as `TrainingStream.epoch`; raises what went wrong when it was begun."""
-        if epoch not in self._begun:
-            return self._stream.epoch(epoch)
-        first, others = self._begun.pop(epoch).result()
-        rest = tf.data.Dataset.range(self._stream.steps - 1).map(lambda _: others.get_next())
-        ds = tf.data.Dataset.from_tensors(first).concatenate(rest)
-        return ds.apply(tf.data.experimental.assert_cardinality(self._stream.steps))
+    Raises:
+        RecordsError: a shard is missing or damaged by now.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        manifest.verify(splits)
+        raise
 
-    def _start(self, epoch: int) -> tuple[Any, Any]:
-        """Returns the first batch and the iterator over the others, which are made from now on."""
-        batches = iter(self._stream.epoch(epoch))
-        return next(batches), batches
+
+def code_statistics(manifest: Manifest, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and variance of the stored codes of some splits, float64 [n_bins]."""
+    return Statistics.merge([manifest.split(name).statistics for name in splits]).mean_and_variance()

@@ -10,7 +10,6 @@ from tfmusic.config.loading import find_config, load_config
 from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.addons import PREFIX, check_addons
 from tfmusic.core.contract import Contract
-from tfmusic.core.feature import EMBEDDING
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
 from tfmusic.features.filterbanks import frames_for_each
 from tfmusic.inputs.metadata import known_tokens
@@ -19,9 +18,9 @@ from tfmusic.models.musicnn import FEATURE
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.format import copies_of
 from tfmusic.records.manifest import Manifest
-from tfmusic.training.distribution import joined
 from tfmusic.training.frontend import find_frontend
 from tfmusic.training.optimizer import make_loss
+from tfmusic.training.processes import joined
 
 OWN = "own"  # the folder of the config's own model beside those of its partners
 _RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
@@ -75,14 +74,14 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         stored_count = manifest.settings["segments_per_track"]
         wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
     perturb = config.offline_augment.model_dump() if config.offline_augment.copies else None
-    if not is_embedding(stored):
+    if not stored.is_embedding:
         wanted["offline_augment"] = (perturb, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
         wanted["data.splits"] = ("folds" if config.data.makes_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
     wanted |= (
         {}
-        if is_embedding(stored)
+        if stored.is_embedding
         else {
             "feature": (config.feature, stored.feature),
             "record.scale": (config.record.scale, stored.scale.name),
@@ -98,7 +97,7 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
                 f" build the records again or change {key}"
             )
     metadata = _metadata(config, manifest, folds)
-    if is_embedding(stored):
+    if stored.is_embedding:
         return replace(stored, metadata=metadata)
     return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames, metadata=metadata)
 
@@ -108,11 +107,6 @@ def _metadata(config: Config, manifest: Manifest, folds: Folds) -> tuple[str, ..
     if not section.fields:
         return ()
     return known_tokens(manifest, folds.training, section.fields, section.min_count)
-
-
-def is_embedding(contract: Contract) -> bool:
-    """Returns whether the input is embeddings rather than spectrograms."""
-    return contract.feature.name == EMBEDDING
 
 
 def check_config(config: Config, partners: Mapping[str, Config] | None = None) -> None:
@@ -145,7 +139,7 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     """
     folds = choose_folds(manifest, config.training.fold)
     contract = model_contract(config, manifest, folds)
-    if is_embedding(contract) and config.model.name != "mlp":
+    if contract.is_embedding and config.model.name != "mlp":
         raise ConfigError(
             f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
         )

@@ -1,10 +1,9 @@
-"""All that one config asks for: one training, one for every fold, and those of its partners, joined to one run."""
+"""Everything one config asks for: one training, or one for every fold and those of its partners, joined to one run."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import keras
@@ -12,6 +11,7 @@ import numpy as np
 
 from tfmusic.config.loading import load_config, to_yaml
 from tfmusic.config.sections import Config
+from tfmusic.console import console
 from tfmusic.core.contract import Contract
 from tfmusic.core.files import file_sha256, write_json, write_text
 from tfmusic.core.rundir import RunDir, is_run
@@ -22,28 +22,35 @@ from tfmusic.models.surgery import load_saved
 from tfmusic.records.manifest import Manifest
 from tfmusic.scoring.aggregate import blend_weights
 from tfmusic.scoring.track_scorer import save_scorers
-from tfmusic.training.checks import OWN, check, check_partners
-from tfmusic.training.environment import environment
-from tfmusic.training.fit import TrainingProgress, fit
-from tfmusic.training.frozen import BackboneCache
+from tfmusic.training.checks import OWN, Folds, check, check_partners
+from tfmusic.training.frozen import EmbeddingCache
 from tfmusic.training.job import Job
+from tfmusic.training.trainer import TrainingProgress, environment, train
 
 
 @dataclass(frozen=True)
 class Part:
-    """One training of a recipe: its config and where its run stands."""
+    """One training of an experiment: its config, its run folder, and once checked its contract and folds."""
 
     config: Config
     run: RunDir
+    contract: Contract
+    folds: Folds
+
+    def prepare(self, manifest: Manifest, *, resume: bool, cache: EmbeddingCache | None = None) -> Job:
+        """Returns the training with its model; raises as `Job.prepare`."""
+        return Job.prepare(
+            self.config, manifest, self.run, contract=self.contract, folds=self.folds, resume=resume, cache=cache
+        )
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Experiment:
     """The trainings that a config and its partners ask for.
 
     Attributes:
         config: the config.
-        partners: those of its partners by name.
+        partners: the configs of its partners by name.
         manifest: the records of all.
         run_dir: the folder of the whole.
     """
@@ -53,66 +60,81 @@ class Recipe:
     manifest: Manifest
     run_dir: RunDir
 
-    def check(self, *, resume: bool) -> None:
-        """Checks every training before anything is removed or written.
+    def check(self, *, resume: bool) -> list[Part]:
+        """Returns every single training in its order, checked before anything is removed or written.
 
         Raises:
             ConfigError, RecordsError, RunError: as `training.checks.check`, or partners that cannot be joined.
         """
         check_partners(self.config, self.partners)
-        for part in self.parts():
-            source = part.config.model.init_from
-            if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):
-                raise ConfigError(f"model.init_from={source} lies in the run folder that is to be replaced")
-            check(part.config, self.manifest, resume=resume and part.run.state.is_file())
+        return [self._check_part(config, run, resume=resume) for config, run in self._trainings()]
 
-    def describe(self) -> str:
-        """Returns how many models there are, and which folds train and validate."""
-        parts = list(self.parts())
+    def _check_part(self, config: Config, run: RunDir, *, resume: bool) -> Part:
+        source = config.model.init_from
+        if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):
+            raise ConfigError(f"model.init_from={source} lies in the run folder that is to be replaced")
+        contract, folds = check(config, self.manifest, resume=resume and run.state.is_file())
+        return Part(config, run, contract, folds)
+
+    def describe(self, parts: Sequence[Part]) -> str:
+        """Returns how many models there are, or which folds train and validate the only one."""
         if len(parts) > 1:
             return f"{len(parts)} models: {', '.join(self._name(part.run) for part in parts)}"
-        _, folds = check(parts[0].config, self.manifest, resume=False)
+        folds = parts[0].folds
         return f"on {', '.join(folds.training)}, validate on {', '.join(folds.validation) or 'none'}"
 
     def members(self) -> dict[str, tuple[Config, RunDir]]:
         """Returns config and folder of the config's own model and of each partner's."""
         if not self.partners:
             return {"": (self.config, self.run_dir)}
-        every = {OWN: self.config} | {Path(name).stem: config for name, config in self.partners.items()}
-        return {name: (config, RunDir(self.run_dir.path / name)) for name, config in every.items()}
+        configs = {OWN: self.config} | {Path(name).stem: config for name, config in self.partners.items()}
+        return {name: (config, RunDir(self.run_dir.path / name)) for name, config in configs.items()}
 
-    def parts(self) -> Iterator[Part]:
-        """Yields every single training in its order."""
-        return chain.from_iterable(_parts(config, run) for config, run in self.members().values())
+    def _trainings(self) -> Iterator[tuple[Config, RunDir]]:
+        """Yields config and folder of every single training; a cross-validation has one for each fold."""
+        for config, run in self.members().values():
+            if config.training.fold != "all":
+                yield config, run
+                continue
+            for fold in range(config.data.folds):
+                training = config.training.model_copy(update={"fold": fold})
+                yield config.model_copy(update={"training": training}), run.fold(fold)
 
-    def run(self, *, resume: bool, on_part: Callable[[str], None]) -> dict[str, TrainingProgress]:
+    def run(self, parts: Sequence[Part], *, resume: bool) -> dict[str, TrainingProgress]:
         """Trains what is not trained yet, joins it, and returns how each training went by its folder's name.
 
         Raises:
-            ConfigError, RecordsError, RunError: as `fit`.
+            ConfigError, RecordsError, RunError: as `train`, or a shard is damaged.
         """
-        parts = list(self.parts())
+        # The checksums of all shards are compared once, not for every fold.
+        self.manifest.verify(
+            sorted({name for part in parts for name in (*part.folds.training, *part.folds.validation)})
+        )
         if len(parts) == 1:
-            return {"": fit(self.config, self.manifest, self.run_dir, resume=resume)}
+            return {"": train(parts[0].prepare(self.manifest, resume=resume), resume=resume)}
         if not resume:
-            for config, run in self.members().values():  # weights and shards are looked at before anything goes
-                first = next(_parts(config, run))
-                Job.prepare(first.config, self.manifest, first.run)
-            shutil.rmtree(self.run_dir.path, ignore_errors=True)
+            self._replace_folder(parts)
         for config, run in ((self.config, self.run_dir), *self.members().values()):
             write_text(run.config, to_yaml(config))
             run.unseal()
             shutil.rmtree(run.evaluation, ignore_errors=True)
-        went, cache = {}, BackboneCache()
+        progress, cache = {}, EmbeddingCache()
         for number, part in enumerate(parts, 1):
             name = self._name(part.run)
-            on_part(f"model {number} of {len(parts)}: {name}")
-            went[name] = fit(
-                part.config, self.manifest, part.run, resume=part.run.state.is_file(), cache=cache, whole=self.run_dir
-            )
+            console.say(f"model {number} of {len(parts)}: {name}")
+            has_begun = part.run.state.is_file()
+            job = part.prepare(self.manifest, resume=has_begun, cache=cache)
+            progress[name] = train(job, resume=has_begun, experiment=self.run_dir)
             keras.backend.clear_session()  # the next one builds its own graph
         self._join()
-        return went
+        return progress
+
+    def _replace_folder(self, parts: Sequence[Part]) -> None:
+        """Removes an old run, after a look at whether the first model of every member can be made."""
+        for _, run in self.members().values():
+            first = next(part for part in parts if part.run.path.is_relative_to(run.path))
+            first.prepare(self.manifest, resume=False)
+        shutil.rmtree(self.run_dir.path, ignore_errors=True)
 
     def _name(self, run: RunDir) -> str:
         return str(run.path.relative_to(self.run_dir.path))
@@ -126,15 +148,6 @@ class Recipe:
             runs = [run for _, run in members.values()]
             weights = [1 / len(runs)] * len(runs) if self.config.ensemble.weights == "equal" else None
             join_runs(runs, self.run_dir, self.manifest, weights)
-
-
-def _parts(config: Config, run: RunDir) -> Iterator[Part]:
-    if config.training.fold != "all":
-        yield Part(config, run)
-        return
-    for fold in range(config.data.folds):
-        training = config.training.model_copy(update={"fold": fold})
-        yield Part(config.model_copy(update={"training": training}), run.fold(fold))
 
 
 def join_folds(run: RunDir, manifest: Manifest) -> None:

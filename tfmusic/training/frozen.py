@@ -1,4 +1,4 @@
-"""A frozen backbone whose answers are computed once: what is left to train is a small head on embeddings."""
+"""A frozen backbone whose embeddings are computed once: what is left to train is a small head on them."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ _WITHOUT_TRAINING = {FRONTEND_LAYER, "normalise"}
 
 
 @dataclass(frozen=True)
-class BackboneCache:
+class EmbeddingCache:
     """Embeddings by backbone and split; the folds of a cross-validation share them where their backbone is the same."""
 
-    known: dict[tuple[str, str], TrackLogits] = field(default_factory=dict)
+    embeddings: dict[tuple[str, str], TrackLogits] = field(default_factory=dict)
 
 
 class FrozenBackbone:
-    """The embeddings that a frozen backbone makes of all windows, and the head that learns from them.
+    """The embeddings of all windows under a frozen backbone, and the head that learns from them.
 
     Attributes:
         head: embeddings [batch, n_dims] to logits; its layers are those of the whole model.
@@ -41,21 +41,22 @@ class FrozenBackbone:
     def __init__(
         self,
         model: keras.Model,
+        *,
         loaded: Sequence[str],
-        contract: Contract,
-        manifest: Manifest,
-        splits: tuple[Sequence[str], Sequence[str]],
-        cache: BackboneCache,
-        options: TrainingInput,
+        source: TrainingInput,
+        validation: Sequence[str],
+        cache: EmbeddingCache,
     ) -> None:
-        """Embeds the training and validation splits; raises ConfigError where the backbone cannot be cut off."""
+        """Embeds the training and validation splits; raises ConfigError where the model cannot be split."""
         backbone, self.head = split_backbone(model, loaded)
-        key = _digest(backbone, contract)
-        for split in (*splits[0], *splits[1]):
-            if (key, split) not in cache.known:
-                cache.known[key, split] = _embed(backbone, contract, manifest, split)
-        self.training, self.validation = (_join([cache.known[key, split] for split in part]) for part in splits)
-        self.options = options
+        key = _digest(backbone, source.contract)
+        for split in (*source.splits, *validation):
+            if (key, split) not in cache.embeddings:
+                cache.embeddings[key, split] = _embed(backbone, source.contract, source.manifest, split)
+        self.training, self.validation = (
+            _join([cache.embeddings[key, split] for split in splits]) for splits in (source.splits, validation)
+        )
+        self._source = source
         self._windows = np.concatenate(self.training.logits)
         repeats = [len(track) for track in self.training.logits]
         self._rows = np.repeat(self.training.rows, repeats)
@@ -68,30 +69,50 @@ class FrozenBackbone:
     @property
     def batch_size(self) -> int:
         """Windows in a batch: as many as asked for, or all where there are fewer."""
-        return min(self.options.batch_size, len(self))
+        return min(self._source.batch_size, len(self))
 
-    def epoch(self, epoch: int) -> tuple[Any, np.ndarray]:
-        """Returns the head's inputs and targets of whole batches in the order of an epoch, mixed if asked."""
-        options = self.options
-        rng = np.random.default_rng([options.seed, epoch])
-        order = rng.permutation(len(self))[: len(self) // self.batch_size * self.batch_size]
-        parts = [self._windows[order], self._targets[order]]
-        if options.metadata:
-            seed = tf.constant([options.seed, epoch], tf.int64)
-            parts.append(options.metadata.draw(tf.constant(self._rows[order]), seed).numpy())
-        if options.mixup_alpha:
-            share = rng.beta(options.mixup_alpha, options.mixup_alpha, (len(order), 1)).astype(np.float32)
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many whole batches there are in an epoch."""
+        return len(self) // self.batch_size
+
+    def batches(self, epochs: range) -> tf.data.Dataset:
+        """Returns the batches of some epochs, mixed if the config says so: the head's inputs and its targets."""
+        examples = self._epoch(epochs.start)
+        types = [tf.as_dtype(part.dtype) for part in examples]
+
+        def read(epoch: tf.Tensor) -> tf.data.Dataset:
+            parts = tf.numpy_function(self._epoch, [epoch], types, stateful=False)
+            parts = [tf.ensure_shape(part, example.shape) for part, example in zip(parts, examples, strict=True)]
+            windows, targets, rows, share, partner = parts
+            inputs = windows
+            if self._source.metadata:  # drawn here: TensorFlow must not be called from a numpy_function
+                tokens = self._source.metadata.draw(rows, tf.stack([tf.constant(self._source.seed, tf.int64), epoch]))
+                inputs = (windows, share * tokens + (1.0 - share) * tf.gather(tokens, partner))
+            return tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(self.batch_size, drop_remainder=True)
+
+        ds = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(read)
+        return ds.apply(tf.data.experimental.assert_cardinality(len(epochs) * self.steps_per_epoch)).prefetch(2)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, ...]:
+        """Returns windows, targets and rows in the order of an epoch, and for mixup each one's share and partner."""
+        alpha = self._source.config.augment.mixup_alpha
+        rng = np.random.default_rng([self._source.seed, int(epoch)])
+        order = rng.permutation(len(self))[: self.steps_per_epoch * self.batch_size]
+        windows, targets = self._windows[order], self._targets[order]
+        share, partner = np.ones((len(order), 1), np.float32), np.arange(len(order))
+        if alpha:
+            share = rng.beta(alpha, alpha, (len(order), 1)).astype(np.float32)
             share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
-            parts = [share * part + (1.0 - share) * part[partner] for part in parts]
-        windows, targets, *tokens = parts
-        return [windows, *tokens] if tokens else windows, targets
+            windows, targets = (share * part + (1.0 - share) * part[partner] for part in (windows, targets))
+        return windows, targets, self._rows[order], share, partner
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track."""
         counts = [len(track) for track in self.validation.logits]
         inputs: Any = np.concatenate(self.validation.logits)
-        if self.options.metadata:
-            inputs = [inputs, self.options.metadata.table[np.repeat(self.validation.rows, counts)]]
+        if self._source.metadata:
+            inputs = [inputs, self._source.metadata.table[np.repeat(self.validation.rows, counts)]]
         logits = self.head.predict(inputs, batch_size=256, verbose=0)
         return replace(self.validation, logits=tuple(np.split(logits, np.cumsum(counts)[:-1])))
 
@@ -118,8 +139,9 @@ def split_backbone(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Mod
 
 
 def _embed(backbone: keras.Model, contract: Contract, manifest: Manifest, split: str) -> TrackLogits:
-    alone = replace(contract, metadata=())  # a backbone hears, the head reads
-    return score_splits(manifest, [split], backbone.predict_on_batch, alone, batch_size=64, takes_copies=True)
+    without_metadata = replace(contract, metadata=())  # the head alone reads metadata
+    predict = backbone.predict_on_batch
+    return score_splits(manifest, [split], predict, without_metadata, batch_size=64, takes_copies=True)
 
 
 def _join(parts: Sequence[TrackLogits]) -> TrackLogits:

@@ -1,78 +1,64 @@
-"""What stays the same over the epochs of a training: folds, contract, model, batches."""
+"""One training: its folds, contract, model, devices and batches."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmusic.config.sections import Config
+from tfmusic.config.sections import Config, TrainingSection
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.evaluation.held_out import TrackLogits, score_splits
-from tfmusic.inputs import augment, pipeline
-from tfmusic.inputs.augment import Distortion
-from tfmusic.inputs.balance import Balance, class_weights
-from tfmusic.inputs.metadata import Metadata
-from tfmusic.inputs.pipeline import Epochs
+from tfmusic.inputs.pipeline import TrainingInput, batch_tracks, code_statistics, training_batches
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.frontends import FRONTEND_LAYER
 from tfmusic.pretrained.sources import Pretrained, load_pretrained
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
-from tfmusic.training.callbacks import InputWatch
-from tfmusic.training.checks import Folds, check, is_embedding, make_losses
-from tfmusic.training.distribution import Devices
+from tfmusic.training.checks import Folds, make_losses
+from tfmusic.training.devices import Devices
 from tfmusic.training.frontend import find_frontend
-from tfmusic.training.frozen import BackboneCache, FrozenBackbone, split_backbone
-from tfmusic.training.optimizer import build, make_optimizer
-from tfmusic.training.stages import Stage
-
-TOP_SHARE = 0.75  # of the target, for the top genre of a track that has others (the Deep-Music-Tagger's)
+from tfmusic.training.frozen import EmbeddingCache, FrozenBackbone, split_backbone
+from tfmusic.training.optimizer import build, make_optimizer, state_variables
 
 
-def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
-    section = config.model
-    return build_model(
-        section.name,
-        frames=contract.frames,
-        n_bins=contract.n_bins,
-        n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
-        dtype=contract.dtype,
-        **_normalisation(config.input.normalize, mean, variance),
-        frontend=find_frontend(config.input.frontend, contract),
-        **section.builder_options,
-        n_tokens=len(contract.metadata),
-        token_width=config.metadata.width,
-    )
+@dataclass(frozen=True)
+class Stage:
+    """Epochs with the same trainable layers and one learning-rate schedule, counted from 0; `end` is the next one's."""
+
+    first_epoch: int
+    end: int
+    is_frozen: bool
 
 
-def _training_model(model: keras.Model, contract: Contract) -> keras.Model:
-    """Returns a second model over the same weights, which is compiled, so that checkpoints hold no optimizer."""
-    heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
-    return keras.Model(model.input, heads or model.outputs[0])
+def stages(options: TrainingSection) -> tuple[Stage, ...]:
+    """Returns the stages of a training in order: epochs with a frozen backbone, if any, then those where all learns."""
+    frozen = min(options.freeze_epochs, options.epochs)
+    parts = (Stage(0, frozen, True), Stage(frozen, options.epochs, False))
+    return tuple(stage for stage in parts if stage.end > stage.first_epoch)
 
 
-@contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    """Builds under a policy; a model made under mixed_float16 also scales its loss."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
+def stage_of(options: TrainingSection, epoch: int) -> Stage:
+    """Returns the stage that an epoch, counted from 0, belongs to."""
+    return next(stage for stage in reversed(stages(options)) if epoch >= stage.first_epoch)
 
 
 @dataclass
 class Job:
-    """All that stays the same over the epochs of a training, and the frozen backbone, where its answers are cached.
+    """One training.
 
-    Where several devices train, `twin` is the model that validates, on one of them.
+    Attributes:
+        model: what is saved; codes to logits.
+        training_model: a compiled model over the same layers, so that checkpoints hold no optimizer.
+        source: the records and the config that batches are made from.
+        pretrained: where the backbone comes from, if it is pretrained.
+        cache: embeddings that trainings with the same frozen backbone share.
+        single: where several devices train, a copy of the model that validates on one of them.
+        frozen: in a stage with `training.cache_frozen`, the embeddings and the head that learns.
     """
 
     config: Config
@@ -82,13 +68,11 @@ class Job:
     contract: Contract
     model: keras.Model
     training_model: keras.Model
-    fill: np.ndarray
-    input: pipeline.TrainingInput
-    steps_per_epoch: int
+    source: TrainingInput
     pretrained: Pretrained | None
-    cache: BackboneCache
+    cache: EmbeddingCache
     devices: Devices
-    twin: keras.Model | None
+    single: keras.Model | None
     frozen: FrozenBackbone | None = None
 
     @classmethod
@@ -98,35 +82,43 @@ class Job:
         manifest: Manifest,
         run: RunDir,
         *,
+        contract: Contract,
+        folds: Folds,
         resume: bool = False,
-        cache: BackboneCache | None = None,
+        cache: EmbeddingCache | None = None,
     ) -> "Job":
-        """Returns the job after all checks; shards are compared with their checksums.
+        """Returns a training after `training.checks.check` has returned its contract and folds.
 
         Raises:
-            ConfigError, RecordsError: config and records do not go together, or a shard is damaged.
+            ConfigError: too few devices, a batch that they cannot share, or a backbone that cannot be split off.
             RunError: pretrained weights are missing, damaged, or not for this model.
         """
-        contract, folds = check(config, manifest, resume=resume)
-        manifest.verify([*folds.training, *folds.validation])
         keras.utils.set_random_seed(config.training.seed)
-        mean, variance = pipeline.cell_statistics(manifest, folds.training)
-        balance = Balance.of(manifest, folds.training, config.balance, config.training.seed)
-        n_segments = pipeline.count_segments(manifest, folds.training, balance)
-        options = _training_input(config, manifest, folds, balance, contract)
         devices = Devices.find(config.training.devices)
-        devices.check_batch(options.batch_size)
-        options = replace(options, process=devices.processes.index, n_processes=devices.processes.count)
+        processes = devices.processes
+        source = TrainingInput(config, manifest, folds.training, contract, processes.index, processes.count)
+        devices.check_batch(source.batch_size)
         with devices.scope(), _precision(config.training.precision):
-            model = _build(config, contract, mean, variance)
+            model = _build(config, contract, *code_statistics(manifest, folds.training))
             training_model = _training_model(model, contract)
-        twin = _training_model(keras.models.clone_model(model), contract) if devices.are_several else None
+        single = _training_model(keras.models.clone_model(model), contract) if devices.are_several else None
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
-        steps = n_segments // options.batch_size
         if pretrained is not None and config.training.cache_frozen:
-            split_backbone(model, pretrained.layers.loaded)  # says now what could not be done later
-        parts = (folds, contract, model, training_model, mean, options, steps, pretrained, cache or BackboneCache())
-        return cls(config, manifest, run, *parts, devices, twin)
+            split_backbone(model, pretrained.layers.loaded)  # raises now rather than after hours
+        return cls(
+            config=config,
+            manifest=manifest,
+            run=run,
+            folds=folds,
+            contract=contract,
+            model=model,
+            training_model=training_model,
+            source=source,
+            pretrained=pretrained,
+            cache=cache or EmbeddingCache(),
+            devices=devices,
+            single=single,
+        )
 
     def start_stage(self, stage: Stage) -> None:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
@@ -134,11 +126,9 @@ class Job:
         for layer in self.model.layers:
             layer.trainable = layer.name != FRONTEND_LAYER and not (stage.is_frozen and layer.name in backbone)
         self.frozen = self._freeze() if stage.is_frozen and options.cache_frozen else None
-        steps_per_epoch = len(self.frozen) // self.frozen.batch_size if self.frozen else self.steps_per_epoch
-        steps = stage.epochs * steps_per_epoch
-        warmup_steps = min(math.ceil(options.warmup_epochs * steps_per_epoch), steps // 2)
-        in_backbone = [layer.trainable_variables for layer in self.model.layers if layer.name in backbone]
-        slow = [variable for some in in_backbone for variable in some]
+        steps = (stage.end - stage.first_epoch) * self.steps_per_epoch
+        warmup_steps = min(math.ceil(options.warmup_epochs * self.steps_per_epoch), steps // 2)
+        slow = [v for layer in self.model.layers if layer.name in backbone for v in layer.trainable_variables]
         learner = self.learner
         jit = options.jit or keras.backend.backend() == "jax"  # JAX without XLA calls every operation by itself
         with self.devices.scope():
@@ -148,40 +138,26 @@ class Job:
 
     @property
     def learner(self) -> keras.Model:
-        """What the epochs of the stage train: the model, or its head alone while the backbone's answers are cached."""
+        """What the epochs of the stage train: the model, or its head alone on cached embeddings."""
         return self.frozen.head if self.frozen else self.training_model
 
-    def train_epoch(self, epoch: int, callbacks: list[keras.callbacks.Callback], inputs_seen: InputWatch) -> float:
-        """Trains one epoch, counted from 0, and returns its loss; `inputs_seen` watches batches that are read."""
-        with pipeline.naming_shards(self.manifest, self.folds.training):
-            if self.frozen:
-                inputs, targets = self.frozen.epoch(epoch)
-                arguments: dict[str, Any] = {"x": inputs, "y": targets, "batch_size": self.frozen.batch_size}
-            else:
-                ds = self.epochs.read(epoch)
-                # Several devices fetch ahead of a step: there is no wait for a batch to be measured.
-                ds = ds if self.devices.are_several else inputs_seen.watched(ds)
-                arguments = self.devices.deal(ds, self.steps_per_epoch)
-            with self.devices.training(self.learner):
-                history = self.learner.fit(
-                    **arguments, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=callbacks
-                )
-        if not self.frozen and epoch + 1 < self.config.training.epochs:
-            self.epochs.begin(epoch + 1)  # while this one is validated
-        return float(history.history["loss"][0])
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch of the stage has."""
+        return self.frozen.steps_per_epoch if self.frozen else self.source.steps_per_epoch
 
-    @cached_property
-    def epochs(self) -> Epochs:
-        """What makes the batches of every epoch."""
-        stream = pipeline.TrainingStream(self.manifest, self.folds.training, self.fill, self.input)
-        # Elsewhere Keras draws a batch first to see its shape, which would be missing then.
-        return Epochs(stream, early=keras.backend.backend() == "tensorflow" and not self.devices.are_several)
+    @property
+    def variables(self) -> list[Any]:
+        """All that a resumed training needs: the variables of the whole model and of the stage's optimizer."""
+        return [*self.model.variables, *state_variables(self.learner.optimizer)]
+
+    def batches(self, epochs: range) -> Any:
+        """Returns the batches of some epochs, a tf.data.Dataset."""
+        return self.frozen.batches(epochs) if self.frozen else training_batches(self.source, epochs)
 
     def tracks_of(self, epoch: int, step: int) -> list[str]:
-        """Returns the names of the tracks in a step of an epoch, both counted from 0; none of a frozen backbone."""
-        if self.frozen:
-            return []
-        return pipeline.batch_tracks(self.manifest, self.folds.training, self.input, epoch=epoch, step=step)
+        """Returns the names of the tracks in a step of an epoch, both counted from 0; none of cached embeddings."""
+        return [] if self.frozen else batch_tracks(self.source, epoch=epoch, step=step)
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track, of all tasks side by side."""
@@ -191,8 +167,8 @@ class Job:
     def predict_fn(self) -> Callable[[np.ndarray], Any]:
         """Codes [batch, frames, n_bins] to logits [batch, n_labels], of all tasks side by side."""
         model = self.training_model
-        if self.twin is not None:  # one device answers, with the weights of now
-            model = for_prediction(self.twin)
+        if self.single is not None:  # one device predicts, with the current weights
+            model = for_prediction(self.single)
             model.set_weights(self.training_model.get_weights())
         if not self.contract.heads:
             predict_one: Callable[[np.ndarray], Any] = model.predict_on_batch
@@ -206,7 +182,7 @@ class Job:
         return predict
 
     def score_with(self, predict_fn: Callable[[np.ndarray], Any]) -> TrackLogits:
-        """Returns what another model says of the validation tracks; codes [batch, frames, n_bins] to logits."""
+        """Returns the logits of the validation tracks; `predict_fn` maps codes [batch, frames, n_bins] to logits."""
         return score_splits(
             self.manifest,
             self.folds.validation,
@@ -216,14 +192,17 @@ class Job:
         )
 
     def _freeze(self) -> FrozenBackbone:
-        assert self.pretrained is not None  # the config allows frozen epochs of a pretrained backbone alone
-        splits = (self.folds.training, self.folds.validation)
+        assert self.pretrained is not None  # the config allows frozen epochs for a pretrained backbone alone
         return FrozenBackbone(
-            self.model, self.pretrained.layers.loaded, self.contract, self.manifest, splits, self.cache, self.input
+            self.model,
+            loaded=self.pretrained.layers.loaded,
+            source=self.source,
+            validation=self.folds.validation,
+            cache=self.cache,
         )
 
     def describe(self) -> str:
-        """Returns what will be trained on what, and where its backbone comes from."""
+        """Returns the lines shown before training: the model, its data, and where its backbone comes from."""
         counts = {
             part: sum(self.manifest.split(name).tracks for name in names)
             for part, names in (
@@ -236,22 +215,22 @@ class Job:
         return (
             f"{self.contract.task}: {self.config.model.name}, {self.model.count_params():,} parameters,"
             f" {self._describe_input()}\n{counts['training']:,} training tracks{copies}, {counts['validation']:,}"
-            f" validation tracks, {self.steps_per_epoch} steps an epoch; run folder {self.run.path}"
+            f" validation tracks, {self.source.steps_per_epoch} steps an epoch; run folder {self.run.path}"
             f"{self._describe_metadata()}{self._describe_backbone()}{self._describe_leak()}"
-            + (f"\n{self.input.balance.describe()}" if self.input.balance else "")
+            + (f"\n{self.source.balance.describe()}" if self.source.balance else "")
         )
 
     @property
     def backbone_tracks(self) -> frozenset[str]:
-        """Names of the tracks that trained what this model begins with: its backbone, or what made its embeddings."""
+        """Names of the tracks that trained the pretrained backbone, or the model that computed the embeddings."""
         return self.manifest.backbone_tracks | (self.pretrained.track_ids if self.pretrained else frozenset())
 
     def _describe_input(self) -> str:
         contract = self.contract
         seconds = contract.frames / contract.frames_per_s
-        if is_embedding(contract):
+        if contract.is_embedding:
             return f"embeddings of {contract.feature.source}, {contract.n_bins:,} dimensions for {seconds:.1f} s"
-        mean = ", of which an mlp sees the mean alone" if self.config.model.name == "mlp" else ""
+        mean = ", of which an mlp sees only the mean" if self.config.model.name == "mlp" else ""
         return f"{contract.frames} frames ({seconds:.1f} s) of {contract.n_bins} bins{mean}"
 
     def _describe_metadata(self) -> str:
@@ -273,12 +252,28 @@ class Job:
 
     def _describe_leak(self) -> str:
         seen = len(self.backbone_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
-        what = "these embeddings" if is_embedding(self.contract) else "that backbone"
+        what = "these embeddings" if self.contract.is_embedding else "that backbone"
         note = (
             f"\nnote: tracks of the same names as {seen} of the validation tracks have trained {what}:"
             " if they are the same, new music will score lower"
         )
         return note if seen else ""
+
+
+def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:
+    section = config.model
+    return build_model(
+        section.name,
+        frames=contract.frames,
+        n_bins=contract.n_bins,
+        n_outputs={head.task: len(head.labels) for head in contract.heads} or len(contract.labels),
+        dtype=contract.dtype,
+        **_normalisation(config.input.normalize, mean, variance),
+        frontend=find_frontend(config.input.frontend, contract),
+        **section.builder_options,
+        n_tokens=len(contract.metadata),
+        token_width=config.metadata.width,
+    )
 
 
 def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:
@@ -290,44 +285,18 @@ def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str
     return {"mean": mean, "variance": variance}
 
 
-def _training_input(
-    config: Config, manifest: Manifest, folds: Folds, balance: Balance | None, contract: Contract
-) -> pipeline.TrainingInput:
-    section, n_segments = config.augment, pipeline.count_segments(manifest, folds.training, balance)
-    policy = (
-        augment.SpecAugment(
-            section.time_warp_frames,
-            section.freq_mask_bins,
-            section.n_freq_masks,
-            section.time_mask_frames,
-            section.time_mask_fraction,
-            section.n_time_masks,
-        )
-        if section.policy == "custom"
-        else augment.POLICIES[section.policy]
-    )
-    policy = replace(policy, warp_by=section.time_warp)
-    distortion = Distortion(
-        crop_pieces=section.n_crops,
-        time_stretch=section.time_stretch,
-        freq_stretch=section.freq_stretch,
-        freq_shift_bins=section.freq_shift_bins,
-        gain_db=section.gain_db,
-        equalizer_db=section.equalizer_db,
-    )
-    if is_embedding(manifest.contract):  # these are for neighbouring bins, which embeddings do not have
-        policy, distortion = augment.POLICIES["none"], Distortion()
-    is_weighted = config.training.class_weights != "none"
-    return pipeline.TrainingInput(
-        frames=contract.frames,
-        batch_size=min(config.training.batch_size, n_segments),
-        shuffle_segments=min(config.input.shuffle_segments, n_segments),
-        distortion=distortion,
-        policy=policy,
-        mixup_alpha=section.mixup_alpha,
-        metadata=Metadata.of(manifest, contract, config.metadata.dropout),
-        class_weights=class_weights(manifest, folds.training, balance) if is_weighted else None,
-        balance=balance,
-        top_share=TOP_SHARE if config.training.target == "soft_top" else 1.0,
-        seed=config.training.seed,
-    )
+def _training_model(model: keras.Model, contract: Contract) -> keras.Model:
+    """Returns a second model over the same layers, with a dict of outputs where there are several tasks."""
+    heads = {head.task: model.get_layer(f"logits_{head.task}").output for head in contract.heads}
+    return keras.Model(model.input, heads or model.outputs[0])
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Builds under a policy; a model made under mixed_float16 also scales its loss."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)

@@ -1,4 +1,7 @@
-"""What a training reads of its optimizer: one of Keras 3, of Keras 2.15, or of TensorFlow Addons (Keras 2's legacy)."""
+"""Optimizers, learning-rate schedules and losses.
+
+An optimizer is one of Keras 3, of Keras 2.15, or of TensorFlow Addons, which has Keras 2's legacy interface.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +14,6 @@ from tfmusic.core import addons
 from tfmusic.core.addons import swa_averages
 from tfmusic.errors import ConfigError
 from tfmusic.models import ops
-from tfmusic.training.losses import AsymmetricLoss, SoftF1Loss
 
 
 def is_legacy(optimizer: Any) -> bool:
@@ -55,6 +57,50 @@ def averages(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
     return list(optimizer._model_variables_moving_average) if optimizer.use_ema else []
 
 
+class AsymmetricLoss(keras.losses.Loss):
+    """Binary cross-entropy that lets easy negatives go (Ridnik et al. 2021, arXiv 2009.14119).
+
+    Of a negative with probability p the loss is weighted by (p - margin)^focus, and is 0 below the margin; positives
+    keep theirs.
+    """
+
+    def __init__(self, *, focus: float = 4.0, margin: float = 0.05, label_smoothing: float = 0.0) -> None:
+        super().__init__(name="asymmetric")
+        self.focus, self.margin, self.label_smoothing = focus, margin, label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of every example, [batch]."""
+        y_true = _smooth(ops.cast(y_true, "float32"), self.label_smoothing)
+        z = ops.cast(y_pred, "float32")
+        shifted = ops.maximum(ops.sigmoid(z) - self.margin, 0.0)
+        negative = ops.power(shifted, self.focus) * ops.log(ops.maximum(1.0 - shifted, 1e-7))
+        return -ops.mean(y_true * ops.log_sigmoid(z) + (1.0 - y_true) * negative, axis=-1)
+
+
+class SoftF1Loss(keras.losses.Loss):
+    """1 - micro-F1 of a batch with scores in place of decisions, and half of binary cross-entropy to start it off.
+
+    Alone it stays where all scores are near 0, since there its gradient is.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(name="soft_f1")
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of every example, [batch]; the part of F1 is the same for all."""
+        y_true = _smooth(ops.cast(y_true, "float32"), self.label_smoothing)
+        z = ops.cast(y_pred, "float32")
+        scores = ops.sigmoid(z)
+        f1 = 2.0 * ops.sum(y_true * scores) / (ops.sum(y_true) + ops.sum(scores) + 1e-7)
+        entropy = -ops.mean(y_true * ops.log_sigmoid(z) + (1.0 - y_true) * ops.log_sigmoid(-z), axis=-1)
+        return 1.0 - f1 + 0.5 * entropy
+
+
+def _smooth(targets: Any, share: float) -> Any:
+    return targets * (1.0 - share) + 0.5 * share if share else targets
+
+
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
 _LOSSES: dict[str, tuple[str, Any]] = {
@@ -93,9 +139,6 @@ def make_optimizer(
     if options.weight_decay:
         vectors = [weight for weight in model.trainable_variables if len(weight.shape) <= 1]
         optimizer.exclude_from_weight_decay(var_list=[*vectors, *slow])
-    # Keras would put the average into the weights at the end of every fit(), and an epoch is a fit() here: training
-    # has to go on from the weights themselves. `state.averaged_weights` lends the average to validation.
-    optimizer.finalize_variable_values = lambda variables: None
     build(optimizer, model.trainable_variables)
     if slow:
         (_slow_down if ops.IS_KERAS_3 else _slow_down_keras_2)(optimizer, slow, options)

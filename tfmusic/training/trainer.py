@@ -1,0 +1,291 @@
+"""The training of one model: stages, epochs, checkpoints, calibration, and what its folder holds."""
+
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import keras
+
+from tfmusic import __version__
+from tfmusic.config.loading import to_yaml
+from tfmusic.config.sections import Config
+from tfmusic.console import Progress, console
+from tfmusic.core.contract import Contract
+from tfmusic.core.files import write_json, write_text
+from tfmusic.core.rundir import RunDir
+from tfmusic.errors import RunError, TfmusicError
+from tfmusic.inputs.pipeline import naming_shards
+from tfmusic.records.format import holds_copies
+from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
+from tfmusic.training.job import Job, Stage, stage_of
+from tfmusic.training.optimizer import current_rate
+from tfmusic.training.processes import joined
+from tfmusic.training.state import averaged_weights, load_state, restore, save_state
+from tfmusic.training.validation import calibrate, validate
+
+
+@dataclass
+class TrainingProgress:
+    """How far a training has come; stored with its state."""
+
+    epoch: int = 0
+    best_metric: float = -1.0
+    best_epoch: int = 0
+    kept_metric: float | None = None
+    seconds: float = 0.0
+    was_finished: bool = False
+
+    def has_ended(self, config: Config) -> bool:
+        """Returns whether all epochs are done, or the last few, frozen ones aside, brought no better validation."""
+        options = config.training
+        patience = options.early_stopping_epochs
+        is_stuck = bool(patience) and self.epoch - max(self.best_epoch, options.freeze_epochs) >= patience
+        return is_stuck or self.epoch >= options.epochs
+
+
+def train(job: Job, *, resume: bool, experiment: RunDir | None = None) -> TrainingProgress:
+    """Trains a model into its run folder and returns how it went.
+
+    An existing run folder is replaced unless it is resumed. `experiment` is the run to resume where this one is a part
+    of it.
+
+    Raises:
+        RunError: the loss became NaN, or the state to resume is not of this model or these records.
+    """
+    config, run = job.config, job.run
+    progress = _load_progress(job) if resume else TrainingProgress()
+    if progress.has_ended(config) and run.calibration.is_file():
+        progress.was_finished = True
+        if not run.check():  # it was killed between the last two files
+            run.seal()
+        return progress
+    stage = _enter_stage(job, progress.epoch) if progress.epoch and not progress.has_ended(config) else None
+    description = job.describe()
+    _clear_folder(run, resume=resume)
+    _write_folder(job)
+    console.log_path = run.log
+    try:
+        console.say(description)
+        _train_stages(job, progress, stage)
+        calibrate(job)
+        run.seal()
+    except KeyboardInterrupt:
+        _say_what_is_kept(run, experiment or run)
+        raise
+    except (TfmusicError, OSError):
+        _clear_leftovers(run)
+        if not run.state.is_file():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    finally:
+        console.log_path = None
+    return progress
+
+
+def _load_progress(job: Job) -> TrainingProgress:
+    """Returns how far the run had come; raises RunError where it began with other records."""
+    run, records = job.run, job.manifest
+    has_other_tracks = run.read_json(run.records).get("tracks_sha256") != records.tracks_sha256
+    if has_other_tracks or Contract.load(run.contract).metadata != job.contract.metadata:
+        what = "other tracks or folds" if has_other_tracks else "other metadata"
+        raise RunError(
+            f"{run.path}: must be resumed with the records it began with. Received: {records.folder}, which has {what}"
+        )
+    return TrainingProgress(**load_state(run.state)[0])
+
+
+def _train_stages(job: Job, progress: TrainingProgress, stage: Stage | None) -> None:
+    """Trains the epochs that are left, with one `fit` for each stage; `stage` is the one entered already, if any."""
+    config, run = job.config, job.run
+    log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
+    with console.progress("fit", config.training.epochs * job.source.steps_per_epoch, "steps") as bar:
+        bar.advance(progress.epoch * job.source.steps_per_epoch)
+        while not progress.has_ended(config):
+            if stage is None or progress.epoch >= stage.end:
+                stage = _enter_stage(job, progress.epoch)
+            _fit(job, stage, progress, log, bar)
+
+
+def _enter_stage(job: Job, epoch: int) -> Stage:
+    """Returns the stage of an epoch; model and optimizer are as the stored state has them.
+
+    Every stage but the first begins with the stored weights: Keras leaves their moving averages in the model when
+    `fit` returns.
+    """
+    stage = stage_of(job.config.training, epoch)
+    if not epoch:
+        job.start_stage(stage)
+        return stage
+    _, values = load_state(job.run.state)
+    # Model first: a cached backbone embeds the tracks when its stage starts.
+    restore(job.run.state, job.model.variables, values[: len(job.model.variables)])
+    job.start_stage(stage)
+    if epoch > stage.first_epoch:
+        restore(job.run.state, job.variables, values)
+    return stage
+
+
+def _fit(job: Job, stage: Stage, progress: TrainingProgress, log: MetricsLog, bar: Progress) -> None:
+    """Trains the epochs of a stage that are left."""
+    epochs, inputs = range(progress.epoch, stage.end), InputWatch()
+    ds = job.batches(epochs)
+    if job.frozen is None and not job.devices.are_several:  # several devices fetch ahead of a step
+        ds = inputs.watched(ds)
+    callbacks = [
+        StepWatch(bar, job.tracks_of, shows_steps=job.frozen is None),
+        _EpochEnd(job, progress, inputs, log, bar),
+    ]
+    with naming_shards(job.manifest, job.folds.training), job.devices.training(job.learner):
+        job.learner.fit(
+            job.devices.distribute(ds),
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            steps_per_epoch=job.steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already; Keras 3 warns otherwise
+            verbose=0,
+            callbacks=callbacks,
+        )
+
+
+class _EpochEnd(keras.callbacks.Callback):
+    """Validates after every epoch and saves checkpoints, metrics and the state to resume from."""
+
+    def __init__(
+        self, job: Job, progress: TrainingProgress, inputs: InputWatch, log: MetricsLog, bar: Progress
+    ) -> None:
+        super().__init__()
+        self.job, self.progress, self.inputs, self.log, self.bar = job, progress, inputs, log, bar
+        self.begin_s = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts the clocks."""
+        self.begin_s = time.monotonic()
+        self.inputs.begin_epoch()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Ends the epoch, and the training where nothing is left to do."""
+        loss = float(logs["loss"])
+        self.job.devices.run_on_one(lambda: self._end_epoch(loss))
+        if self.progress.has_ended(self.job.config):
+            self.model.stop_training = True
+
+    def _end_epoch(self, loss: float) -> None:
+        job, progress = self.job, self.progress
+        progress.epoch += 1
+        wait_share = self.inputs.wait_share
+        numbers: dict[str, Any] = {"epoch": progress.epoch, "loss": loss}
+        numbers["learning_rate"] = current_rate(job.learner.optimizer)
+        with averaged_weights(job.learner):
+            if job.folds.validation:
+                scores, confusions = validate(job)
+                numbers |= scores
+                self.log.show_confusion(confusions, progress.epoch)
+            _keep_checkpoints(job, progress, numbers.get("validation"))
+        if self.inputs.codes is not None:
+            numbers["input_wait"] = wait_share
+            self.log.show_inputs(self.inputs.codes, progress.epoch)
+        numbers["seconds"] = time.monotonic() - self.begin_s
+        progress.seconds += numbers["seconds"]
+        if job.frozen:
+            self.bar.advance(job.source.steps_per_epoch)
+        self.log.write(numbers)
+        save_state(job.run.state, job.variables, vars(progress))
+        # Shown last, when the epoch can no longer be lost.
+        console.say(_epoch_line(numbers, job.config.training.epochs, progress))
+
+
+def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None) -> None:
+    """Saves the model as `last`, and as `best` where it is the one to keep so far."""
+    _save_model(job, "last")
+    is_best = metric is None or metric > progress.best_metric
+    if is_best or job.config.training.select == "last":
+        _save_model(job, "best")
+        progress.kept_metric = metric
+    if is_best:
+        progress.best_epoch = progress.epoch
+        progress.best_metric = metric if metric is not None else -1.0
+
+
+def _save_model(job: Job, name: str) -> None:
+    path = job.run.checkpoint(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f"{name}.tmp.keras")
+    with job.devices.unsynchronized(job.model):
+        job.model.save(tmp)
+    tmp.replace(path)
+
+
+def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
+    """Returns the line of an epoch, at most 95 columns."""
+    line = f"epoch {numbers['epoch']:3d}/{epochs}  loss {numbers['loss']:.4f}"
+    if "validation" in numbers:
+        line += f"  val {numbers['metric']} {numbers['validation']:.4f}  best {progress.best_epoch}"
+    if numbers.get("input_wait") is not None:
+        line += f"  wait {100 * numbers['input_wait']:.1f} %"  # for the input, of the time of the steps
+    return f"{line}  lr {numbers['learning_rate']:.1e}  {numbers['seconds']:.1f} s"
+
+
+def _say_what_is_kept(run: RunDir, experiment: RunDir) -> None:
+    """Says how to go on after an interrupt; removes a folder without a finished epoch."""
+    if joined().index:  # the first process says it; this folder is temporary
+        return
+    if not run.state.is_file():
+        console.log_path = None
+        shutil.rmtree(run.path, ignore_errors=True)
+    if experiment.can_resume:
+        console.say(f"finished epochs are kept: go on with --resume --out {experiment.path}")
+        return
+    shutil.rmtree(experiment.path, ignore_errors=True)
+    console.say("no epoch had ended: nothing is kept. Run it again without --resume")
+
+
+def _write_folder(job: Job) -> None:
+    run = job.run
+    write_text(run.config, to_yaml(job.config))
+    job.contract.save(run.contract)
+    records = {
+        "folder": str(job.manifest.folder.resolve()),
+        "training": job.folds.training,
+        "validation": job.folds.validation,
+        "tracks_sha256": job.manifest.tracks_sha256,
+        "training_tracks": job.manifest.track_ids([name for name in job.folds.training if not holds_copies(name)]),
+        "backbone_tracks": sorted(job.backbone_tracks),
+    }
+    write_json(run.records, records)
+    if job.pretrained is not None:
+        layers = job.pretrained.layers
+        origin = {"loaded": layers.loaded, "skipped": layers.skipped, "track_ids": sorted(job.pretrained.track_ids)}
+        write_json(run.pretrained, origin)
+    write_json(run.environment, environment())
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions of Python and packages, backend and kind of machine."""
+    backend = keras.backend.backend()
+    packages = dict.fromkeys(("tensorflow", "keras", "numpy", "pandas", "google-crc32c", backend))
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "backend": backend,
+        "packages": {"tfmusic": __version__} | {name: metadata.version(name) for name in packages},
+    }
+
+
+def _clear_folder(run: RunDir, *, resume: bool) -> None:
+    """Removes what a new start, or training further, makes false: the model is about to change."""
+    if not resume:
+        shutil.rmtree(run.path, ignore_errors=True)
+        return
+    run.unseal()
+    if run.evaluation.is_dir():
+        console.warn(f"{run.evaluation}: removed, and an export of {run.path} is out of date: the model changes")
+        shutil.rmtree(run.evaluation)
+    _clear_leftovers(run)
+
+
+def _clear_leftovers(run: RunDir) -> None:
+    for leftover in run.path.rglob("*.tmp*"):
+        leftover.unlink()
