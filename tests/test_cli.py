@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -378,3 +379,12 @@ def test_models_lists_all_with_their_cost(capsys, monkeypatch):
     assert rows["crnn"][-2] == "all"
     assert all(float(rows[name][-1].replace(",", "")) > 0 for name in BUILDERS)
     assert "width 4; for one window of 40 frames (1.3 s) of 128 bins and 4 outputs" in out
+
+
+def test_the_demo_is_parsed():
+    """Every command of `make demo` is one that the command line takes."""
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    lines = [line.partition("-m tfmusic ")[2].split() for line in makefile.splitlines() if "-m tfmusic " in line]
+    assert [words[0] for words in lines[:3]] == ["synth", "build-records", "fit"]
+    for words in lines:
+        assert cli._parse(words).command == words[0]
