@@ -216,7 +216,8 @@ def test_records_of_another_feature(config, extracted, tmp_path, capsys):
     assert build(config, extracted, tmp_path / "out", "feature.hop_length=512", "data.on_error=stop") == 2
     error = capsys.readouterr().err
     assert "hop_length=512" in error
-    assert f"hop_length=256, n_bins=32) by {extracted / 'feature.json'}" in error
+    assert "hop_length=256, n_bins=32)" in error
+    assert str(extracted / "feature.json") in error
 
 
 def test_faulty_sound_in_a_build(config, sounds, tmp_path, capsys):
@@ -277,7 +278,7 @@ def test_sound_for_a_model_of_embeddings(tmp_path):
     contract = Contract("q1", "single", ("a", "b"), feature, Scale.measure("identity", []), "float32", 1, 1)
     with pytest.raises(UsageError, match=r"x.mp3: the model takes embeddings of MSD_musicnn.* Received: sound"):
         check_inputs(contract, [tmp_path / "x.mp3"])
-    with pytest.raises(DataError, match=r"x.mp3: .*embedding of MSD_musicnn.*a sound file"):
+    with pytest.raises(DataError, match=r"x.mp3: .*embedding of MSD_musicnn.*run tfmusic embed"):
         survey.count_samples(tmp_path / "x.mp3", feature)
 
 
