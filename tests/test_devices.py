@@ -48,7 +48,7 @@ _SWITCHES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.torture)])
 def test_two_devices_give_the_curve_of_one(records, tmp_path, backend):
     """Same batches, same losses to 1e-3, same validation tracks, also after a resume; the checkpoint is a plain one."""
     environment = os.environ | {
