@@ -169,11 +169,11 @@ def test_bytes_of_an_export(small_run, name, count, record_property):
 
 @pytest.mark.slow
 def test_damaged_models_do_not_answer(small_run, music, tmp_path, capsys):
-    """Every command that takes a model refuses a run with one flipped byte of its contract."""
+    """Every command that takes a model refuses a run with one changed byte of its contract."""
     shutil.copytree(small_run, tmp_path / "run")
     np.save(tmp_path / "a.npy", MEL)
     contract = tmp_path / "run" / "contract.json"
-    contract.write_text(contract.read_text().replace('"n_fft": 1024', '"n_fft": 1025'))
+    contract.write_text(contract.read_text().replace('"n_fft": 1024', '"n_fft": 1026'))
     run, mel = str(tmp_path / "run"), str(tmp_path / "a.npy")
     out = str(tmp_path / "out")
     for command in (
