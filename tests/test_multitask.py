@@ -137,7 +137,7 @@ def test_contract_parts_and_json(tmp_path):
 def test_config_wants_a_question_for_each_task():
     """Lists of one length without repeats, or one name each."""
     config = Config.model_validate({"task": ["q1", "q2"], "data": {"question": ["q1", "q2"]}})
-    assert config.tasks == {name: {"question": name} for name in ("q1", "q2")}
+    assert {task: data.question for task, data in config.tasks.items()} == {"q1": "q1", "q2": "q2"}
     assert config.task_name == "q1_q2"
     for task, question in ((["q1", "q2"], "q1"), ("q1", ["q1"]), (["q1", "q1"], ["q1", "q2"]), ("q1", ["q1", "q2"])):
         with pytest.raises(ValueError, match=r"lists of the same length without repeats"):
