@@ -1,3 +1,3 @@
-"""tfmusic: music classification from whole tracks, spectrogram to answer."""
+"""tfmusic: music classification from whole tracks, from spectrogram to prediction."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""`tfmusic explain RUN|EXPORT INPUT [--out FILE]`: why a model answers so for a track."""
+"""`tfmusic explain MODEL TRACK [--out FILE]`: what the prediction of a track is based on."""
 
 import argparse
 import json
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("model", type=Path, help="run folder or exported folder")
-    parser.add_argument("input", type=Path, help="file of one track, or a folder together with --track")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="run folder or exported folder")
+    parser.add_argument(
+        "input", type=Path, metavar="TRACK", help="file of one track, or a folder together with --track"
+    )
     parser.add_argument("--track", help="of a folder, the id of the track")
     parser.add_argument("--task", help="of a model for several tasks, the one to explain")
     arguments.add_output(parser, ".html: a page; .png: a picture; .json: the numbers")
@@ -86,7 +88,5 @@ def _write(explanation: "Explanation", power: "np.ndarray", out: Path) -> None:
         png, has_fonts = explanation_png(picture)
         write_bytes(out, png)
         if not has_fonts:
-            console.warn(
-                f"{out}: this machine has no font for some labels, which are boxes; --out FILE.html has no such limit"
-            )
+            console.warn(f"{out}: this machine has no font for some labels, which appear as boxes; use --out FILE.html")
     return console.say(f"explanation: {out}")

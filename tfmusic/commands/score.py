@@ -1,4 +1,4 @@
-"""`tfmusic score q2 PREDICTIONS ANSWERS`: the official metric of a file of predictions."""
+"""`tfmusic score q2 PREDICTIONS LABELS`: the official metric of a file of predictions."""
 
 import argparse
 from dataclasses import asdict
@@ -13,9 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="q1, q3, single: exact match; q2, multi: global micro-F1",
     )
     parser.add_argument(
-        "predictions", type=Path, help="JSON list in data_idx order; null for a track without prediction"
+        "predictions",
+        type=Path,
+        metavar="PREDICTIONS",
+        help="JSON list in data_idx order; null for a track without prediction",
     )
-    parser.add_argument("answers", type=Path, help="JSON list in data_idx order")
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="JSON list of the true labels in data_idx order")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.evaluation.score import score_files
 
     kind = QUESTIONS[args.task].kind if args.task in QUESTIONS else args.task
-    score = score_files(args.predictions, args.answers, kind)
+    score = score_files(args.predictions, args.labels, kind)
     if score.without_prediction:
         console.warn(
             f"{args.predictions}: {score.without_prediction:,} of {score.tracks:,} tracks have no prediction, which"
@@ -37,4 +40,4 @@ def run(args: argparse.Namespace) -> None:
         f"{args.task}: {score.metric} {score.value:.4f} (95 % interval {low:.3f} to {high:.3f}) on {score.tracks:,}"
         f" tracks (the majority baseline: {score.baseline_value:.4f})"
     )
-    console.say(f"predictions {args.predictions}, answers {args.answers}")
+    console.say(f"predictions {args.predictions}, labels {args.labels}")

@@ -71,8 +71,8 @@ class Contract:
         """Frames in a second of music."""
         return self.feature.frames_per_s
 
-    def answers(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns which of the stored labels of a track are right answers: the first where a track has one label."""
+    def target_ids(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the stored label ids that are targets: the first where a track has one label, else all."""
         return stored[:1] if self.kind == "single" else stored
 
     def parts(self) -> dict[str, "Part"]:

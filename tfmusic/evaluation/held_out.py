@@ -107,7 +107,7 @@ def score_splits(
     rows = tuple(sorted(logits))
     targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)
     for place, row in enumerate(rows):
-        targets[place, list(manifest.contract.answers(seen[row].label))] = True
+        targets[place, list(manifest.contract.target_ids(seen[row].label))] = True
     return TrackLogits(rows, tuple(seen[row].track_id for row in rows), tuple(logits[row] for row in rows), targets)
 
 

@@ -37,27 +37,27 @@ class Score:
     baseline_value: float
 
 
-def score_files(predictions: Path, answers: Path, kind: str) -> Score:
+def score_files(predictions: Path, labels: Path, kind: str) -> Score:
     """Returns the score of two JSON lists in data_idx order.
 
     Args:
         predictions: a name a track, or a list of names for several tags; null for a track without prediction.
-        answers: the true labels.
+        labels: the true labels.
         kind: `single` or `multi`.
 
     Raises:
         DataError: a file is no such list, or the two do not belong together.
     """
-    predicted, true = _read(predictions, kind, may_lack=True), _read(answers, kind)
+    predicted, true = _read(predictions, kind, may_lack=True), _read(labels, kind)
     if len(predicted) != len(true):
         raise DataError(
-            f"{predictions}: must have one prediction for each of the {len(true)} tracks of {answers}. Received:"
+            f"{predictions}: must have one prediction for each of the {len(true)} tracks of {labels}. Received:"
             f" {len(predicted)}"
         )
     predicted_labels, true_labels = _labels(predicted, kind), _labels(true, kind)
     if predicted_labels and true_labels and predicted_labels.isdisjoint(true_labels):
         raise DataError(
-            f"{predictions}: must be of the same task as {answers}, which has labels such as {min(true_labels)!r}."
+            f"{predictions}: must be of the same task as {labels}, which has labels such as {min(true_labels)!r}."
             f" Received: only other labels, such as {min(predicted_labels)!r}"
         )
     nothing: Any = [] if kind == "multi" else None

@@ -24,7 +24,7 @@ _EPSILON = 1e-7
 
 
 class TrackModel(tf.Module):
-    """Answers for one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
+    """Predicts one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
 
     A model with metadata takes `module(mel, tokens)` as well, with tokens such as "genres=jazz", string [n].
 
@@ -45,12 +45,12 @@ class TrackModel(tf.Module):
 
     @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, mel: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """Returns the answer for one track."""
+        """Returns the prediction for one track."""
         if mel.shape.rank == 3:
             mel = mel[0]
-        cells = self._encode(mel)
-        windows, starts = self._windows(cells)
-        logits = self._logits(cells, windows, self._metadata(tokens)) - self._scorer.window_shift
+        codes = self._encode(mel)
+        windows, starts = self._windows(codes)
+        logits = self._logits(codes, windows, self._metadata(tokens)) - self._scorer.window_shift
         scores = self._aggregate(logits)
         if self._track_shift:
             clipped = tf.clip_by_value(scores, _EPSILON, 1 - _EPSILON)
@@ -65,12 +65,12 @@ class TrackModel(tf.Module):
     def predict_batch(
         self, mel: tf.Tensor, n_frames: tf.Tensor, tokens: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """Returns `track_scores` [n_tracks, n_labels] of tracks of any lengths, each answered as if it came alone.
+        """Returns `track_scores` [n_tracks, n_labels] of tracks of any lengths, each predicted as if it came alone.
 
         Args:
-            mel: linear power [n_tracks, n_bins, most_frames], filled up with anything at the end of shorter tracks.
+            mel: linear power [n_tracks, n_bins, most_frames], padded with anything at the end of shorter tracks.
             n_frames: how many frames of each track are music, int32 [n_tracks], 1 or more.
-            tokens: metadata tokens, string [n_tracks, most_tokens], filled up with empty strings.
+            tokens: metadata tokens, string [n_tracks, most_tokens], padded with empty strings.
         """
         rule = "n_frames must be 1 to the frames of mel, one for each track"
         fits = tf.reduce_all((n_frames >= 1) & (n_frames <= tf.shape(mel)[2]))
@@ -91,7 +91,7 @@ class TrackModel(tf.Module):
         return tf.constant(self._contract.labels)
 
     def _encode(self, mel: tf.Tensor) -> tf.Tensor:
-        """Returns the stored cells [n_frames, n_bins] of linear power [n_bins, n_frames]."""
+        """Returns the stored codes [n_frames, n_bins] of linear power [n_bins, n_frames]."""
         is_power = self._scale.name != "identity"
         fine = tf.math.is_finite(mel) & (mel >= 0) if is_power else tf.math.is_finite(mel)
         usable = tf.reduce_all(fine) & (tf.shape(mel)[1] > 0)
@@ -105,14 +105,14 @@ class TrackModel(tf.Module):
         scaled = tf.clip_by_value(_curve(self._scale.name, mel), self._scale.low, self._scale.high)
         return tf.cast(scaled, self._contract.dtype)
 
-    def _windows(self, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns frame indices [n_windows, frames] and first frames [n_windows], as `features.segments` has them."""
+    def _windows(self, codes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns frame indices [n_windows, frames] and first frames [n_windows], as `core.windows` has them."""
         frames, hop = self._contract.frames, self._contract.hop_frames
-        n_frames = tf.shape(cells)[0]
+        n_frames = tf.shape(codes)[0]
         last = tf.maximum(n_frames - frames, 0)
         starts = tf.range(0, last + 1, hop)
         starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
-        # Of a track without frames the check above shall speak, not this division, which does not wait for it.
+        # The check above reports a track without frames; this division does not wait for it.
         return (starts[:, None] + tf.range(frames)[None, :]) % tf.maximum(n_frames, 1), starts
 
     def _metadata(self, tokens: tf.Tensor | None) -> list[tf.Tensor]:
@@ -129,21 +129,21 @@ class TrackModel(tf.Module):
             tf.cast(tf.reduce_any(counted[:, None] == tf.constant(vocabulary)[None, :], axis=0), tf.float32)[None, :]
         ]
 
-    def _logits(self, cells: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
+    def _logits(self, codes: tf.Tensor, windows: tf.Tensor, metadata: list[tf.Tensor]) -> tf.Tensor:
         """Returns logits [n_windows, n_labels], float64, some windows at a time.
 
-        These are 32, and of what is left the largest power of two: a network is prepared anew for every batch size
-        that it has not seen, which costs as much as a hundred windows, and tracks come in all lengths.
+        A batch holds 32 windows, the last ones the largest power of two that fits: TensorFlow prepares a network anew
+        for every new batch size, which costs as much as a hundred windows, and tracks come in all lengths.
         """
         n_windows = tf.shape(windows)[0]
         parts = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False)
 
         def body(begin: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            chosen = windows[begin : begin + _largest_batch(n_windows - begin)]
-            codes = tf.ensure_shape(tf.gather(cells, chosen), [None, self._contract.frames, self._contract.n_bins])
-            repeated = [tf.repeat(row, tf.shape(codes)[0], axis=0) for row in metadata]
-            logits = self._model([codes, *repeated] if repeated else codes)  # type: ignore[no-untyped-call]
-            return begin + tf.shape(codes)[0], parts.write(parts.size(), logits)
+            frames = windows[begin : begin + _largest_batch(n_windows - begin)]
+            batch = tf.ensure_shape(tf.gather(codes, frames), [None, self._contract.frames, self._contract.n_bins])
+            repeated = [tf.repeat(row, tf.shape(batch)[0], axis=0) for row in metadata]
+            logits = self._model([batch, *repeated] if repeated else batch)  # type: ignore[no-untyped-call]
+            return begin + tf.shape(batch)[0], parts.write(parts.size(), logits)
 
         _, parts = tf.while_loop(lambda begin, _: begin < n_windows, body, (0, parts), parallel_iterations=1)
         logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])

@@ -1,8 +1,8 @@
-"""Why a model answers so for a track: its parts over time, and which bands and moments its answer rests on.
+"""What a prediction is based on: the scores over time, and the importance of frequency bands and moments.
 
-Importance is by occlusion (Zeiler & Fergus 2014, arXiv 1311.2901): a band, or a moment, is replaced by what the track
-has there as a rule (the median of each bin over the track), and the fall of the log odds of a label in the windows that
-see it is its importance. That needs the model's answers alone, so that it is the same on every backend and for exports.
+Importance is measured by occlusion (Zeiler & Fergus 2014, arXiv 1311.2901): a band, or a moment, is replaced by the
+median of each bin over the track; how far the log odds of a label fall in the windows that contain it is its
+importance. Only predictions are needed, so it works alike on every backend and for exports.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Importance:
-    """Falls of the log odds of some labels; above 0 what speaks for the label, below 0 what speaks against it.
+    """Falls of the log odds of some labels; above 0 for the label, below 0 against it.
 
     Attributes:
         labels: ids of the labels, the strongest first.
@@ -49,11 +49,11 @@ class Importance:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is shown of one track."""
+    """A track's prediction and the importance of its bands and moments."""
 
     predictor: Predictor
     track_id: str
-    answer: TrackPrediction
+    prediction: TrackPrediction
     importance: Importance
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,14 +63,14 @@ class Explanation:
             names[label]: {"bands": bands.round(4).tolist(), "slices": slices.round(4).tolist()}
             for label, bands, slices in zip(importance.labels, importance.bands, importance.slices, strict=True)
         }
-        told = {
+        importance_json = {
             "method": METHOD,
             "band_edges_bins": importance.band_edges.tolist(),
             "slice_edges_s": seconds(importance.slice_edges, self.predictor.contract.frames_per_s),
             "labels": weights,
         }
-        result = TrackResult.of(self.answer, self.predictor.contract, self.predictor.scorer.aggregator)
-        return {"track_id": self.track_id} | result.model_dump() | {"importance": told}
+        result = TrackResult.of(self.prediction, self.predictor.contract, self.predictor.scorer.aggregator)
+        return {"track_id": self.track_id} | result.model_dump() | {"importance": importance_json}
 
 
 def explain(
@@ -85,12 +85,12 @@ def explain(
         tokens: its metadata.
         on_pass: for the progress bar.
     """
-    answer = predictor.predict(mel, tokens)
+    prediction = predictor.predict(mel, tokens)
     on_pass()
-    order = np.argsort(-answer.scores, kind="stable")
+    order = np.argsort(-prediction.scores, kind="stable")
     labels = tuple(int(i) for i in order[: 1 if predictor.contract.kind == "single" else N_NAMED])
-    importance = _importance(predictor, mel, answer, labels, tokens, on_pass)
-    return Explanation(predictor, track_id, answer, importance)
+    importance = _importance(predictor, mel, prediction, labels, tokens, on_pass)
+    return Explanation(predictor, track_id, prediction, importance)
 
 
 def check_explainable(contract: Contract, command: str = "explain") -> None:
@@ -108,45 +108,45 @@ def n_passes(n_frames: int, contract: Contract) -> int:
 def _importance(
     predictor: Predictor,
     mel: np.ndarray,
-    answer: TrackPrediction,
+    prediction: TrackPrediction,
     labels: tuple[int, ...],
     tokens: Sequence[str],
     on_pass: Callable[[], None],
 ) -> Importance:
     usual = np.median(mel, axis=1, keepdims=True)
-    before = to_logits(answer.window_scores[:, labels])
+    before = to_logits(prediction.window_scores[:, labels])
 
     def fall(hidden: np.ndarray) -> np.ndarray:
-        """Returns the falls [n_windows, n_labels] where the cells of a mask [n_bins, n_frames] are hidden."""
-        found = predictor.predict(np.where(hidden, usual, mel), tokens)
+        """Returns the falls [n_windows, n_labels] with the bins and frames of a mask [n_bins, n_frames] hidden."""
+        occluded = predictor.predict(np.where(hidden, usual, mel), tokens)
         on_pass()
-        return np.asarray(before - to_logits(found.window_scores[:, labels]))
+        return np.asarray(before - to_logits(occluded.window_scores[:, labels]))
 
     n_bins, n_frames = mel.shape
     band_edges = np.linspace(0, n_bins, N_BANDS + 1).astype(int)
     bins = np.arange(n_bins)[:, None]
     bands = [fall((bins >= low) & (bins < high)).mean(0) for low, high in pairwise(band_edges)]
     slice_edges = _slice_edges(n_frames, predictor.contract)
-    slices = _slices(fall, answer, slice_edges, predictor.contract.frames)
+    slices = _slices(fall, prediction, slice_edges, predictor.contract.frames)
     return Importance(labels, band_edges, np.stack(bands, axis=1), slice_edges, slices)
 
 
 def _slices(
-    fall: Callable[[np.ndarray], np.ndarray], answer: TrackPrediction, edges: np.ndarray, frames: int
+    fall: Callable[[np.ndarray], np.ndarray], prediction: TrackPrediction, edges: np.ndarray, frames: int
 ) -> np.ndarray:
     """Returns the mean fall of each moment, [n_labels, n_slices].
 
     Moments that no window sees together are hidden in one run, so that long tracks cost no more runs than short ones.
     """
     n_slices, step = len(edges) - 1, 2 * SLICES_PER_WINDOW
-    place = np.searchsorted(edges, np.arange(answer.n_frames), side="right") - 1  # the moment of every frame
-    sees = (answer.starts[:, None] < edges[None, 1:]) & (answer.starts[:, None] + frames > edges[None, :-1])
-    found = []
+    place = np.searchsorted(edges, np.arange(prediction.n_frames), side="right") - 1  # the moment of every frame
+    sees = (prediction.starts[:, None] < edges[None, 1:]) & (prediction.starts[:, None] + frames > edges[None, :-1])
+    falls_by_moment = []
     for first in range(min(step, n_slices)):
         falls = fall((place % step == first)[None, :])
         for moment in range(first, n_slices, step):
-            found.append((moment, falls[sees[:, moment]].mean(0)))
-    return np.stack([value for _, value in sorted(found, key=lambda item: item[0])], axis=1)
+            falls_by_moment.append((moment, falls[sees[:, moment]].mean(0)))
+    return np.stack([value for _, value in sorted(falls_by_moment, key=lambda item: item[0])], axis=1)
 
 
 def _slice_edges(n_frames: int, contract: Contract) -> np.ndarray:

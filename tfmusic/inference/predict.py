@@ -77,7 +77,7 @@ def predict_tracks(
 ) -> Predictions:
     """Returns the scores of tracks from a run or an export; `on_track` is called after every track that was read.
 
-    A track that cannot be read is skipped. `task` says what a run that answers several tasks is asked for.
+    A track that cannot be read is skipped. `task` names the task to predict where a run has several.
 
     Raises:
         RunError: the folder is neither a run nor an export.

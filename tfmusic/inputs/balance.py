@@ -50,7 +50,7 @@ class Balance:
         rows, first, track = np.unique([header.track for header in every], return_index=True, return_inverse=True)
         has = np.zeros((len(rows), len(manifest.contract.labels)), bool)
         for number, place in enumerate(first.tolist()):
-            has[number, list(manifest.contract.answers(every[place].label))] = True
+            has[number, list(manifest.contract.target_ids(every[place].label))] = True
         bounds = np.cumsum([0, *map(len, headers)])
         return cls(options, manifest.contract.labels, tuple(map(str, files)), bounds, track, has, seed)
 
@@ -142,5 +142,5 @@ def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
     counts = np.zeros(len(manifest.contract.labels), np.int64)
     for split in splits:
         for header, _ in iterate(manifest, split):
-            counts[list(manifest.contract.answers(header.label))] += 1
+            counts[list(manifest.contract.target_ids(header.label))] += 1
     return counts

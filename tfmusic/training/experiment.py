@@ -206,7 +206,7 @@ def _check_alike(runs: Sequence[RunDir], manifest: Manifest) -> None:
         contract = Contract.load(run.contract)
         different = first.difference(contract)
         if different or contract.task != first.task:
-            raise RunError(f"{run.path}: must take the same input and answer as {runs[0].path}: {different}")
+            raise RunError(f"{run.path}: must have the same input and labels as {runs[0].path}: {different}")
         if run.read_json(run.records)["tracks_sha256"] != manifest.tracks_sha256:
             raise RunError(
                 f"{run.path}: must have been trained on the tracks and folds of {manifest.folder}, or tracks that one"
