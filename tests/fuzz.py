@@ -267,9 +267,8 @@ def forms():
 def targets(folder):
     """Returns all targets by name; they use a folder for their files."""
     from tfmusic.config.loading import find_config, load_config
-    from tfmusic.datasets import airush_metadata, table
-    from tfmusic.features.extracted import find_feature
-    from tfmusic.features.npy import read_mel
+    from tfmusic.datasets import metadata, table
+    from tfmusic.features.npy import find_feature, read_mel
     from tfmusic.scoring.track_scorer import TrackScorer, save_scorers
 
     contract = json.loads((golden.GOLDEN / "manifest.json").read_text())["contract"]
@@ -326,7 +325,7 @@ def targets(folder):
         ),
         "labels": Target(
             [label],
-            of_file(folder, "train_label", lambda path: airush_metadata.read_columns(path, ("track_index",))),
+            of_file(folder, "train_label", lambda path: metadata.read_columns(path, ("track_index",))),
             spoil_json, 4,
         ),
         "embeddings": Target([embeddings(folder)], of_file(folder, "e.npz", read_embeddings), spoil_bytes, 1),

@@ -95,7 +95,7 @@ def export_result(out):
     def answer():
         import numpy as np
 
-        from tfmusic.inference.runtimes import load_predict_fn
+        from tfmusic.inference.model_folder import load_predict_fn
 
         mel = np.random.default_rng(0).random((128, 300), np.float32)
         found = load_predict_fn(out)(mel)

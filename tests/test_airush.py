@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tfmusic.datasets import airush, airush_metadata, synthetic
+from tfmusic.datasets import airush, metadata, synthetic
 from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
 
@@ -50,7 +50,7 @@ def test_row_keys_are_ordered_as_numbers(tmp_path):
     """Row "10" comes after row "9", whatever the order in the file."""
     path = tmp_path / "table"
     path.write_text(json.dumps({"a": {str(i): i for i in (10, 9, 2, 0)}}))
-    assert [row["a"] for row in airush_metadata.read_columns(path)] == [0, 2, 9, 10]
+    assert [row["a"] for row in metadata.read_columns(path)] == [0, 2, 9, 10]
 
 
 def test_meta_folder_may_be_missing(q2):
@@ -109,30 +109,30 @@ def test_metadata_of_other_tracks_is_warned_of(q2, capsys):
 def test_various_artists_is_no_group(q2):
     """Tracks of 'Various Artists' are not tied together by that name."""
     row = {"artist_index_list": [1, 7], "artist_name_list": ["Various Artists", "가수"]}
-    assert airush_metadata.artist_keys(row) == ("#7",)
-    assert airush_metadata.artist_keys({"artist_name_list": ["Various Artists", ""]}) == ()
+    assert metadata.artist_keys(row) == ("#7",)
+    assert metadata.artist_keys({"artist_name_list": ["Various Artists", ""]}) == ()
 
 
 @pytest.mark.parametrize(
     ("function", "value", "expected"),
     [
-        (airush_metadata.decode_play_time, 1591331700000, 275),
-        (airush_metadata.decode_play_time, None, None),
-        (airush_metadata.decode_play_time, float("nan"), None),
-        (airush_metadata.decode_year, "1998-05-26", 1998),
-        (airush_metadata.decode_year, "19981101", 1998),
-        (airush_metadata.decode_year, "2019-05", 2019),
-        (airush_metadata.decode_year, "2019", 2019),
-        (airush_metadata.decode_year, None, None),
-        (airush_metadata.decode_year, "soon", None),
-        (airush_metadata.decode_genres, "발라드,  R&B/소울", ("발라드", "R&B/소울")),
-        (airush_metadata.decode_genres, "한, 둘", ("한, 둘",)),
-        (airush_metadata.decode_genres, "", ()),
-        (airush_metadata.decode_genres, None, ()),
-        (airush_metadata.decode_text, "-", None),
-        (airush_metadata.decode_flag, "Y", True),
-        (airush_metadata.decode_flag, 0.0, False),
-        (airush_metadata.decode_flag, None, None),
+        (metadata.decode_play_time, 1591331700000, 275),
+        (metadata.decode_play_time, None, None),
+        (metadata.decode_play_time, float("nan"), None),
+        (metadata.decode_year, "1998-05-26", 1998),
+        (metadata.decode_year, "19981101", 1998),
+        (metadata.decode_year, "2019-05", 2019),
+        (metadata.decode_year, "2019", 2019),
+        (metadata.decode_year, None, None),
+        (metadata.decode_year, "soon", None),
+        (metadata.decode_genres, "발라드,  R&B/소울", ("발라드", "R&B/소울")),
+        (metadata.decode_genres, "한, 둘", ("한, 둘",)),
+        (metadata.decode_genres, "", ()),
+        (metadata.decode_genres, None, ()),
+        (metadata.decode_text, "-", None),
+        (metadata.decode_flag, "Y", True),
+        (metadata.decode_flag, 0.0, False),
+        (metadata.decode_flag, None, None),
     ],
 )
 def test_decoders(function, value, expected):
@@ -142,7 +142,7 @@ def test_decoders(function, value, expected):
 
 def test_play_time_of_synthetic_data_decodes():
     """What `synth` writes is what the loader reads."""
-    assert airush_metadata.decode_play_time(synthetic._encode_play_time(275)) == 275
+    assert metadata.decode_play_time(synthetic._encode_play_time(275)) == 275
     assert synthetic._encode_play_time(275) == 1591331700000
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tfmusic.core.files import (
+from tfmusic.core.files import (  # fmt: skip
     check_target_file,
     held,
     is_temporary,
@@ -14,7 +14,7 @@ from tfmusic.core.files import (
     replacing,
     write_json,
     write_text,
-)  # fmt: skip
+)
 from tfmusic.errors import UsageError
 
 

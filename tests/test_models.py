@@ -16,7 +16,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Scale
 from tfmusic.export.savedmodel import TrackModel, signatures
-from tfmusic.inference.runtimes import load_predict_fn
+from tfmusic.inference.model_folder import load_predict_fn
 from tfmusic.models import BUILDERS, build_model
 from tfmusic.models.cost import multiply_adds, receptive_field
 from tfmusic.models.ops import IS_KERAS_3

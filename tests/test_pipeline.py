@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tfmusic.config.loading import find_config, load_config
-from tfmusic.core.windows import slice_windows
+from tfmusic.core.windows import batch_windows, outputs_by_track, slice_windows
 from tfmusic.evaluation.held_out import score_splits
-from tfmusic.inference.windows import batch_windows, outputs_by_track
 from tfmusic.inputs.balance import count_labels
 from tfmusic.inputs.pipeline import TrainingInput, training_batches
 from tfmusic.records.format import decode

@@ -20,7 +20,7 @@ from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import slice_windows
 from tfmusic.export.savedmodel import TrackModel, signatures
-from tfmusic.inference.runtimes import load_predict_fn
+from tfmusic.inference.model_folder import load_predict_fn
 from tfmusic.models import build_model
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.track_scorer import TrackScorer

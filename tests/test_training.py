@@ -23,7 +23,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.checks import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
-from tfmusic.training.state import averaged_weights
+from tfmusic.training.trainer import averaged_weights
 
 ROOT = Path(__file__).parents[1]
 

@@ -31,7 +31,7 @@ import json, sys, time
 import numpy as np
 from tfmusic.features.npy import read_values
 from tfmusic.inference.model_folder import load_contract
-from tfmusic.inference.runtimes import load_predict_fn
+from tfmusic.inference.model_folder import load_predict_fn
 from pathlib import Path
 export = Path(sys.argv[1])
 labels = load_contract(export).labels

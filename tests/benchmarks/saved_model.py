@@ -14,7 +14,7 @@ from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import slice_windows
 from tfmusic.export.savedmodel import TrackModel, signatures
-from tfmusic.inference.runtimes import load_predict_fn
+from tfmusic.inference.model_folder import load_predict_fn
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.track_scorer import TrackScorer

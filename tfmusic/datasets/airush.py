@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tfmusic.console import console
 from tfmusic.core.contract import Kind
 from tfmusic.core.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
-from tfmusic.datasets import airush_metadata as meta
+from tfmusic.datasets import metadata as meta
 from tfmusic.datasets.options import DataSection
 from tfmusic.errors import DataError
 

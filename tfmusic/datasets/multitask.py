@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tfmusic.core.contract import Head
 from tfmusic.core.track import Dataset, Track
-from tfmusic.datasets.airush_metadata import VARIOUS_ARTISTS
+from tfmusic.datasets.metadata import VARIOUS_ARTISTS
 from tfmusic.errors import DataError
 
 

@@ -13,8 +13,8 @@ from tfmusic.config.sections import EvaluationSection
 from tfmusic.core.contract import Contract, Kind
 from tfmusic.core.files import check_files
 from tfmusic.core.rundir import RunDir, to_finish
+from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.errors import RecordsError, RunError
-from tfmusic.inference.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.inputs.metadata import metadata_table
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved

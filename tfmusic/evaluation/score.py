@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmusic.datasets.airush_metadata import read_json
+from tfmusic.datasets.metadata import read_json
 from tfmusic.errors import DataError
 from tfmusic.scoring.metrics import (
     bootstrap_interval,

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 
 from tfmusic.errors import RunError
+from tfmusic.inference.model_folder import RUNTIMES
 from tfmusic.inference.predictor import WindowPredictor
-from tfmusic.inference.runtimes import RUNTIMES
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:

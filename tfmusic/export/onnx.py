@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from tfmusic.export.card import CARD_JSON
+from tfmusic.inference.model_folder import RUNTIMES
 from tfmusic.inference.predictor import WindowPredictor
-from tfmusic.inference.runtimes import RUNTIMES
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:

@@ -11,7 +11,7 @@ from tfmusic.features import audio, embeddings, npy
 from tfmusic.features.audio import is_audio
 from tfmusic.features.chroma import chroma_cqt, chroma_stft
 from tfmusic.features.cqt import cqt
-from tfmusic.features.extracted import check_extracted
+from tfmusic.features.npy import check_extracted
 from tfmusic.features.offline_augment import Change, apply_change
 from tfmusic.features.spectrograms import log_mel, mel, raw, stft, tempogram
 

@@ -15,7 +15,7 @@ from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder
 from tfmusic.core.track import Track
-from tfmusic.core.windows import segment_starts
+from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track, segment_starts
 from tfmusic.errors import UsageError
 from tfmusic.features.audio import is_audio
 from tfmusic.features.embeddings import EmbeddingsWriter
@@ -24,7 +24,6 @@ from tfmusic.features.npy import read_any_mel
 from tfmusic.features.read import read_feature
 from tfmusic.inference.predict import TrackReader, feature_fn
 from tfmusic.inference.predictor import BATCH_SIZES, load_run
-from tfmusic.inference.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.models.musicnn import FRAMES

@@ -18,7 +18,7 @@ from tfmusic.datasets.metadata import tokens_of
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import embeddings
 from tfmusic.features.audio import is_audio
-from tfmusic.features.extracted import find_feature
+from tfmusic.features.npy import find_feature
 from tfmusic.features.read import read_feature
 from tfmusic.inference.model_folder import load_contract
 from tfmusic.inference.predictor import load_predictor

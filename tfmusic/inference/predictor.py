@@ -17,11 +17,16 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir, is_run, to_finish
 from tfmusic.core.runtime import start_tensorflow
 from tfmusic.core.scale import Encoder
-from tfmusic.core.windows import segment_starts
+from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track, segment_starts
 from tfmusic.errors import RunError
-from tfmusic.inference.model_folder import choose_task, load_contract
-from tfmusic.inference.runtimes import ExportedWindowModel, check_fits, load_predict_fn, window_format
-from tfmusic.inference.windows import TrackCodes, batch_windows, outputs_by_track
+from tfmusic.inference.model_folder import (
+    ExportedWindowModel,
+    check_fits,
+    choose_task,
+    load_contract,
+    load_predict_fn,
+    window_format,
+)
 from tfmusic.scoring.track_scorer import TrackScorer
 
 BATCH_SIZES = (16, 64)  # windows; every other size would be compiled anew

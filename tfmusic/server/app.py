@@ -30,7 +30,7 @@ from tfmusic.console import console
 from tfmusic.core.files import parse_json
 from tfmusic.datasets.metadata import tokens_of
 from tfmusic.errors import DataError, UsageError
-from tfmusic.features.extracted import write_feature
+from tfmusic.features.npy import write_feature
 from tfmusic.features.read import read_feature
 from tfmusic.inference.predictor import Predictor
 from tfmusic.server.guard import Guard, error_response, server_config

@@ -11,16 +11,35 @@ from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.addons import PREFIX, check_addons
 from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
-from tfmusic.features.filterbanks import frames_for_each
+from tfmusic.features.filterbanks import filterbank_map, frames_for_each
 from tfmusic.inputs.metadata import known_tokens
 from tfmusic.models import BUILDERS, models_with
-from tfmusic.models.musicnn import FEATURE
+from tfmusic.models.frontends import Frontend, MusicnnFrontend, Pcen, smoothing
+from tfmusic.models.musicnn import FEATURE, SCALE_FACTOR
 from tfmusic.pretrained.sources import check_source
 from tfmusic.records.format import copies_of
 from tfmusic.records.manifest import Manifest
-from tfmusic.training.frontend import find_frontend
 from tfmusic.training.optimizer import make_loss
 from tfmusic.training.processes import joined
+
+
+def find_frontend(name: str, contract: Contract) -> Frontend | None:
+    """Returns the frontend to musicnn's spectrogram or to PCEN, or None where none is asked for.
+
+    Raises:
+        ConfigError: the input is no spectrogram, or one that cannot be mapped.
+    """
+    if name == "none":
+        return None
+    source = contract.feature
+    if source.name != "mel":
+        raise ConfigError(f"input.frontend={name} is for mel-spectrograms. Received: {source.name}")
+    scale = contract.scale
+    if name == "pcen":
+        return Pcen(smoothing(contract.frames, contract.frames_per_s), scale)
+    steps = frames_for_each(source, FEATURE)
+    return MusicnnFrontend(filterbank_map(source, FEATURE), steps, SCALE_FACTOR, scale)
+
 
 OWN = "own"  # the folder of the config's own model beside those of its partners
 _RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")

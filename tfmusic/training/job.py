@@ -19,9 +19,8 @@ from tfmusic.models.frontends import FRONTEND_LAYER
 from tfmusic.pretrained.sources import Pretrained, load_pretrained
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
-from tfmusic.training.checks import Folds, make_losses
+from tfmusic.training.checks import Folds, find_frontend, make_losses
 from tfmusic.training.devices import Devices
-from tfmusic.training.frontend import find_frontend
 from tfmusic.training.frozen import EmbeddingCache, FrozenBackbone, split_backbone
 from tfmusic.training.optimizer import build, make_optimizer, state_variables
 

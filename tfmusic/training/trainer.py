@@ -1,13 +1,20 @@
-"""The training of one model: stages, epochs, checkpoints, calibration, and what its folder holds."""
+"""The training of one model: stages, epochs, validation, checkpoints, calibration, and what its folder holds."""
 
+import json
+import os
 import platform
 import shutil
 import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmusic import __version__
 from tfmusic.config.loading import to_yaml
@@ -17,14 +24,135 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.files import write_json, write_text
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, TfmusicError
+from tfmusic.evaluation.held_out import TrackLogits, fit_scorer
 from tfmusic.inputs.pipeline import naming_shards
+from tfmusic.models import for_prediction
+from tfmusic.models.surgery import load_saved
 from tfmusic.records.format import holds_copies
+from tfmusic.scoring.metrics import confusion, headline, headline_name
+from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.job import Job, Stage, stage_of
-from tfmusic.training.optimizer import current_rate
+from tfmusic.training.optimizer import averages, current_rate
 from tfmusic.training.processes import joined
-from tfmusic.training.state import averaged_weights, load_state, restore, save_state
-from tfmusic.training.validation import calibrate, validate
+
+
+def save_state(path: Path, variables: Sequence[Any], progress: Mapping[str, Any]) -> None:
+    """Writes every variable of model and optimizer, random states included, and the progress as JSON."""
+    arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
+    text = np.frombuffer(json.dumps(dict(progress)).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name("state.tmp.npz")
+    with tmp.open("wb") as file:
+        np.savez(file, allow_pickle=False, progress=text, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    tmp.replace(path)
+
+
+def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Returns progress and variables of a saved state.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
+            progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
+            n_variables = sum(name.startswith("variable_") for name in state.files)  # NumPy 1 adds a file of its own
+            return progress, [state[f"variable_{i}"] for i in range(n_variables)]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path}: damaged: must be the saved state of a training ({error}). Begin it anew, without --resume"
+        ) from error
+
+
+def restore(path: Path, variables: Sequence[Any], values: list[np.ndarray]) -> None:
+    """Sets variables of model and optimizer to the values of a state.
+
+    Raises:
+        RunError: they are of another model or optimizer; `path` names the state.
+    """
+    shapes, wanted = [value.shape for value in values], [tuple(variable.shape) for variable in variables]
+    if shapes != wanted:
+        raise RunError(
+            f"{path}: must fit the model and optimizer of the config. Received: {len(shapes)} variables where"
+            f" {len(wanted)} are wanted, or other shapes; resume with the config the run began with"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+@contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Puts the moving average of the weights into the model for a while, where the optimizer keeps one."""
+    weights = model.trainable_variables
+    found = averages(model.optimizer, weights)
+    if not found:
+        yield
+        return
+    raw = [np.array(weight) for weight in weights]
+    for weight, average in zip(weights, found, strict=True):
+        weight.assign(np.array(average))  # a copy: JAX must not be given one buffer twice
+    try:
+        yield
+    finally:
+        for weight, value in zip(weights, raw, strict=True):
+            weight.assign(value)
+
+
+Confusions = dict[str, tuple[np.ndarray, tuple[str, ...]]]
+
+
+def validate(job: Job) -> tuple[dict[str, Any], Confusions]:
+    """Returns the track-level metric on the validation fold, calibrated as the finished model will be.
+
+    Of several tasks: the metric of each, and their mean, which chooses the best epoch. Beside it the confusion matrix
+    of every task with one label a track, and the names of its classes.
+    """
+    scored = job.score_validation()
+    found: dict[str, tuple[str, float]] = {}
+    confusions: Confusions = {}
+    for task, part in job.contract.parts().items():
+        contract, tracks = part.contract, scored.part(part.columns)
+        predicted = _predicted(job, contract, tracks)
+        found[task] = (headline_name(contract.kind), headline(predicted, tracks.targets, contract.kind))
+        if contract.kind == "single":
+            n = len(contract.labels)
+            confusions[task] = (confusion(predicted.argmax(1), tracks.targets.argmax(1), n), contract.labels)
+    return _numbers(job, found), confusions
+
+
+def _predicted(job: Job, contract: Contract, tracks: TrackLogits) -> np.ndarray:
+    """Returns the predicted labels of the validation tracks, bool [n_tracks, n_labels]."""
+    options = job.config.evaluation
+    scorer = options.scorer(contract.kind)
+    if options.calibrate:
+        scorer = scorer.fit(tracks.logits, tracks.targets, (options.aggregator,))
+    return scorer.decide(np.stack([scorer.track_scores(logits) for logits in tracks.logits]))
+
+
+def _numbers(job: Job, found: dict[str, tuple[str, float]]) -> dict[str, Any]:
+    if not job.contract.heads:
+        name, value = found[job.contract.task]
+        return {"metric": name, "validation": value}
+    numbers: dict[str, Any] = {f"validation_{task}": value for task, (_, value) in found.items()}
+    return {"metric": "mean", "validation": float(np.mean(list(numbers.values())))} | numbers
+
+
+def calibrate(job: Job) -> None:
+    """Fits the scorer of the best checkpoint on the validation tracks and stores it, uncalibrated without them."""
+    options, parts = job.config.evaluation, job.contract.parts()
+    folds: list[TrackLogits] = []
+    has_tags = any(part.contract.kind == "multi" for part in parts.values())
+    if job.folds.validation and has_tags and options.calibrate:
+        best = load_saved(job.run.checkpoint("best"))
+        folds = [job.score_with(for_prediction(best).predict_on_batch)]
+    scorers = {
+        task: fit_scorer(options, part.contract.kind, [fold.part(part.columns) for fold in folds])
+        for task, part in parts.items()
+    }
+    save_scorers(scorers, job.run.calibration)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from tfmusic.core.files import held, is_temporary
 from tfmusic.core.pool import run_all
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
-from tfmusic.features.extracted import NAME, find_feature, write_feature
+from tfmusic.features.npy import FEATURE_FILE, find_feature, write_feature
 from tfmusic.features.read import read_feature
 
 _LOCK = ".lock"
@@ -163,8 +163,10 @@ def _sound_files(folder: Path) -> Iterator[Path]:
 def _check_folder(out: Path, feature: Feature) -> None:
     if not out.exists() or (out.is_dir() and all(path.name == _LOCK or is_temporary(path) for path in out.iterdir())):
         return
-    extracted = find_feature(out) if out.is_dir() and (out / NAME).is_file() else None
+    extracted = find_feature(out) if out.is_dir() and (out / FEATURE_FILE).is_file() else None
     if extracted is None:
-        raise UsageError(f"{out}: must be empty, or a folder that extract wrote (it would hold {NAME}). Choose another")
+        raise UsageError(
+            f"{out}: must be empty, or a folder that extract wrote (it would hold {FEATURE_FILE}). Choose another"
+        )
     if extracted[1] != feature:
         raise UsageError(f"{out}: holds {extracted[1]}, the config says {feature}. Choose another folder")
