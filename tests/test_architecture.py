@@ -1,4 +1,4 @@
-"""The floors of the building: imports go down only, pillars do not know each other, files stay small."""
+"""The layers of the packages: imports go down only, without circles."""
 
 import ast
 import sys

@@ -258,7 +258,7 @@ def test_score(tmp_path, capsys):
     assert main(["score", "q2", predictions, answers]) == 0
     out = capsys.readouterr().out
     assert "q2: micro_f1 0.5000 (95 % interval 0.000 to 0.667) on 2 tracks (the majority baseline: 0.6667)" in out
-    assert f"predictions {predictions}, answers {answers}" in out
+    assert f"predictions {predictions}, labels {answers}" in out
 
 
 def test_score_of_tracks_without_answer(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The order of operations from records to training batches; `inference/windows.py` has that of evaluation."""
+"""The order of operations from records to training batches; `core/windows.py` has that of evaluation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
