@@ -292,7 +292,11 @@ def test_validate_finds_what_fit_would_refuse(tmp_path, capsys, overrides, messa
         (["training.cache_frozen=true", "training.class_weights=balanced"], "cache_frozen.*class_weights=balanced"),
         (["training.cache_frozen=true", "training.devices=2"], "cache_frozen.*devices=2"),
         (["training.cache_frozen=true", "training.target=soft_top"], "cache_frozen.*target=soft_top"),
-        (["training.cache_frozen=true", "balance.common_segments=1"], "cache_frozen.*balance"),
+        (["training.cache_frozen=true", "training.freeze_epochs=0"], "cache_frozen.*freeze_epochs.*0"),
+        (
+            ["training.cache_frozen=true", "training.freeze_epochs=1", "balance.common_segments=1"],
+            "cache_frozen.*balance",
+        ),
         (
             ["input.frontend=pcen", "feature.name=log-mel", "record.scale=identity", "record.dtype=float16"],
             "frontend=pcen",

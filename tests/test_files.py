@@ -67,6 +67,15 @@ def test_a_lock_file_is_no_link(tmp_path):
     assert victim.read_text() == "precious"
 
 
+def test_a_lock_file_of_another_process_stays(tmp_path):
+    """Where the lock file was removed and made again by another process, the first leaves it alone."""
+    path = tmp_path / "lock"
+    with held(path, "busy"):
+        path.unlink()
+        path.touch()
+    assert path.is_file()
+
+
 def test_a_lock_is_held_by_one(tmp_path):
     """Another one is refused, or waits until the lock is free; in the end the file is gone."""
     path, order = tmp_path / "lock", []

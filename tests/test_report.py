@@ -10,6 +10,7 @@ import pytest
 from sklearn import metrics as sk
 
 from tfmusic.cli import main
+from tfmusic.evaluation.evaluate import Audit, _note
 from tfmusic.reports.page import clock, render, without_paths
 from tfmusic.reports.svg import Line, line_chart
 from tfmusic.scoring.metrics import metric_intervals, reliability, threshold_curve
@@ -84,6 +85,15 @@ def test_audit_finds_leaks(evaluated, capsys):
     assert audit["trained_on"] == audit["scored"] > 0
     assert audit["shared_group"] == audit["scored"] - audit["ungrouped"]
     assert 'class="note bad"' in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_note_says_what_was_chosen_on_validation_tracks():
+    """Tracks that the model was trained on are the graver note; without them comes what was chosen."""
+    clean, leaky = Audit(4, 0, 0, 0, 0), Audit(4, 2, 0, 2, 0)
+    assert "some of these tracks are validation tracks" in _note(clean, chosen="best epoch")
+    assert "best epoch" in _note(clean, chosen="best epoch")
+    assert "validation tracks" not in _note(clean, chosen="")
+    assert "TRAINED on 2" in _note(leaky, chosen="best epoch")
 
 
 def test_runs_are_compared_in_one_page(evaluated, tmp_path, capsys):

@@ -18,6 +18,7 @@ from tests.conftest import fit_small
 from tests.kill import hashes
 from tfmusic.cli import main
 from tfmusic.config.sections import TrainingSection
+from tfmusic.core.files import CHECKSUMS_NAME
 from tfmusic.core.rundir import RunDir
 from tfmusic.records.manifest import Manifest
 from tfmusic.training.callbacks import StepWatch
@@ -181,6 +182,10 @@ def test_damaged_state_is_named(records, trained, tmp_path, capsys):
     with zipfile.ZipFile(state) as archive:
         largest = max(archive.infolist(), key=lambda info: info.file_size)
     raw[largest.header_offset + largest.file_size // 2] ^= 1
+    state.write_bytes(bytes(raw))
+    assert fit_small("q2", records, tmp_path / "run", "training.epochs=4", flags=("--resume",)) == 2
+    assert "state.npz" in capsys.readouterr().err  # its checksum differs
+    (tmp_path / "run" / CHECKSUMS_NAME).unlink()
     for damaged in (b"not a state", bytes(raw), bytes(raw[:1000])):
         state.write_bytes(damaged)
         assert fit_small("q2", records, tmp_path / "run", "training.epochs=3", flags=("--resume",)) == 2

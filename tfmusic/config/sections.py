@@ -251,6 +251,8 @@ class TrainingSection(Section):
                 raise ValueError(
                     f"training.cache_frozen=true does not go with training.{key}={received}: set it to {value}"
                 )
+        if self.cache_frozen and not self.freeze_epochs:
+            raise ValueError("training.cache_frozen=true needs training.freeze_epochs of 1 or more. Received: 0")
         return self
 
 

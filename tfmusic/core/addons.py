@@ -6,7 +6,6 @@ The package has reached its end of life and works with TensorFlow 2.15 or older,
 
 import importlib.util
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from tfmusic.errors import ConfigError
@@ -73,12 +72,6 @@ def sparse_image_warp(images: Any, source: Any, target: Any) -> Any:
     """
     warped, _ = _addons().image.sparse_image_warp(images, source, target, num_boundary_points=2)
     return warped
-
-
-def metric_and_loss() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the F1 metric and the focal loss of TensorFlow Addons, which tests compare with ours."""
-    tfa = _addons()
-    return tfa.metrics.F1Score, tfa.losses.SigmoidFocalCrossEntropy
 
 
 def _addons() -> Any:

@@ -117,7 +117,8 @@ def held(path: Path, refusal: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _is_same_file(descriptor, path):  # someone may have removed it, and another process made its own
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -126,15 +127,23 @@ def _try_to_lock(path: Path, *, wait: bool) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _is_same_file(descriptor, path):
             return descriptor
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)  # another process holds it, or has ended and removed it since it was opened
     return None
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Returns whether a path still names the file of a descriptor."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None:

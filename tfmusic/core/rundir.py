@@ -168,6 +168,10 @@ class RunDir:
         """Reports and predictions of `evaluate`."""
         return self.path / "evaluation"
 
+    def evaluations(self) -> list[Path]:
+        """Returns the folders of all evaluations of this model, `evaluation-without-metadata` included."""
+        return sorted(path for path in self.path.glob("evaluation*") if path.is_dir())
+
     def report_folder(self, task: str) -> Path:
         """Returns the folder of a task's report, one of its own where the model has several tasks."""
         several = "heads" in self.read_json(self.contract)

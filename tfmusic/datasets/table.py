@@ -21,7 +21,6 @@ from tfmusic.errors import DataError
 # --- What the data set is -------------------------------------------------------------------------------------
 
 COLUMNS = ("path", "labels")
-OPTIONAL = ("id", "split", "artist", "album")
 
 
 class Options(OfficialSection):

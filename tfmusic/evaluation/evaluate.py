@@ -58,7 +58,8 @@ def evaluate(
             f" {', '.join(manifest.splits)}. Records of held-out tracks are built with build-records --contract RUN"
         )
     manifest.verify(splits)
-    chosen = _chosen_on_validation(run) if is_same and set(splits) <= set(used["validation"]) else ""
+    has_validation = is_same and set(splits) & set(used["validation"])
+    chosen = _chosen_on_validation(run) if has_validation else ""
     return [_evaluate_task(run, manifest, splits, name, chosen, with_metadata=with_metadata) for name in tasks]
 
 
@@ -195,7 +196,7 @@ def _training_groups(used: dict[str, Any], manifest: Manifest) -> frozenset[str]
 
 
 def _note(checked: Audit, *, chosen: str) -> str:
-    """Returns what a reader must know before believing the number; `chosen` was chosen on these tracks."""
+    """Returns what a reader must know before believing the number; `chosen` was chosen on some of these tracks."""
     if checked.trained_on:
         return f"note: the model was TRAINED on {checked.trained_on} of these tracks: this is no estimate for new music"
     if checked.in_backbone:
@@ -204,7 +205,10 @@ def _note(checked: Audit, *, chosen: str) -> str:
             " embeddings that the model began with; if they are the same tracks, new music will score lower"
         )
     if chosen:
-        return f"note: chosen on these validation tracks: {chosen}; new music will score a little lower"
+        return (
+            f"note: some of these tracks are validation tracks, on which the training has chosen: {chosen}; new music"
+            " will score a little lower"
+        )
     return "note: by their ids, none of these tracks was trained on"
 
 

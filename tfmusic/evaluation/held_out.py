@@ -20,7 +20,7 @@ from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.records.reader import iterate_tracks
 from tfmusic.scoring.track_scorer import TrackScorer
 
 
@@ -89,14 +89,14 @@ def score_splits(
     metadata = metadata_table(manifest, contract)
     if metadata is not None and not with_metadata:
         metadata = np.zeros_like(metadata)
-    seen: dict[int, StoredTrack] = {}
+    seen: dict[int, tuple[str, tuple[int, ...]]] = {}  # id and labels, without the codes
 
     def tracks() -> Iterator[TrackCodes]:
         for split in splits:
             for track in iterate_tracks(manifest, split):
                 if track.row not in seen:
                     on_track()
-                seen[track.row] = StoredTrack(track.row, track.track_id, track.label, track.codes[:0])
+                seen[track.row] = track.track_id, track.label
                 yield track.row, track.codes, None if metadata is None else metadata[track.row]
 
     batches = batch_windows(tracks(), frames=contract.frames, hop_frames=contract.hop_frames, batch_sizes=(batch_size,))
@@ -107,8 +107,10 @@ def score_splits(
     rows = tuple(sorted(logits))
     targets = np.zeros((len(rows), len(manifest.contract.labels)), bool)
     for place, row in enumerate(rows):
-        targets[place, list(manifest.contract.target_ids(seen[row].label))] = True
-    return TrackLogits(rows, tuple(seen[row].track_id for row in rows), tuple(logits[row] for row in rows), targets)
+        _, label = seen[row]
+        targets[place, list(manifest.contract.target_ids(label))] = True
+    track_ids = tuple(seen[row][0] for row in rows)
+    return TrackLogits(rows, track_ids, tuple(logits[row] for row in rows), targets)
 
 
 @dataclass(frozen=True)

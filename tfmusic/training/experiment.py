@@ -73,6 +73,8 @@ class Experiment:
         source = config.model.init_from
         if not resume and source != "none" and Path(source).resolve().is_relative_to(self.run_dir.path.resolve()):
             raise ConfigError(f"model.init_from={source} lies in the run folder that is to be replaced")
+        if resume:  # a finished run is trained further: its last model and state must be whole too
+            run.check(for_prediction=False)
         contract, folds = check(config, self.manifest, resume=resume and run.state.is_file())
         return Part(config, run, contract, folds)
 
@@ -117,7 +119,8 @@ class Experiment:
         for config, run in ((self.config, self.run_dir), *self.members().values()):
             write_text(run.config, to_yaml(config))
             run.unseal()
-            shutil.rmtree(run.evaluation, ignore_errors=True)
+            for folder in run.evaluations():
+                shutil.rmtree(folder, ignore_errors=True)
         progress, cache = {}, EmbeddingCache()
         for number, part in enumerate(parts, 1):
             name = self._name(part.run)

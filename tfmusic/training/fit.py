@@ -84,15 +84,15 @@ def fit(
     start_tensorflow()
     with ended_together():
         join(processes)
-    from tfmusic.training.experiment import Experiment
+        from tfmusic.training.experiment import Experiment
 
-    experiment = Experiment(config, partners, manifest, run)
-    parts = experiment.check(resume=resume)
-    description = experiment.describe(parts)
-    if dry_run:
-        return FitResult(run, records, config, {}, description)
-    with ended_together(), locked(run.path):
-        return FitResult(run, records, config, experiment.run(parts, resume=resume), description)
+        experiment = Experiment(config, partners, manifest, run)
+        parts = experiment.check(resume=resume)
+        description = experiment.describe(parts)
+        if dry_run:
+            return FitResult(run, records, config, {}, description)
+        with locked(run.path):
+            return FitResult(run, records, config, experiment.run(parts, resume=resume), description)
 
 
 def _choose_run(config: Config, run_dir: Path | None, *, resume: bool) -> RunDir:

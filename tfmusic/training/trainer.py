@@ -408,9 +408,9 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
         shutil.rmtree(run.path, ignore_errors=True)
         return
     run.unseal()
-    if run.evaluation.is_dir():
-        console.warn(f"{run.evaluation}: removed, and an export of {run.path} is out of date: the model changes")
-        shutil.rmtree(run.evaluation)
+    for folder in run.evaluations():
+        console.warn(f"{folder}: removed, and an export of {run.path} is out of date: the model changes")
+        shutil.rmtree(folder)
     _clear_leftovers(run)
 
 
