@@ -13,19 +13,22 @@ import tensorflow as tf
 from tests import stacks
 from tests.conftest import fit_small
 from tfmusic.cli import main
+from tfmusic.config.loading import find_config, load_config
 from tfmusic.config.sections import TrainingSection
 from tfmusic.core import addons
 from tfmusic.core.rundir import RunDir
-from tfmusic.errors import RunError
+from tfmusic.errors import ConfigError, RunError
 from tfmusic.inputs import augment
 from tfmusic.models.surgery import load_saved
 from tfmusic.scoring.metrics import micro_f1, per_label
+from tfmusic.training.checks import check_config
 from tfmusic.training.optimizer import averages, build, current_rate, make_optimizer, state_variables
 
 ROOT = Path(__file__).parents[1]
 IS_THERE = importlib.util.find_spec("tensorflow_addons") is not None
 needs_addons = pytest.mark.skipif(not IS_THERE, reason="wants the addons stack: make test-addons")
 OPTIMIZERS = ["addons/lookahead_radam", "addons/lamb", "addons/novograd", "addons/swa"]
+_MIXED = ("training.precision=mixed_float16", "training.ema_momentum=0.0")
 OTHER_STACK = os.environ.get("TFMUSIC_OTHER_PYTHON")  # an interpreter of the other stack
 
 
@@ -47,6 +50,21 @@ def test_without_addons_one_line_says_what_to_do(records, tmp_path, capsys, over
     assert ".ci/constraints-addons.txt" in error
     assert f"built in is {built_in}" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_addons_need_float32(monkeypatch):
+    """Their interface does not go with the scaled loss of mixed precision."""
+    monkeypatch.setattr("tfmusic.training.checks.check_addons", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"training\.precision must be float32 .*addons/lamb.*mixed_float16"):
+        check_config(load_config(find_config("q2"), ["training.optimizer=addons/lamb", *_MIXED]))
+
+
+def test_the_scale_of_the_loss_is_part_of_the_state():
+    """A resumed training under mixed_float16 goes on with the scale that it had found, on either Keras."""
+    model = tiny_model()
+    optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=512.0)
+    build(optimizer, model.trainable_variables)
+    assert 512.0 in [float(np.asarray(v)) for v in state_variables(optimizer) if not tuple(v.shape)]
 
 
 @needs_addons

@@ -351,7 +351,7 @@ def test_test_tracks_are_left_alone(tmp_path, capsys):
 
 
 def test_folds_are_not_official(records, tmp_path, capsys):
-    """Records that are dealt into folds refuse training.fold=official."""
+    """Records that are assigned to folds refuse training.fold=official."""
     arguments = ["--records", str(records), "--out", str(tmp_path / "run"), "training.fold=official"]
     assert main(["fit", "q2", *arguments]) == 2
     assert "training.fold must be a number or all or none, as the records are dealt into" in capsys.readouterr().err

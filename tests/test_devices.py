@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,9 +14,20 @@ import pytest
 from tests.conftest import fit_small
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import ConfigError
+from tfmusic.training import devices
 from tfmusic.training.devices import Devices
+from tfmusic.training.processes import Processes
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="is about TensorFlow's workers")
+def test_workers_with_several_devices_are_refused(monkeypatch):
+    """Two workers of two GPUs each would train on the same batches twice."""
+    monkeypatch.setattr(devices, "multi_worker_strategy", lambda: SimpleNamespace(num_replicas_in_sync=4))
+    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES.*4 devices of 2 workers"):
+        devices._of_all(Processes(0, 2, "localhost:1"))
+
 
 _TWO_DEVICES = """
 import sys

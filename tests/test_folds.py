@@ -174,22 +174,23 @@ def test_a_cross_validated_run_is_used_like_any_other(crossed, music, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, tmp_path, monkeypatch):
-    """Interrupted in the last fold and resumed: the same weights of the mean as undisturbed."""
+def test_an_interrupted_cross_validation_goes_on_where_it_stood(crossed, dealt, tmp_path, monkeypatch, capsys):
+    """Interrupted before the last fold and resumed: the same weights of the mean as undisturbed."""
     from tfmusic.training import experiment
 
-    out, fit = tmp_path / "run", experiment.fit
+    out, prepare = tmp_path / "run", experiment.Part.prepare
 
-    def interrupted(config, manifest, run, **options):
-        if run.path.name == "fold2":
+    def interrupted(part, *arguments, **options):
+        if part.run.path.name == "fold2":
             raise KeyboardInterrupt
-        return fit(config, manifest, run, **options)
+        return prepare(part, *arguments, **options)
 
     options = ("training.epochs=1", "training.select=last")
-    monkeypatch.setattr(experiment, "fit", interrupted)
+    monkeypatch.setattr(experiment.Part, "prepare", interrupted)
     assert fit_small("q2", dealt, out, THREE, *options, flags=("--folds", "3")) == 130
+    assert f"go on with --resume --out {out}" in capsys.readouterr().out
     assert not RunDir(out).calibration.is_file()
-    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.setattr(experiment.Part, "prepare", prepare)
     assert main(["fit", "q2", "--resume", "--out", str(out), "--records", str(dealt)]) == 0
     mine, theirs = (
         keras.saving.load_model(RunDir(path).checkpoint("best"), compile=False).get_weights() for path in (out, crossed)

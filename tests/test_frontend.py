@@ -236,6 +236,9 @@ def test_cached_embeddings_are_those_of_the_very_backbone(trained, records):
         model = build_model("cnn1d", frames=32, n_bins=8, n_outputs=2, width=4, **statistics)
         digests |= {_digest(model, contract), _digest(model, replace(contract, hop_frames=7))}
     assert len(digests) == 4
+    unnamed = [keras.Model(model.inputs, model.outputs) for _ in range(2)]
+    assert unnamed[0].name != unnamed[1].name  # Keras numbers them
+    assert _digest(unnamed[0], contract) == _digest(unnamed[1], contract)
 
 
 def test_class_weights_do_not_go_with_cached_embeddings(stored, records, tmp_path, music, capsys):

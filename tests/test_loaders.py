@@ -255,7 +255,7 @@ def test_gtzan_deals_validation_clips(tmp_path):
 
 
 def test_gtzan_without_lists_has_no_splits(written, tmp_path):
-    """All clips of the folder, to be dealt into folds."""
+    """All clips of the folder, to be assigned to folds."""
     dataset = load("gtzan", written("gtzan"), lists="none")
     assert {one.split for one in dataset.tracks} == {None}
     assert len(dataset.tracks) == 40
@@ -417,7 +417,7 @@ def test_jamendo_splits(written):
 
 
 def test_jamendo_without_split_lists(copied):
-    """The table of all tracks, to be dealt into folds; half a split is refused."""
+    """The table of all tracks, to be assigned to folds; half a split is refused."""
     data = copied("jamendo")
     (data / "data/splits/split-0/autotagging_moodtheme-test.tsv").unlink()
     with pytest.raises(DataError, match="must hold the lists of train, validation and test"):

@@ -24,7 +24,7 @@ from tfmusic.records.manifest import Manifest
 from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.checks import choose_folds
 from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
-from tfmusic.training.trainer import averaged_weights
+from tfmusic.training.trainer import averaged_weights, resumable
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,6 +172,26 @@ def test_existing_run_and_resume_errors(records, trained, tmp_path, capsys):
     assert "nothing to resume" in capsys.readouterr().err
     assert fit_small("q2", records, trained, "training.seed=5", flags=("--resume",)) == 2
     assert "must be resumed with the config it began with" in capsys.readouterr().err
+
+
+def test_an_interrupt_between_trainings_prints_how_to_go_on(tmp_path, capsys):
+    """With a finished epoch in some part the run is kept; without one it goes; a finished run stays in any case."""
+    for name, file, is_kept in (("folds", "fold0/backup/state.npz", True), ("new", "config.yaml", False)):
+        run = RunDir(tmp_path / name)
+        path = run.path / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with pytest.raises(KeyboardInterrupt), resumable(run):
+            raise KeyboardInterrupt
+        output = capsys.readouterr().out
+        assert run.path.exists() == is_kept
+        assert (f"--resume --out {run.path}" in output) == is_kept
+    finished = RunDir(tmp_path / "finished")
+    finished.path.mkdir()
+    finished.calibration.touch()
+    with pytest.raises(KeyboardInterrupt), resumable(finished):
+        raise KeyboardInterrupt
+    assert finished.path.exists()
 
 
 def test_damaged_state_is_named(records, trained, tmp_path, capsys):

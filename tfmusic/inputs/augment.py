@@ -138,7 +138,7 @@ def spec_augment(codes: tf.Tensor, fill: tf.Tensor, section: AugmentSection, see
 
     Args:
         codes: [batch, frames, n_bins].
-        fill: value of masked cells, [n_bins], same dtype: the codes of the training mean.
+        fill: value of masked bins or frames, [n_bins], same dtype: the codes of the training mean.
         section: with SpecAugment's six parameters; 0 switches a part off. A mask over bins has 0 to
             `freq_mask_bins` - 1 of them; one over frames 0 to `time_mask_frames` - 1, and at most
             `time_mask_fraction` of the input's length.
@@ -183,16 +183,16 @@ def _words(values: tf.Tensor) -> tf.Tensor:
 
 
 def random_masks(n_batch: Any, length: Any, n_masks: int, widest: Any, seed: tf.Tensor) -> tf.Tensor:
-    """Returns which cells of an axis are masked, bool [batch, length].
+    """Returns which bins or frames are masked, bool [batch, length].
 
-    Each mask has 0 to `widest` cells (never more than the axis) and begins at 0 to length - width - 1.
+    Each mask has 0 to `widest` of them (never all of the axis) and begins at 0 to length - width - 1.
     """
     widest = tf.clip_by_value(tf.cast(widest, tf.int32), 0, tf.cast(length, tf.int32) - 1)
     draw = tf.random.stateless_uniform([2, n_batch, n_masks, 1], seed)
     width = whole_below(draw[0], widest + 1)
     start = whole_below(draw[1], tf.cast(length, tf.int32) - width)
-    cells = tf.range(length, dtype=tf.int32)
-    return tf.reduce_any((cells >= start) & (cells < start + width), axis=1)
+    places = tf.range(length, dtype=tf.int32)
+    return tf.reduce_any((places >= start) & (places < start + width), axis=1)
 
 
 def time_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:

@@ -215,8 +215,8 @@ def _parse(records: tf.Tensor, source: TrainingInput) -> tuple[tf.Tensor, tf.Ten
             "track": tf.io.FixedLenFeature([], tf.int64),
         },
     )
-    cells = tf.io.decode_raw(features["mel"], contract.dtype)
-    codes = tf.reshape(cells, [-1, source.manifest.segment_frames, contract.n_bins])
+    flat_codes = tf.io.decode_raw(features["mel"], contract.dtype)
+    codes = tf.reshape(flat_codes, [-1, source.manifest.segment_frames, contract.n_bins])
     one_hot = tf.one_hot(features["label"].to_tensor(default_value=-1), len(contract.labels))
     top_share = _TOP_SHARE if source.config.training.target == "soft_top" else 1.0
     targets = _soft(one_hot, top_share) if contract.kind == "single" else tf.reduce_max(one_hot, axis=1)

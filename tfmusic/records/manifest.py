@@ -149,7 +149,7 @@ class Manifest:
     @property
     def backbone_tracks(self) -> frozenset[str]:
         """Ids of the tracks that trained the network of the embeddings in these records, as far as known."""
-        return frozenset(self.settings.get("trunk_tracks", ()))
+        return frozenset(self.settings.get("trunk_tracks", ()))  # the name of format 1
 
     def read_tokens(self) -> list[tuple[str, ...]]:
         """Returns the metadata tokens of every track by its row; an empty list for records without metadata.

@@ -63,7 +63,7 @@ def choose_folds(manifest: Manifest, fold: int | str) -> Folds:
     """
     fitting = ("official", "none") if manifest.has_official_splits else ("a number", "all", "none")
     if (fold == "official") != manifest.has_official_splits and fold != "none":
-        what = "have splits of their own" if manifest.has_official_splits else "are dealt into folds"
+        what = "have splits of their own" if manifest.has_official_splits else "are assigned to folds"
         raise RecordsError(
             f"{manifest.folder}: training.fold must be {' or '.join(fitting)}, as the records {what}. Received: {fold}"
         )
@@ -92,9 +92,9 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
     if not manifest.has_whole_tracks:
         stored_count = manifest.settings["segments_per_track"]
         wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
-    perturb = config.offline_augment.model_dump() if config.offline_augment.copies else None
+    offline_augment = config.offline_augment.model_dump() if config.offline_augment.copies else None
     if not stored.is_embedding:
-        wanted["offline_augment"] = (perturb, manifest.settings.get("perturb"))
+        wanted["offline_augment"] = (offline_augment, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
         wanted["data.splits"] = ("folds" if config.data.makes_folds else "official", "official")
     # Embeddings say themselves what they are; the config describes spectrograms.
@@ -188,7 +188,9 @@ def _check_addons(config: Config) -> None:
     check_addons("augment.time_warp", config.augment.time_warp, "gather")
     if not optimizer.startswith(PREFIX):
         return
-    wanted = {"ema_momentum": 0.0} | ({"backbone_rate_factor": 1.0} if config.model.is_pretrained else {})
+    wanted: dict[str, Any] = {"precision": "float32", "ema_momentum": 0.0}
+    if config.model.is_pretrained:
+        wanted["backbone_rate_factor"] = 1.0
     for key, value in wanted.items():
         if (received := getattr(training, key)) != value:
             raise ConfigError(

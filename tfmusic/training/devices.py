@@ -109,9 +109,18 @@ class Devices:
 
 
 def _of_all(processes: Processes) -> Devices:
-    """Returns all devices of all processes; each process makes the batches of its own."""
+    """Returns all devices of all processes; each process makes the batches of its own.
+
+    Raises:
+        ConfigError: workers of TensorFlow have several devices each, and would train on the same batches.
+    """
     if keras.backend.backend() == "tensorflow":
         strategy = multi_worker_strategy()
+        if strategy.num_replicas_in_sync != processes.count:
+            raise ConfigError(
+                "TF_CONFIG: every worker must have one device: set CUDA_VISIBLE_DEVICES to one GPU for each. Received:"
+                f" {strategy.num_replicas_in_sync} devices of {processes.count} workers"
+            )
         names = tuple(f"replica {number}" for number in range(strategy.num_replicas_in_sync))
         return Devices(names, strategy, processes)
     names = tuple(keras.distribution.list_devices())

@@ -25,7 +25,7 @@ from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.checks import OWN, Folds, check, check_partners
 from tfmusic.training.frozen import EmbeddingCache
 from tfmusic.training.job import Job
-from tfmusic.training.trainer import TrainingProgress, environment, train
+from tfmusic.training.trainer import TrainingProgress, environment, resumable, train
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ class Experiment:
             sorted({name for part in parts for name in (*part.folds.training, *part.folds.validation)})
         )
         if len(parts) == 1:
-            return {"": train(parts[0].prepare(self.manifest, resume=resume), resume=resume)}
+            job = parts[0].prepare(self.manifest, resume=resume)
+            with resumable(self.run_dir):
+                return {"": train(job, resume=resume)}
         if not resume:
             self._replace_folder(parts)
         for config, run in ((self.config, self.run_dir), *self.members().values()):
@@ -121,15 +123,20 @@ class Experiment:
             run.unseal()
             for folder in run.evaluations():
                 shutil.rmtree(folder, ignore_errors=True)
+        with resumable(self.run_dir):
+            progress = self._train_parts(parts)
+            self._join()
+        return progress
+
+    def _train_parts(self, parts: Sequence[Part]) -> dict[str, TrainingProgress]:
         progress, cache = {}, EmbeddingCache()
         for number, part in enumerate(parts, 1):
             name = self._name(part.run)
             console.say(f"model {number} of {len(parts)}: {name}")
             has_begun = part.run.state.is_file()
             job = part.prepare(self.manifest, resume=has_begun, cache=cache)
-            progress[name] = train(job, resume=has_begun, experiment=self.run_dir)
+            progress[name] = train(job, resume=has_begun)
             keras.backend.clear_session()  # the next one builds its own graph
-        self._join()
         return progress
 
     def _replace_folder(self, parts: Sequence[Part]) -> None:

@@ -157,7 +157,8 @@ def _join(parts: Sequence[TrackLogits]) -> TrackLogits:
 
 def _digest(model: keras.Model, contract: Contract) -> str:
     """Returns a digest of a backbone: its layers with their constants, its weights, and its windows."""
-    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
+    config = {key: value for key, value in model.get_config().items() if key != "name"}  # Keras numbers its models
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(f"{contract.frames} {contract.hop_frames}".encode())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())

@@ -192,13 +192,14 @@ class Job:
 
     def _freeze(self) -> FrozenBackbone:
         assert self.pretrained is not None  # the config allows frozen epochs for a pretrained backbone alone
-        return FrozenBackbone(
-            self.model,
-            loaded=self.pretrained.layers.loaded,
-            source=self.source,
-            validation=self.folds.validation,
-            cache=self.cache,
-        )
+        with _precision(self.config.training.precision):
+            return FrozenBackbone(
+                self.model,
+                loaded=self.pretrained.layers.loaded,
+                source=self.source,
+                validation=self.folds.validation,
+                cache=self.cache,
+            )
 
     def describe(self) -> str:
         """Returns the lines shown before training: the model, its data, and where its backbone comes from."""
@@ -278,7 +279,7 @@ def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.nd
 def _normalisation(how: str, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray | None]:
     if how == "none":
         return {"mean": None, "variance": None}
-    if how == "global":  # the variance of all cells is the mean variance and the variance of the means
+    if how == "global":  # the variance of all values is the mean variance and the variance of the means
         total = variance.mean() + mean.var()
         return {"mean": np.full_like(mean, mean.mean()), "variance": np.full_like(mean, total)}
     return {"mean": mean, "variance": variance}

@@ -35,7 +35,9 @@ def build(optimizer: Any, variables: Sequence[Any]) -> None:
 def state_variables(optimizer: Any) -> list[Any]:
     """Returns all variables of an optimizer, those of one that it wraps included."""
     if not is_legacy(optimizer):
-        return list(optimizer.variables)
+        # Keras 2.15 does not list the scale of the loss under mixed_float16.
+        loss_scale = getattr(getattr(optimizer, "_loss_scale", None), "_weights", {})
+        return [*optimizer.variables, *loss_scale.values()]
     inside = getattr(optimizer, "_optimizer", None)
     every = [*optimizer.variables(), *(inside.variables() if inside is not None else ())]
     return list({id(variable): variable for variable in every}.values())

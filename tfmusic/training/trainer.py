@@ -174,11 +174,31 @@ class TrainingProgress:
         return is_stuck or self.epoch >= options.epochs
 
 
-def train(job: Job, *, resume: bool, experiment: RunDir | None = None) -> TrainingProgress:
-    """Trains a model into its run folder and returns how it went.
+@contextmanager
+def resumable(run: RunDir) -> Iterator[None]:
+    """Prints after an interrupt how to finish a run; removes one without a finished epoch."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not joined().index:  # the first process prints it; folders of others are temporary
+            _print_what_is_kept(run)
+        raise
 
-    An existing run folder is replaced unless it is resumed. `experiment` is the run to resume where this one is a part
-    of it.
+
+def _print_what_is_kept(run: RunDir) -> None:
+    if run.can_resume:
+        console.say(f"finished epochs are kept: go on with --resume --out {run.path}")
+        return
+    if run.calibration.is_file():  # an older, finished run that was not replaced yet
+        return
+    shutil.rmtree(run.path, ignore_errors=True)
+    console.say("no epoch had ended: nothing is kept. Run it again without --resume")
+
+
+def train(job: Job, *, resume: bool) -> TrainingProgress:
+    """Trains a model into its run folder and returns how it went; `resumable` prints how to go on after an interrupt.
+
+    An existing run folder is replaced unless it is resumed.
 
     Raises:
         RunError: the loss became NaN, or the state to resume is not of this model or these records.
@@ -201,7 +221,8 @@ def train(job: Job, *, resume: bool, experiment: RunDir | None = None) -> Traini
         calibrate(job)
         run.seal()
     except KeyboardInterrupt:
-        _say_what_is_kept(run, experiment or run)
+        if not run.state.is_file():
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
     except (TfmusicError, OSError):
         _clear_leftovers(run)
@@ -354,20 +375,6 @@ def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress
     if numbers.get("input_wait") is not None:
         line += f"  wait {100 * numbers['input_wait']:.1f} %"  # for the input, of the time of the steps
     return f"{line}  lr {numbers['learning_rate']:.1e}  {numbers['seconds']:.1f} s"
-
-
-def _say_what_is_kept(run: RunDir, experiment: RunDir) -> None:
-    """Says how to go on after an interrupt; removes a folder without a finished epoch."""
-    if joined().index:  # the first process says it; this folder is temporary
-        return
-    if not run.state.is_file():
-        console.log_path = None
-        shutil.rmtree(run.path, ignore_errors=True)
-    if experiment.can_resume:
-        console.say(f"finished epochs are kept: go on with --resume --out {experiment.path}")
-        return
-    shutil.rmtree(experiment.path, ignore_errors=True)
-    console.say("no epoch had ended: nothing is kept. Run it again without --resume")
 
 
 def _write_folder(job: Job) -> None:

@@ -225,6 +225,7 @@ def _settings(plan: Plan, build: Build, folder: Path) -> dict[str, Any]:
         settings["splits"] = "official"
     if config.record.segments != ALL:
         settings |= {"segments": config.record.segments, "segments_per_track": config.record.segments_per_track}
+    # `perturb` and `trunk_tracks` are the names of format 1 for offline_augment and backbone_tracks.
     if config.offline_augment.copies:
         settings["perturb"] = config.offline_augment.model_dump()
     if build.backbone_tracks:

@@ -130,11 +130,11 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
                     raise
                 skipped[track.row], complete = short_reason(error, track.path), False
                 continue
-            cells, starts = encoder.encode(mel), spec.starts(track)
-            stored = cells[_stored_frames(len(cells), starts, spec)]
+            codes, starts = encoder.encode(mel), spec.starts(track)
+            stored = codes[_stored_frames(len(codes), starts, spec)]
             statistics.add(stored)
             clipped += encoder.count_clipped(stored)
-            tiled = tile_to(cells, spec.record.segment_frames)
+            tiled = tile_to(codes, spec.record.segment_frames)
             for start in starts:
                 writer.write(track.row, start, tiled[start : start + spec.record.segment_frames])
         if not complete:
