@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.out or arguments.default_records(config.task_name)
     place = place_of(out, absolute=beam is not None)
-    place.check(overwrite=args.overwrite)
     build = prepare(
         config, args.data, contract=args.contract, embeddings=args.embeddings, workers=args.workers, beam=beam
     )
+    place.check(overwrite=args.overwrite)
     console.say(_describe(build.dataset))
     if args.dry_run:
         return console.show(f"dry run: would write {out}")

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{parser.description}\n\n{_ACTIONS}"
     parser.add_argument("action", choices=("show", "validate", "keys", "schema", "new"))
-    parser.add_argument("names", nargs="*", metavar="NAME", help="task (q1, q2, ...) or path of a .yaml file")
+    parser.add_argument(
+        "names", nargs="*", default=[], metavar="NAME", help="task (q1, q2, ...) or path of a .yaml file"
+    )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmusic.config.loading import load_config
@@ -15,9 +14,6 @@ from tfmusic.core.files import check_files
 from tfmusic.core.rundir import RunDir, to_finish
 from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track
 from tfmusic.errors import RecordsError, RunError
-from tfmusic.inputs.metadata import metadata_table
-from tfmusic.models import for_prediction
-from tfmusic.models.surgery import load_saved
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
@@ -81,6 +77,8 @@ def score_splits(
     Raises:
         RecordsError: a split holds augmented copies.
     """
+    from tfmusic.inputs.metadata import metadata_table  # imports TensorFlow
+
     copies = [split for split in splits if holds_copies(split)]
     if copies and not takes_copies:
         raise RecordsError(
@@ -158,6 +156,11 @@ def score_held_out(
 
 
 def _score(run: RunDir, manifest: Manifest, *, with_metadata: bool, on_track: Callable[[], None]) -> TrackLogits:
+    import keras  # the pages of reports import this module and need no Keras
+
+    from tfmusic.models import for_prediction
+    from tfmusic.models.surgery import load_saved
+
     check_files(run.path, only=("contract.json", "config.yaml", "records.json"))  # a .keras file has sums of its own
     used = run.read_json(run.records)
     if used["tracks_sha256"] != manifest.tracks_sha256:
