@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from tfmusic.features.filterbanks import filterbank_map, map_filterbank
 from tfmusic.models.frontends import MusicnnFrontend, Pcen, codes_to_image, set_frontend, smoothing
 from tfmusic.models.musicnn import FEATURE
 from tfmusic.pretrained import musicnn
+from tfmusic.training import job
 from tfmusic.training.frozen import split_backbone
 
 AIRUSH = Feature(name="mel")
@@ -146,6 +149,15 @@ def test_the_backbone_is_freed_after_its_rest(stored, records, tmp_path):
     )
     assert np.abs(mine - theirs).max() > 0
     assert np.abs(mine - theirs).max() < 0.1
+
+
+def test_a_cached_head_is_made_under_the_precision_of_the_config(monkeypatch):
+    """A head made under mixed_float16 scales its loss, as the whole model after it does."""
+    policies = []
+    monkeypatch.setattr(job, "FrozenBackbone", lambda *_, **__: policies.append(keras.mixed_precision.global_policy()))
+    config = SimpleNamespace(training=SimpleNamespace(precision="mixed_float16"))
+    job.Job._freeze(MagicMock(config=config))
+    assert [policy.name for policy in policies] == ["mixed_float16"]
 
 
 def test_a_backbone_that_must_learn_cannot_rest():

@@ -284,12 +284,14 @@ def test_going_on_after_the_end(records, trained, tmp_path, capsys):
     """A finished run goes on for more epochs; the report of the shorter training is removed, and the user reads so."""
     run = shutil.copytree(trained, tmp_path / "run")
     assert main(["evaluate", str(run), "--records", str(records)]) == 0
+    without_metadata = shutil.copytree(RunDir(run).evaluation, run / "evaluation-without-metadata")
     capsys.readouterr()
     assert main(["fit", "q2", "--records", str(records), "--out", str(run), "--resume", "training.epochs=4"]) == 0
     error = capsys.readouterr().err
     assert f"{run}/evaluation: removed" in error
     assert "model.width" not in error
     assert not RunDir(run).evaluation.exists()
+    assert not without_metadata.exists()
     assert len(RunDir(run).metrics.read_text().splitlines()) == 4
     assert "epochs: 4" in RunDir(run).config.read_text()
 
