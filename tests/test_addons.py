@@ -48,7 +48,7 @@ def test_without_addons_one_line_says_what_to_do(records, tmp_path, capsys, over
     error = capsys.readouterr().err
     assert f"{override} needs TensorFlow Addons" in error
     assert ".ci/constraints-addons.txt" in error
-    assert f"built in is {built_in}" in error
+    assert f"Built in: {built_in}" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -305,7 +305,7 @@ def test_a_track_without_embedding(embedded, music, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["musicnn", "--out", "e.npy"], "--out must end in .npz. Received: e.npy"),
-        (["musicnn", "--out", "e.npz"], "no such folder. `tfmusic weights musicnn` puts musicnn's weights there"),
+        (["musicnn", "--out", "e.npz"], "no such folder. `tfmusic weights musicnn` stores"),
         (["musicnn", "--out", "e.npz", "--network", "x"], "--network must be one of MSD_musicnn, MTT_musicnn"),
         (["nowhere", "--out", "e.npz"], "nowhere: no such folder; it must be a run folder"),
     ],

@@ -312,7 +312,7 @@ def test_pipes_in_place_of_files(music, trained, tmp_path, capsys):
     path.unlink()
     os.mkfifo(path)
     command = ["build-records", "q2", "--data", str(tmp_path / "music"), "--out", str(tmp_path / "out/q2")]
-    assert str(path) in refused([*command, "--workers", "1"], capsys, "must be a file")
+    assert str(path) in refused([*command, "--workers", "1"], capsys, "must be a regular file")
     labels = tmp_path / "music/q2/train/train_label"
     labels.unlink()
     os.mkfifo(labels)

@@ -98,7 +98,7 @@ def test_ensemble_of_several_tasks_keeps_their_heads():
 
 def test_ensemble_needs_two_members_and_a_weight_each():
     """Anything else is a mistake of the caller."""
-    with pytest.raises(ValueError, match="two members or more"):
+    with pytest.raises(ValueError, match="2 or more members"):
         build_ensemble(members((64,), 3), [1.0])
     with pytest.raises(ValueError, match="a weight each"):
         build_ensemble(members((64, 64), 3), [1.0])

@@ -12,6 +12,7 @@ from tests.kill import SMALL
 
 ROOT = Path(__file__).parents[1]
 MOST_GROWTH = 8 << 20  # bytes in a third of the epochs: what an allocator moves about
+OPEN_SHARDS = 16  # of the input pipeline at a time
 
 WATCHED = """
 import json, sys
@@ -48,5 +49,6 @@ def test_memory_and_files_of_many_epochs(records, tmp_path, epochs, record_prope
     record_property("measured", f"{epochs} epochs: {measured}")
     assert len(memory) == epochs
     assert grown < MOST_GROWTH
-    assert max(files[-third:]) <= max(files[third : 2 * third])
+    # The next epoch is read ahead while one is validated, so some of its shards may be open when an epoch is logged.
+    assert max(files[-third:]) <= max(files[third : 2 * third]) + OPEN_SHARDS
     assert max(threads[-third:]) <= max(threads[third : 2 * third])

@@ -76,10 +76,10 @@ def test_join_refuses_what_is_not_one_track(music):
     """The same id with other artists or another file, or no track in common."""
     one, two = datasets(music)
     stranger = replace(two.tracks[0], metadata={"artists": ["somebody else"]})
-    with pytest.raises(DataError, match="must be one track in all tasks"):
+    with pytest.raises(DataError, match=r"must be one track in all tasks"):
         join([one, replace(two, tracks=(stranger, *two.tracks[1:]))])
     longer = replace(two.tracks[0], feature_path=two.tracks[1].feature_path)
-    with pytest.raises(DataError, match="of other size or artists"):
+    with pytest.raises(DataError, match=r"must be one track in all tasks.*\.npy"):
         join([one, replace(two, tracks=(longer, *two.tracks[1:]))])
     apart = tuple(replace(track, track_id=f"other-{track.track_id}") for track in two.tracks)
     with pytest.raises(DataError, match=r"must share tracks\. Received: none in common"):

@@ -52,7 +52,7 @@ def test_bad_tracks_are_skipped(trained, tracks, tmp_path, capsys, kind):
     shown = capsys.readouterr()
     assert "4 predictions: " in shown.out
     for name in BAD:
-        assert f"warning: skipped {name[0]}: {tracks / 'some' / name}: must be a whole" in shown.err
+        assert f"warning: skipped {name[0]}: {tracks / 'some' / name}: must be a complete" in shown.err
     assert shown.err.splitlines()[-1].startswith("tfmusic: 2 of 6 tracks cannot be read and have no prediction")
     code, table = answers(model, tracks / "some", tmp_path / "some.csv")
     assert code == 2

@@ -136,7 +136,7 @@ def test_names_stay_in_the_copys_folder(music, bucket, tmp_path):
     body["splits"]["fold0"]["shards"][0]["file"] = "../../escaped"
     del body["sha256"]
     bucket.pipe_file("/b/q2/manifest.json", json.dumps(body | {"sha256": digest_of(body)}).encode())
-    with pytest.raises(RecordsError, match="a shard must be a file of the folder"):
+    with pytest.raises(RecordsError, match=r"shard must be a plain name.*escaped"):
         fetch("memory://b/q2")
     assert not list(Path(tmp_path).rglob("escaped"))
 
