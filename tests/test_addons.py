@@ -183,7 +183,7 @@ def test_weights_move_between_the_stacks(tmp_path):
     stacks.load(tmp_path / "theirs")
     stacks.save(tmp_path / "ours")
     on_other_stack("tests.stacks", "load", tmp_path / "ours")
-    with pytest.raises(RunError, match=r"saved by Keras \d.*model\.init_from"):  # a whole model has one stack
+    with pytest.raises(RunError, match=r"Keras \d.* saved it.*model\.init_from"):  # a whole model has one stack
         load_saved(tmp_path / "theirs/model.keras")
 
 
