@@ -10,9 +10,9 @@ INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint .ci/constraints.txt
 ADDONS := .venv-addons
 PYTHON311 ?= $(PYTHON)
 BEAM := .venv-beam
-PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons`
+PYTHONS ?= python3.11 python3.12 python3.13  # of `make test-pythons` and `make package`
 
-.PHONY: help demo environments test quick torture lint test-addons test-beam test-pythons benchmark audit clean
+.PHONY: help demo environments test quick torture lint test-addons test-beam test-pythons package benchmark audit clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -23,6 +23,7 @@ help:
 	@echo "make test-addons   the tests of the TensorFlow Addons stack (PYTHON311=python3.11)"
 	@echo "make test-beam     the tests of Apache Beam"
 	@echo "make test-pythons  the same records under Python 3.11 to 3.13"
+	@echo "make package       wheel and sdist, each Python's wheel installed and used in a folder without the repository"
 	@echo "make torture       kills, damaged files, broken requests at length: some hours"
 	@echo "make benchmark     ratios side by side; ARGS=\"converter --gigabytes 5\", ARGS=--help lists the options"
 	@echo "make audit         the pinned packages against the advisories of osv.dev"
@@ -67,7 +68,7 @@ lint: $(VENV)/installed-test
 # quick tests whose code meets TensorFlow or Keras (of the models: that each builds, answers, saves and loads), and the
 # slow ones of what this stack alone has.
 ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
-	addons losses augment pipeline devices processes formats serving explain tf_serving)) \
+	addons losses augment pipeline devices processes formats serving explain tf_serving hostile_models links)) \
 	$(addprefix tests/test_models.py::test_,codes_in_logits_out save_and_load_keep_the_output \
 	keras_2_gets_its_model_back)
 
@@ -92,6 +93,24 @@ test-pythons: $(VENV)/installed-test
 			--constraint .ci/$$stack.txt $(RECORDS) || exit 1; \
 	done; done
 	TFMUSIC_OTHER_PYTHONS="$$(echo $(CURDIR)/.venv-pythons/*/bin/python)" $(BIN)/python -m pytest tests/test_pythons.py
+
+# Wheel and sdist in dist/. Each Python installs the wheel with all it needs and goes from data to a prediction in a folder
+# without the repository; the wheel that the sdist makes is the same.
+package: $(VENV)/installed-test
+	rm -rf dist && $(BIN)/python -m hatchling build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist/of-sdist dist/*.tar.gz
+	$(BIN)/python -c 'import glob, zipfile; a, b = (zipfile.ZipFile(glob.glob(p)[0]) for p in ("dist/*.whl", "dist/of-sdist/*.whl")); \
+		assert {i.filename: i.CRC for i in a.infolist()} == {i.filename: i.CRC for i in b.infolist()}'
+	@for python in $(PYTHONS); do place=$$(mktemp -d) && $$python -m venv $$place/venv && \
+		$$place/venv/bin/python $(PIP_INSTALL) --constraint .ci/constraints.txt dist/*.whl && (cd $$place && \
+			venv/bin/tfmusic synth --out DATA --tracks 24 --quiet && \
+			venv/bin/tfmusic build-records q2 --data DATA --out records --quiet && \
+			venv/bin/tfmusic fit q2 --records records --out run --quiet training.fold=0 training.epochs=1 model.width=8 && \
+			venv/bin/tfmusic predict run DATA/q2/test --out p.json --quiet && \
+			venv/bin/tfmusic score q2 p.json DATA/answers/q2.json && \
+			venv/bin/python -c 'import glob, tfmusic; print(tfmusic.load("run").predict(glob.glob("DATA/q2/test/**/*.npy", recursive=True)[0]))') && \
+		rm -rf $$place && echo "$$python: the wheel works" || exit 1; \
+	done
 
 # Ratios of tfmusic and what it is compared with, measured in turn in one run: tests/benchmarks/README.md.
 ARGS ?= startup

@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 import weakref
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from tests import golden
@@ -30,7 +32,10 @@ from tfmusic.cli import one_line
 from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.files import check_files, digest_of
+from tfmusic.core.rundir import RunDir
 from tfmusic.errors import TfmusicError
+from tfmusic.inference.model_folder import check_model
+from tfmusic.integrity import _check_archive
 from tfmusic.records.format import SegmentHeader, decode, encode_prefix
 from tfmusic.records.manifest import Manifest
 
@@ -264,6 +269,23 @@ def forms():
     return seeds
 
 
+def keras_config():
+    """The config of a model with one layer, as Keras 3 writes it."""
+    tensor = {"class_name": "__keras_tensor__", "config": {"shape": [None, 4], "dtype": "float32"}}
+    tensor["config"]["keras_history"] = ["x", 0, 0]
+    zeros = {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None}
+    dense = {"name": "dense", "units": 3, "activation": "relu", "kernel_initializer": zeros, "dtype": "float32"}
+    layers = [
+        {"module": "keras.layers", "class_name": "InputLayer", "config": {"name": "x", "batch_shape": [None, 4]},
+         "registered_name": None, "name": "x", "inbound_nodes": []},
+        {"module": "keras.layers", "class_name": "Dense", "config": dense, "registered_name": None, "name": "dense",
+         "build_config": {"input_shape": [None, 4]}, "inbound_nodes": [{"args": [tensor], "kwargs": {}}]},
+    ]  # fmt: skip
+    config = {"name": "m", "layers": layers, "input_layers": [["x", 0, 0]], "output_layers": [["dense", 0, 0]]}
+    module = "keras.src.models.functional"
+    return {"module": module, "class_name": "Functional", "config": config, "registered_name": "Functional"}
+
+
 def targets(folder):
     """Returns all targets by name; they use a folder for their files."""
     from tfmusic.config.loading import find_config, load_config
@@ -299,7 +321,33 @@ def targets(folder):
         (folder / "checksums" / "checksums.json").write_bytes(data)
         check_files(folder / "checksums")
 
+    def read_keras(data):
+        """A .keras file whose config is the data, with the weights of a layer of 3 units."""
+        with zipfile.ZipFile(folder / "x.keras", "w") as archive:
+            archive.writestr("config.json", data)
+            archive.writestr("model.weights.h5", weights.getvalue())
+        _check_archive(folder / "x.keras")
+
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        file["layers/dense/vars/0"] = np.zeros((4, 3), "f4")
+    model = keras_config()
+    # ModelProto: ir_version, and a graph with a node (op_type, domain) and a tensor (dims, name, raw_data).
+    node, tensor = b"\x22\x04Relu\x3a\x00", b"\x08\x01\x42\x01w\x4a\x04\0\0\0\0"
+    graph = b"\x0a" + bytes([len(node)]) + node + b"\x2a" + bytes([len(tensor)]) + tensor
+    onnx = b"\x08\x0a\x3a" + bytes([len(graph)]) + graph
+    members = {"members": [{"run": "../a", "weight": 0.5, "sha256": "0" * 64}, {"run": "../b", "weight": 0.5}]}
+
     return {
+        "keras": Target([model], read_keras, spoil_json, 2),
+        "onnx": Target([onnx], of_file(folder, "model.onnx", lambda path: check_model(path.parent)), spoil_bytes, 4),
+        "ensemble": Target(
+            [members], of_file(folder, "ensemble.json", lambda path: RunDir(path.parent).members()), spoil_json, 3
+        ),
+        "card": Target(
+            [{"task": "t", "labels": ["가"], "card_version": 1}],
+            of_file(folder, "model_card.json", lambda path: RunDir(folder).read_json(path)), spoil_json, 3,
+        ),
         "npy": Target(npys(), of_file(folder, "x.npy", lambda path: read_mel(path, 4)), spoil_bytes, 6),
         "example": Target([record], decode, spoil_bytes, 12),
         "tfrecord": Target([shard], whole, spoil_bytes, 4),

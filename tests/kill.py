@@ -3,7 +3,7 @@
 Half of the trials kill after a random time, with all workers. The others kill at a random touch of the disk (a file
 opened, renamed, removed, a folder made) or a millisecond later, so that the short moments between two of them are met
 as well. What is visible after the kill must be whole, and after the same command has run again the result must be that
-of an undisturbed run, with no temporary file left.
+of an undisturbed run, with no temporary file left. After every fourth kill, the command runs twice at once.
 
 TensorFlow is imported once; every trial is a fork of that process, which has not used it yet.
 """
@@ -46,6 +46,7 @@ class Command:
         visible: checks what stands under the output's name after a kill, given what should.
         again: arguments of the second run; by default those of the first.
         most_workers: processes that it works with at most.
+        name: of the output.
     """
 
     arguments: Callable[[Path, Path, int], list[str]]
@@ -53,11 +54,12 @@ class Command:
     visible: Callable[[Path, dict[str, str]], None]
     again: Callable[[Path, Path, int], list[str]] | None = None
     most_workers: int = 2
+    name: str = "out"
 
 
 def hashes(folder):
-    """Returns the sha256 of every file of a folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    """Returns the sha256 of every file of a folder, or of one file."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()] or [folder]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -178,6 +180,27 @@ COMMANDS = {
         ],
         run_result, verified, most_workers=1,
     ),
+    "inspect": Command(
+        lambda base, out, workers: ["inspect", "q2", "--data", str(base / "music"), "--out", str(out)],
+        hashes, all_or_nothing, most_workers=1,
+    ),
+    "predict": Command(
+        lambda base, out, workers: ["predict", str(base / "runs/0"), str(base / "music/q2/test"), "--out", str(out)],
+        hashes, all_or_nothing, most_workers=1, name="out.json",
+    ),
+    "predict as it goes": Command(
+        lambda base, out, workers: ["predict", str(base / "runs/0"), str(base / "music/q2/test"), "--out", str(out)],
+        hashes, lambda out, expected: None,
+        lambda base, out, workers: [
+            "predict", str(base / "runs/0"), str(base / "music/q2/test"), "--out", str(out),
+            *(["--resume"] if out.exists() else []),
+        ],
+        most_workers=1, name="out.csv",
+    ),
+    "embed": Command(
+        lambda base, out, workers: ["embed", str(base / "runs/0"), str(base / "music/q2/test"), "--out", str(out)],
+        hashes, all_or_nothing, most_workers=1, name="out.npz",
+    ),
 }  # fmt: skip
 
 
@@ -280,7 +303,7 @@ def make_inputs(base):
 
 def undisturbed(command, base, folder):
     """Returns the result of a run that nothing disturbs, its seconds by number of workers, and its touches."""
-    out, touches, seconds = folder / "1" / "out", folder / "touches", []
+    out, touches, seconds = folder / "1" / command.name, folder / "touches", []
     file = os.open(touches, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for workers in range(1, command.most_workers + 1):
         (folder / str(workers)).mkdir()
@@ -288,20 +311,20 @@ def undisturbed(command, base, folder):
             (lambda: count_touches(out.parent, lambda n: os.write(file, f"{n}\n".encode()))) if workers == 1 else int
         )
         begin = time.monotonic()
-        code, text = forked(main_of(command.arguments(base, folder / str(workers) / "out", workers)), before)
+        code, text = forked(main_of(command.arguments(base, folder / str(workers) / command.name, workers)), before)
         seconds.append(time.monotonic() - begin)
         assert code == 0, text
     os.close(file)
     expected = command.result(out)
     for workers in range(2, command.most_workers + 1):
-        assert command.result(folder / str(workers) / "out") == expected
+        assert command.result(folder / str(workers) / command.name) == expected
     return expected, seconds, int(touches.read_text().split()[-1])
 
 
 def try_once(command, base, folder, expected, rng, seconds, touches):
     """Kills a run, looks at what is visible, runs it again and compares; returns whether the kill came in time."""
     folder.mkdir()
-    out = folder / "out"
+    out = folder / command.name
     if rng.random() < 0.5:
         workers = rng.randint(1, command.most_workers)
         code, _ = forked(
@@ -313,17 +336,45 @@ def try_once(command, base, folder, expected, rng, seconds, touches):
         code, _ = forked(first, killer(folder, rng.randint(1, touches), delay_s))
     is_killed = code == -signal.SIGKILL
     command.visible(out, expected)
-    is_there = code == 0 or (out.exists() and command.visible in (all_or_nothing, verified))
-    if not is_there:
+    if code:
         again = (command.again or command.arguments)(base, out, 1)
+        if out.exists() and command.visible in (all_or_nothing, verified):
+            assert command.result(out) == expected
+            again.append("--overwrite")  # what was to be removed at the end is removed now
         code, text = forked(main_of(again))
         assert code == 0, f"{' '.join(again)}: {text}"
     found = command.result(out)
     assert found == expected, {name: found.get(name) for name in expected if found.get(name) != expected[name]}
-    left = [str(path) for path in folder.rglob("*") if path.name.startswith(".") or ".tmp" in path.name]
-    assert is_there or not left, left
+    check_leftovers(folder)
     shutil.rmtree(folder)
     return is_killed
+
+
+def check_leftovers(folder):
+    left = [str(path) for path in folder.rglob("*") if path.name.startswith(".") or ".tmp" in path.name]
+    assert not left, left
+
+
+def run_two(command, base, folder, expected, seconds):
+    """Runs a command twice at once to one output: one at least ends well, the other too or in one line."""
+    folder.mkdir()
+    out, answers = folder / command.name, []
+    work = main_of(command.arguments(base, out, 1))
+    threads = [
+        threading.Thread(target=lambda wait_s=wait_s: (time.sleep(wait_s), answers.append(forked(work))))
+        for wait_s in (0.0, random.uniform(0.0, seconds))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(code for code, _ in answers) in ([0, 0], [0, 2]), answers
+    for code, text in answers:
+        assert not code or any(why in text for why in ("another", "exists already")), text
+        assert "Traceback" not in text
+    assert command.result(out) == expected
+    check_leftovers(folder)
+    shutil.rmtree(folder)
 
 
 def torture(name, base, trials, seed):
@@ -336,6 +387,8 @@ def torture(name, base, trials, seed):
     for trial in range(trials):
         try:
             killed += try_once(command, base, folder / str(trial), expected, rng, seconds, touches)
+            if trial % 4 == 3:
+                run_two(command, base, folder / f"{trial}-two", expected, seconds[0])
         except Exception as error:  # a file that cannot be read as much as one that differs
             lost += 1
             sys.stdout.write(f"{name}, trial {trial} of seed {seed}: {type(error).__name__}: {error}\n")

@@ -4,11 +4,14 @@ import json
 import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from tfmusic.config.loading import find_config, load_config
 from tfmusic.datasets import airush, metadata, synthetic
 from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
+from tfmusic.models import build_model
 
 
 @pytest.fixture
@@ -69,6 +72,34 @@ def test_lyrics_are_tolerated(q2, text):
     first, *others = airush.load(q2, airush.Options(question="q2"), task="q2").tracks
     assert first.metadata.get("lyric") == ("la la" if "la la" in text else None)
     assert not any("lyric" in track.metadata for track in others)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"track_id": "ID", "title": "song", "lyrics": "la la"}]',
+        '[{"id": ID, "words": "la la"}, 7]',
+        '{"ID": "la la"}',
+        '{"track": {"0": ID}, "Lyric": {"0": "la la"}, "singer": {"0": "x"}}',
+    ],
+)
+def test_lyrics_of_other_schemas(q2, text):
+    """Rows in place of columns, texts by track, other names of columns."""
+    track_id = airush.load(q2, airush.Options(question="q2"), task="q2").tracks[0].track_id
+    (q2 / "train/train_data/meta/lyric_meta.json").write_text(text.replace("ID", track_id))
+    assert airush.load(q2, airush.Options(question="q2"), task="q2").tracks[0].metadata["lyric"] == "la la"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("not json", "must be JSON"), ('[{"song": 1, "words": "la"}]', "Received: song, words"), ("[[1]]", "list")],
+)
+def test_lyrics_that_cannot_be_read_are_warned_of(q2, text, named, capsys):
+    """Lyrics never get lost without a word."""
+    (q2 / "train/train_data/meta/lyric_meta.json").write_text(text)
+    assert not any("lyric" in one.metadata for one in airush.load(q2, airush.Options(question="q2"), task="q2").tracks)
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("lyric_meta.json", named, "left out"))
 
 
 def test_indices_written_as_floats_still_group(q2):
@@ -248,3 +279,18 @@ def test_real_metadata(shared_data, tmp_path, question):
     n_each = len(dataset.tracks) / 5 / len(dataset.labels)
     # One singer of q3 has 187 tracks, in a group of 231 that no fold can share.
     assert all(abs(count - n_each) < 0.2 * n_each for count in pairs.values()), pairs
+
+
+@pytest.mark.parametrize("question", ["q1", "q2", "q3"])
+def test_baseline_is_the_original(question):
+    """The configs of the baseline have the original's input, network, optimizer and schedule."""
+    config = load_config(find_config(f"{question}-baseline"))
+    assert (config.task, config.record.scale, config.record.segments) == (question, "log10_1p10", "first")
+    assert (config.record.segment_frames, config.input.frames, config.record.segments_per_track) == (1200, 1200, 1)
+    assert (config.record.dtype, config.input.normalize, config.augment.policy) == ("float32", "none", "none")
+    training = config.training
+    assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 0.01, 0.9)
+    assert (training.weight_decay, training.batch_size) == (1e-6, 16)
+    assert (training.schedule, training.plateau_factor, training.plateau_epochs) == ("plateau", 0.2, 5)
+    model = build_model(config.model.name, frames=1200, n_bins=128, n_outputs=4, **config.model.builder_options)
+    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == 6_536_836

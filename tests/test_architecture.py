@@ -10,7 +10,8 @@ import tfmusic
 
 PACKAGE = Path(tfmusic.__file__).parent
 LAYERS = (  # each imports from those below it; those of one line do not know each other
-    ("errors", "console"),
+    ("errors",),
+    ("console",),
     ("core",),
     ("datasets", "features", "records", "models", "scoring"),
     ("config",),
@@ -22,6 +23,7 @@ LAYERS = (  # each imports from those below it; those of one line do not know ea
     ("export",),
     ("integrity",),
     ("server",),
+    ("api",),
     ("commands",),
     ("cli",),
     ("__main__",),

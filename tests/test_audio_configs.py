@@ -23,7 +23,7 @@ CASES = {
     ),
     "fma_cqt": (
         miniatures.write_fma,
-        {"subset": "medium"},
+        {"subset": "large"},
         ("data.min_s=1.0", "record.segment_frames=43", "record.hop_frames=43", "input.frames=43",
          "input.hop_frames=43", "augment.time_warp_frames=4", "augment.time_mask_frames=4", "model.width=4",
          "record.num_shards=1"),

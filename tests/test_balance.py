@@ -1,18 +1,27 @@
 """Which segments are stored, how often each comes in an epoch, and soft targets."""
 
 import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from tests import miniatures
 from tests.test_loaders import config_of
 from tests.test_pipeline import epoch_of, source_of
+from tests.test_serve import post, running
 from tfmusic.cli import main
 from tfmusic.config.sections import BalanceSection, Config, RecordSection
+from tfmusic.core.windows import Segments, segment_starts, window_starts
+from tfmusic.inference.explain import explain
+from tfmusic.inference.predictor import load_predictor
 from tfmusic.inputs import pipeline
 from tfmusic.inputs.balance import Balance
+from tfmusic.models import ops
 from tfmusic.records.build.shard import stored_starts
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks, read_shard
@@ -70,21 +79,33 @@ def record_of(segments, count, seed):
 )
 def test_stored_starts(choice, count, expected):
     """Of five windows: all, the first, or even ones; a track of fewer windows than asked for gives all."""
-    assert stored_starts(45, "a", record_of(choice, count, 0)) == expected
+    assert stored_starts(45, record_of(choice, count, 0)) == expected
 
 
-def test_random_starts_depend_on_seed_and_track():
-    """The same track and seed give the same windows, other ones others; over many tracks every window is drawn."""
-
-    def draw(name, seed):
-        return stored_starts(45, name, record_of("random", 2, seed))
-
-    assert draw("a", 0) == draw("a", 0) == sorted(set(draw("a", 0)))
-    drawn = [draw(str(n), 0) for n in range(200)]
-    assert all(len(some) == 2 for some in drawn)
-    counts = np.bincount(np.concatenate(drawn))[[0, 10, 20, 30, 35]]
+def test_random_starts_depend_on_seed_and_length():
+    """The same length and seed give the same windows; over seeds and lengths every place is drawn as often."""
+    assert stored_starts(45, record_of("random", 2, 0)) == stored_starts(45, record_of("random", 2, 0))
+    drawn = [stored_starts(50, record_of("random", 2, seed)) for seed in range(200)]
+    assert all(len(set(some)) == 2 and some == sorted(some) for some in drawn)
+    counts = np.bincount(np.concatenate(drawn))[::10]
+    assert len(counts) == 5
     assert counts.min() > 50  # 80 each are expected, with a standard deviation of 7
-    assert sum(draw(str(n), 1) != draw(str(n), 0) for n in range(200)) > 100
+    firsts = [stored_starts(10 * n, record_of("random", 1, 0))[0] / (10 * n) for n in range(20, 220)]
+    np.testing.assert_allclose(np.histogram(firsts, 4, (0, 1))[0], 50, atol=25)
+
+
+@pytest.mark.parametrize("choice", ["first", "random", "even"])
+def test_window_starts_of_segments(choice):
+    """The windows are those of the frames that the stored segments cover, stretch by stretch, and nothing else."""
+    for n_frames, count, hop in product(range(1, 61), range(1, 10, 2), (1, 3, 6, 7)):
+        segments = Segments(choice, count, frames=7, hop_frames=hop, seed=3)
+        covered = np.zeros(n_frames, bool)
+        for start in segments.starts(n_frames):
+            covered[start : start + 7] = True
+        edges = np.flatnonzero(np.diff(np.r_[False, covered, False])).reshape(-1, 2).tolist()
+        expected = [begin + segment_starts(end - begin, frames=4, hop_frames=3) for begin, end in edges]
+        found = window_starts(n_frames, frames=4, hop_frames=3, segments=segments)
+        np.testing.assert_array_equal(found, np.concatenate(expected))
 
 
 def test_chosen_segments_are_stored_and_noted(tmp_path):
@@ -120,19 +141,54 @@ def test_touching_segments_are_one_stretch(tmp_path):
     assert [len(track.codes) for track in iterate_tracks(few, "fold0")] == [40] * 4
 
 
-@pytest.mark.slow
-def test_evaluation_is_of_what_is_stored(tmp_path, capsys):
-    """A track with chosen segments is scored once, on the windows of these alone; other settings are refused."""
-    miniatures.write_folder(tmp_path / "data", ".npy", seconds=3.2)
-    chosen = ("record.segments=even", "record.segments_per_track=2")
-    few = build(tmp_path / "data", tmp_path, "folder", *chosen)
-    run = fit(tmp_path, "folder", few, *chosen)
-    report = json.loads((run / "evaluation" / "report.json").read_text())
-    assert (report["tracks"], report["windows"]) == (4, 8)
-    config = config_of("folder", tmp_path)
-    records = ["--records", str(few.folder), "--out", str(tmp_path / "other"), *OVERRIDES]
-    assert main(["fit", config, *records, "training.fold=official", "model.width=4"]) == 2
+def test_older_records_of_some_segments_are_refused(tmp_path, capsys):
+    """Records whose contract does not say which segments they hold are read, but nothing is trained on them."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=(), seconds=3.2)
+    few = build(tmp_path / "data", tmp_path, "folder", "record.segments=even")
+    records = ["--records", str(few.folder), "--out", str(tmp_path / "run"), *OVERRIDES]
+    assert main(["fit", config_of("folder", tmp_path), *records]) == 2
     assert "record.segments must be all as the config says. Received: even" in capsys.readouterr().err
+    replace(few, contract=replace(few.contract, segments=None)).write()
+    assert main(["fit", config_of("folder", tmp_path), *records, "record.segments=even"]) == 2
+    assert f"{few.folder}: the contract must say which segments are stored" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["first", "even", "random"])
+def test_every_way_scores_what_is_stored(choice, tmp_path):
+    """evaluate, predict, serve, explain and the exports score the same part of a track, to 1e-5."""
+    miniatures.write_folder(tmp_path / "data", ".npy", seconds=3.2)
+    chosen = (f"record.segments={choice}", "record.segments_per_track=2", "record.seed=1")
+    few = build(tmp_path / "data", tmp_path, "folder", *chosen)
+    run = fit(tmp_path, "folder", few, *chosen, split="test")
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert report["tracks"] == 4
+    evaluated = pd.read_csv(run / "evaluation" / "predictions.csv", dtype={"track_id": str})
+    columns = [name for name in evaluated if name.startswith("score:")]
+    paths = sorted(str(path) for path in (tmp_path / "data/test").rglob("*.npy"))
+
+    def predict(model):
+        out = tmp_path / f"{model.name}.csv"
+        assert main(["predict", str(model), *paths, "--out", str(out)]) == 0
+        return pd.read_csv(out)[columns]
+
+    np.testing.assert_allclose(predict(run), evaluated[columns], atol=1e-5)
+    formats = ["saved_model", *(["onnx"] if ops.IS_KERAS_3 and choice == "random" else [])]
+    for form in formats:
+        out = tmp_path / form
+        assert main(["export", str(run), "--out", str(out), "--format", form]) == 0
+        assert "2 segments of 20 frames" in (out / "README.md").read_text()
+        np.testing.assert_allclose(predict(out), evaluated[columns], atol=1e-5)
+    predictor, mel, expected = load_predictor(run), np.load(paths[0])[0], evaluated[columns].iloc[0]
+    explained = explain(predictor, mel, "a", (), lambda: None).to_dict()
+    json.dumps(explained, allow_nan=False)
+    assert main(["explain", str(run), paths[0], "--out", str(tmp_path / "page.html")]) == 0  # drawn with its gaps
+    np.testing.assert_allclose(list(explained["scores"].values()), expected, atol=1e-5)
+    assert explained["windows"] == len(window_starts(mel.shape[1], **predictor.contract.windows)) < report["windows"]
+    with running(predictor) as port:
+        status, served, _ = post(port, [("a.npy", Path(paths[0]).read_bytes())])
+    assert status == 200
+    np.testing.assert_allclose(list(served["tracks"][0]["scores"].values()), expected, atol=1e-5)
 
 
 def fit(tmp_path, loader, manifest, *overrides, name="run", split=None):
@@ -190,6 +246,16 @@ def test_both_rules_together(uneven):
     balance = balance_of(uneven, common_segments=2, rare_segments="all", oversample=1.0)
     assert balance.label_counts.tolist() == [16, 16]
     assert balance.n_segments == 32
+
+
+def test_named_labels_are_common_whatever_their_count(uneven):
+    """balance.common in place of rare_share: all labels that are not named are rare."""
+    wanted = {"common_segments": 1, "rare_segments": 3}
+    labels = balance_of(uneven, **wanted).labels
+    balance = balance_of(uneven, common=[labels[1]], **wanted)
+    assert balance.is_rare.tolist() == [True, False]
+    balance = balance_of(uneven, common=list(labels), **wanted)
+    assert (np.bincount(balance.track, balance.times(0)) == 1).all()
 
 
 def tagged(has, per_track=2, **options):

@@ -199,8 +199,9 @@ def test_the_rivals_warp_is_a_warp(frames):
 @pytest.mark.torture
 def test_serving_compares_whole_tracks():
     """The SavedModel answers faster than a window at a time does."""
-    (found,) = comparisons(benchmark("serving", *SMALL, "--width", "4"))
+    found, sound = comparisons(benchmark("serving", *SMALL, "--width", "4"))
     assert found["ratios"][0]["median"] > 1.0
+    assert {"waveform in the graph", "mel by numpy, then the graph"} <= set(sound["samples"])
 
 
 @pytest.mark.torture

@@ -94,6 +94,38 @@ def test_version(option, capsys):
     assert capsys.readouterr().out == f"tfmusic {tfmusic.__version__}\n"
 
 
+def test_bash_completes_commands_options_and_files(tmp_path):
+    """The script of `--completion bash` completes in a real shell."""
+    (tmp_path / "music.npy").touch()
+    script = tmp_path / "completion.bash"
+    script.write_text(run("--completion", "bash", code="from tfmusic.cli import entry_point; entry_point()").stdout)
+
+    def complete(*words):
+        line = f"COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}"
+        call = f"source {script}; {line}; _shtab_tfmusic; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        return subprocess.run(["bash", "-c", call], cwd=tmp_path, capture_output=True, text=True).stdout.split()
+
+    assert "build-records" in complete("tfmusic", "bu")
+    assert "--overwrite" in complete("tfmusic", "predict", "--ov")
+    assert "music.npy" in complete("tfmusic", "predict", "mus")
+
+
+def test_windows_is_refused(monkeypatch, capsys):
+    """One line says what runs there instead."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["predict", "run", "song.mp3"]) == 2
+    assert "WSL" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("backend", "message"), [("torch", "tensorflow or jax"), ("jax", "tfmusic[jax]")])
+def test_other_backends_are_one_line(monkeypatch, capsys, backend, message):
+    """A backend that Keras has and tfmusic has not, and one that is not installed."""
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["models"]) == 2
+    assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
 def test_a_bug_keeps_its_trace():
     """What is not the user's to mend ends with a trace and exit code 1."""
     code = """
@@ -130,6 +162,13 @@ def test_errors_of_the_machine_name_the_file(monkeypatch, capsys):
     monkeypatch.setattr(score, "run", denied)
     assert main(["score", "q1", "a", "b"]) == 2
     assert capsys.readouterr().err == "tfmusic: /some/file: Permission denied\n"
+
+
+@pytest.mark.parametrize("words", [["--config_file", "{path}", "a.b=1"], ["a.b=1", "--config_file={path}"]])
+def test_config_file_is_config(tmp_path, words):
+    """`--config_file PATH` stands for CONFIG, anywhere in the command."""
+    args = cli._parse(cli._with_config(["fit", *(word.format(path=tmp_path / "q1.yaml") for word in words)]))
+    assert args.config == str(tmp_path / "q1.yaml") and args.overrides == ["a.b=1"]
 
 
 def test_overrides_may_stand_anywhere(capsys):
@@ -233,6 +272,47 @@ def test_output_that_nobody_reads():
     assert done.stderr == ""
 
 
+def unread(*arguments):
+    """Runs a command whose output and errors have lost their reader; returns its exit code."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tfmusic", *map(str, arguments)]
+    try:
+        return subprocess.run(command, stdout=write, stderr=write).returncode
+    finally:
+        os.close(write)
+
+
+@pytest.mark.slow
+def test_commands_that_nobody_reads_do_their_work(music, records, tmp_path):
+    """All that a command writes is written, and its exit code is its own, where its reader has gone at once."""
+    mel = next((music / "q2" / "test").rglob("*.npy"))
+    run = tmp_path / "run"
+    small = ["model.name=cnn1d", "model.width=4", "training.epochs=1", "training.fold=0"]
+    for arguments, written in (
+        (["synth", "--out", tmp_path / "data", "--tracks", "20"], "data/q2"),
+        (["inspect", "q2", "--data", music, "--out", tmp_path / "look"], "look/inspection.json"),
+        (["build-records", "q2", "--data", music, "--out", tmp_path / "records"], "records/manifest.json"),
+        (["fit", "q2", "--records", records, "--out", run, *small], "run/calibration.json"),
+        (["evaluate", run], "run/evaluation/report.html"),
+        (["report", run, "--out", tmp_path / "runs.html"], "runs.html"),
+        (["predict", run, mel, "--out", tmp_path / "p.csv"], "p.csv"),
+        (["explain", run, mel, "--out", tmp_path / "e.html"], "e.html"),
+        (["embed", run, mel, "--out", tmp_path / "e.npz"], "e.npz"),
+        (["export", run, "--out", tmp_path / "export"], "export/saved_model.pb"),
+    ):
+        assert unread(*arguments) == 0, arguments[0]
+        assert (tmp_path / written).exists(), arguments[0]
+    for arguments, code in (
+        (["verify", run], 0),
+        (["runs", "--folder", tmp_path], 0),
+        (["fitt"], 2),
+        (["predict", run, "none.npy"], 2),
+    ):
+        assert unread(*arguments) == code, arguments
+    assert unread("--help") == unread("config", "keys") == 0
+
+
 def test_config_show_and_validate(capsys, tmp_path):
     """`config show` prints every key with overrides applied; `validate` finds faults."""
     assert main(["config", "show", "q2", "training.epochs=3"]) == 0
@@ -259,6 +339,44 @@ def test_score(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "q2: micro_f1 0.5000 (95 % interval 0.000 to 0.667) on 2 tracks (the majority baseline: 0.6667)" in out
     assert f"predictions {predictions}, labels {answers}" in out
+
+
+def test_score_of_a_table_whose_labels_a_spreadsheet_would_run(tmp_path, capsys):
+    """A label such as -rock has a quote before it in a table; it is right all the same."""
+    rows = [
+        "track_id,path,prediction,score:-rock,score:pop,status",
+        "1,1.npy,'-rock,0.9,0.1,ok",
+        "2,2.npy,pop,0.2,0.8,ok",
+    ]
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert main(["--json", "score", "single", str(tmp_path / "p.csv"), write(tmp_path / "a", ["-rock", "pop"])]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["value"], found["areas"]["ROC-AUC"][0], found["without_scores"]) == (1.0, 1.0, [])
+
+
+@pytest.mark.parametrize(("task", "column"), [("q1", "station_name"), ("q2", "mood_tag"), ("q3", "genre")])
+def test_score_of_a_share_of_the_list(tmp_path, capsys, task, column):
+    """The first part alone, rounded up to a track."""
+    true = [["calm"], ["sad"], ["calm"], ["sad"], ["calm"]] if task == "q2" else ["calm", "sad", "calm", "sad", "calm"]
+    labels, predictions = write(tmp_path / "l.json", true), write(tmp_path / "p.json", [*true[:2], *true[1:4]])
+    assert main(["score", task, predictions, labels, "--share", ".25"]) == 0
+    assert "1.0000" in (shown := capsys.readouterr().out) and "on 2 tracks" in shown
+    assert main(["score", task, predictions, labels]) == 0
+    assert "0.4000" in capsys.readouterr().out
+    assert main(["score", task, predictions, labels, "--share", "0"]) == 2
+
+
+@pytest.mark.parametrize(("task", "column"), [("q1", "station_name"), ("q2", "mood_tag"), ("q3", "genre")])
+def test_score_takes_the_organisers_tables(tmp_path, capsys, task, column):
+    """A column table as train_label: in the order of data_idx as a number, not as it stands."""
+    true = {str(i): ["calm", "sad"][i % 2] if task != "q2" else [["calm"], ["sad", "calm"]][i % 2] for i in range(12)}
+    table = {"track_index": {key: 100 - int(key) for key in reversed(true)}, column: dict(sorted(true.items()))}
+    labels = write(tmp_path / "labels.json", table)
+    predictions = write(tmp_path / "p.json", list(true.values()))
+    assert main(["score", task, predictions, labels]) == 0
+    assert " 1.0000 " in capsys.readouterr().out
+    assert main(["score", task, predictions, write(tmp_path / "x.json", {"track_index": {"0": 1}})]) == 2
+    assert column in capsys.readouterr().err
 
 
 def test_score_of_tracks_without_answer(tmp_path, capsys):

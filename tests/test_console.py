@@ -1,12 +1,16 @@
 """What the terminal shows: quiet, JSON, plain progress."""
 
+import argparse
 import json
 
+import numpy as np
 import pytest
 
 from tfmusic import console as module
-from tfmusic.cli import main
-from tfmusic.console import Console
+from tfmusic.cli import execute, main
+from tfmusic.console import Console, console
+from tfmusic.errors import DataError
+from tfmusic.reports.page import render
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -81,3 +85,65 @@ def test_no_color_on_a_terminal(monkeypatch, capsys):
     assert "score" in shown
     assert "\x1b[3" not in shown.replace("\x1b[3J", "")
     assert "38;5" not in shown
+
+
+FORGED = "a\x1b[2K\x9b1A\nforged: all well\r\u202egpj.\u2028\U000e0041b"
+FORGING = ("\x1b", "\x9b", "\r", "\u202e", "\u2028", "\U000e0041", "\nforged")
+
+
+@pytest.mark.parametrize("way", ["say", "show", "warn", "table", "progress", "json", "error", "os error", "argument"])
+def test_names_forge_no_lines(capsys, monkeypatch, way):
+    """Escapes, ends of lines and signs of direction in names are shown as escapes, wherever a name is shown."""
+
+    def fails(_):
+        raise DataError(FORGED) if way == "error" else FileNotFoundError(2, "No such file", FORGED)
+
+    console.begin(quiet=False, as_json=way == "json")
+    if way in ("say", "show", "warn"):
+        getattr(console, way)(f"skipped {FORGED}")
+    elif way == "table":
+        console.table([(FORGED, 1)], ("name", "n"))
+    elif way == "progress":
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_PLAIN_LINES", -1.0)
+        with console.progress(FORGED, 2, "tracks") as progress:
+            progress.advance(1, FORGED)
+    elif way == "json":
+        console.result(name=FORGED)
+        console.finish(0)
+    elif way == "argument":
+        assert main(["predict", "run", FORGED, f"--{FORGED}"]) == 2
+    else:
+        assert execute(fails, argparse.Namespace(quiet=False, json=False)) == 2
+    shown = "".join(capsys.readouterr())
+    assert [sign for sign in FORGING if sign in shown] == []
+    assert "\\u001b[2K" in shown
+    if way == "json":
+        assert json.loads(shown)["name"] == FORGED
+
+
+def test_names_in_all_scripts_stay():
+    """Hangul, Persian with its joiner, accents and emojis are no escapes."""
+    names = "가나 می\u200cخواهم é 👩\u200d🎤 全角\u3000a b\xa0c"
+    assert module.printable(names) == names
+
+
+def test_pages_show_names_as_escapes():
+    """A name in a page turns no text around it."""
+    page = render("examples.html", name=FORGED, examples=[])
+    assert [sign for sign in FORGING[:-1] if sign in page] == []
+
+
+def test_inspect_and_predict_show_names_as_escapes(trained, tmp_path, capsys):
+    """File names in the tables of `inspect` and `predict`, in skipped tracks and in CSV files."""
+    for label, seed in (("x", 0), ("y", 1)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        mel = np.random.default_rng(seed).random((1, 128, 700)).astype(np.float32)
+        np.save(tmp_path / "data" / label / "good.npy", mel)
+    (tmp_path / "data" / "x" / f"{FORGED}.npy").write_bytes(b"no spectrogram")
+    assert main(["inspect", "folder", "--data", str(tmp_path / "data")]) == 0
+    shown = "".join(capsys.readouterr())
+    out = tmp_path / "p.csv"
+    assert main(["predict", str(trained), str(tmp_path / "data" / "x"), "--out", str(out)]) == 2
+    for text in (shown, "".join(capsys.readouterr()), out.read_text(encoding="utf-8")):
+        assert [sign for sign in FORGING if sign in text] == []
+        assert "\\u001b[2K" in text

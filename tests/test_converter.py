@@ -274,7 +274,7 @@ def test_changed_input_is_not_resumed(damaged, tmp_path, capsys):
     partial.mkdir(parents=True)
     (partial / "plan.sha256").write_text("of something else")
     (partial / "q2-fold0.tfrecord-00000-of-00004.done.json").write_text("{}")
-    (partial / "stray.tmp").write_text("x")
+    (partial / "q2-fold0.tfrecord-00001-of-00004.0f.tmp").write_text("x")
     assert build(damaged, out, "--workers", "1") == 0
     assert "went on from" not in capsys.readouterr().out
     assert leftovers(out.parent) == []
@@ -284,11 +284,12 @@ def test_two_builds_into_one_folder(music, tmp_path, capsys):
     """The second is refused while the first is at work, and disturbs nothing."""
     partial = tmp_path / ".q2.partial"
     partial.mkdir()
-    with (partial / "lock").open("w") as lock:
+    (partial / "of the first").touch()
+    with (tmp_path / ".q2.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert build(music, tmp_path / "q2") == 2
-    assert "another build is writing here" in capsys.readouterr().err
-    assert partial.is_dir()
+    assert f"{tmp_path / 'q2'}: another process is writing it" in capsys.readouterr().err
+    assert (partial / "of the first").exists()
 
 
 @pytest.mark.slow
@@ -362,3 +363,52 @@ def test_dry_run_writes_nothing(music, tmp_path, capsys):
     assert build(music, tmp_path / "q2", "--dry-run") == 0
     assert "dry run: would write" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def levels(folder, factors, n_frames=200):
+    """Writes a spectrogram for each factor of its power, in two classes; returns the folder."""
+    rng = np.random.default_rng(0)
+    for i, factor in enumerate(factors):
+        path = folder / ("a", "b")[i % 2] / f"{i}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, (rng.gamma(0.5, 1.0, (1, 128, n_frames)) * factor + 1e-3).astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("single_value", [False, True])
+def test_one_loud_track_does_not_set_the_scale(tmp_path, capsys, single_value):
+    """It is named, by the build and by inspect, and the others keep their codes."""
+    data = levels(tmp_path / "data", [1.0] * 11 + ([1.0] if single_value else [2.0**30]))
+    if single_value:
+        mel = np.load(data / "b" / "11.npy")
+        mel[0, 3, 5] = 1e9
+        np.save(data / "b" / "11.npy", mel)
+    out = tmp_path / "records"
+    assert main(["build-records", "folder", "--data", str(data), "--out", str(out), "data.folds=2"]) == 0
+    warning = capsys.readouterr().err
+    assert "1 of 12 sampled tracks" in warning and "b-11" in warning
+    manifest = Manifest.read(out)
+    assert manifest.contract.scale.high < 30
+    shares = {
+        track.track_id: float((track.codes == 0).mean())
+        for split in manifest.splits
+        for track in iterate_tracks(manifest, split)
+    }
+    assert max(share for name, share in shares.items() if name != "b-11") < 0.01
+    assert main(["inspect", "folder", "--data", str(data), "--workers", "1"]) == 0
+    assert "too loud b-11" in capsys.readouterr().out
+
+
+def test_records_of_little_more_than_the_ends_of_the_scale_are_refused(tmp_path, capsys):
+    """Half of the tracks of another unit: the build stops, leaves nothing, and names the way out."""
+    data = levels(tmp_path / "data", [1.0] * 6 + [1e-14] * 5)
+    for path in list((data / "a").iterdir())[:1] + list(data.rglob("6.npy")):
+        np.save(path, np.zeros((1, 128, 200), np.float32))
+    for i in range(7, 11):
+        np.save(next(data.rglob(f"{i}.npy")), np.zeros((1, 128, 200), np.float32))
+    command = ["build-records", "folder", "--data", str(data), "--out", str(tmp_path / "records"), "data.folds=2"]
+    assert main(command) == 2
+    assert "record.max_clipped=1" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert main([*command, "record.max_clipped=1"]) == 0
+    assert "of the codes are at the ends" in capsys.readouterr().err

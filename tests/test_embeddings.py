@@ -16,12 +16,15 @@ from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder
 from tfmusic.core.windows import slice_windows
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, RunError
 from tfmusic.features.embeddings import EmbeddingIndex, EmbeddingsWriter, read_embedding, read_index
 from tfmusic.features.filterbanks import filterbank_map, map_filterbank, mel_filterbank
 from tfmusic.features.npy import read_mel
+from tfmusic.inference.inputs import find_tracks
 from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.records.manifest import Manifest
+from tfmusic.records.reader import iterate_tracks
+from tfmusic.training.trainer import load_state
 
 FEATURE = Feature(name="embedding", source="somebody", n_bins=5, sample_rate_hz=16000, hop_length=48000)
 AIRUSH = Feature(name="mel")
@@ -48,7 +51,8 @@ def test_file_reads_back(tmp_path):
     np.testing.assert_allclose(read_embedding(tmp_path / "e.npz", "7", 5), tracks["7"].T, rtol=1e-6)
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
         np.testing.assert_allclose(file["tracks"][0], tracks["7"].mean(0), rtol=1e-5)
-        np.testing.assert_array_equal(file["start_s/7"], [0, 3, 6])
+        np.testing.assert_array_equal(np.split(file["start_s"], np.cumsum(file["n_segments"]))[0], [0, 3, 6])
+        assert len(file.files) == 6 + 2  # one for each track
 
 
 def test_file_appears_when_complete(tmp_path):
@@ -111,7 +115,7 @@ def with_member(path, name, raw, **options):
 
 
 def test_damage_of_every_kind_has_a_name(tmp_path):
-    """A header that claims 10^13 rows, a header of garbage, a damaged compressed member: one line each."""
+    """A header that claims 10^13 rows, a header of garbage, a member that is no array: one line each."""
     path = tmp_path / "e.npz"
     write(path, a=np.ones((1, 5)))
     array = io.BytesIO()
@@ -119,16 +123,34 @@ def test_damage_of_every_kind_has_a_name(tmp_path):
     with_member(path, "huge", array.getvalue())
     with_member(path, "garbage", b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((")
     with_member(path, "unmarked", b"no array of numpy")
-    compressed = io.BytesIO()
-    np.save(compressed, np.random.default_rng(0).normal(size=(50, 5)))
-    with_member(path, "packed", compressed.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
-    raw = bytearray(path.read_bytes())
-    at = raw.index(b"segments/packed.npy") + 300
-    raw[at : at + 40] = bytes(40)
-    path.write_bytes(raw)
-    for name in ("huge", "garbage", "unmarked", "packed"):
+    for name in ("huge", "garbage", "unmarked"):
         with pytest.raises(DataError, match=f"track {name}: (damaged|must be floats)"):
             read_embedding(path, name, 5)
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    """Compressed arrays, and texts of no width, could be gigabytes of a few bytes: both are refused unread."""
+    path = tmp_path / "e.npz"
+    write(path, a=np.ones((1, 5)))
+    members = dict(np.load(path))
+    np.savez_compressed(tmp_path / "packed.npz", **members | {"segments/a": np.zeros((1 << 20, 5))})
+    for read in (read_index, lambda path: read_embedding(path, "a", 5)):
+        with pytest.raises(DataError, match=r"packed\.npz: .*compressed"):
+            read(tmp_path / "packed.npz")
+    np.savez_compressed(tmp_path / "state.npz", progress=np.frombuffer(b"{}", np.uint8), variable_0=np.zeros(1 << 20))
+    with pytest.raises(RunError, match=r"state\.npz: .*compressed"):
+        load_state(tmp_path / "state.npz")
+    for key in ("feature", "track_ids", "trained_on"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, value in members.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    if name == key:
+                        header = {"descr": "<U0", "fortran_order": False, "shape": (10**7,)}
+                        np.lib.format.write_array_header_1_0(member, header)
+                    else:
+                        np.lib.format.write_array(member, value)
+        with pytest.raises(DataError, match="not text"):
+            read_index(path)
 
 
 @pytest.mark.parametrize("key", ["feature", "track_ids", "trained_on"])
@@ -239,12 +261,14 @@ def test_embeddings_of_a_run_are_what_its_head_sees(trained, music, tmp_path):
     kernel, bias = model.get_layer("logits").get_weights()
     encoder = Encoder(contract.scale, contract.dtype)
     with np.load(out) as file:
-        for name in ids:
+        assert file["track_ids"].tolist() == list(ids)
+        starts_s = np.split(file["start_s"], np.cumsum(file["n_segments"])[:-1])
+        for name, start_s in zip(ids, starts_s, strict=True):
             cells = encoder.encode(read_mel(mels / f"{name}.npy", 128))
             windows, starts = slice_windows(cells, frames=contract.frames, hop_frames=contract.hop_frames)
             logits = np.asarray(model(windows, training=False))
             np.testing.assert_allclose(file[f"segments/{name}"] @ kernel + bias, logits, rtol=1e-4, atol=1e-4)
-            np.testing.assert_allclose(file[f"start_s/{name}"], starts * 0.032, rtol=1e-6)
+            np.testing.assert_allclose(start_s, starts * 0.032, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +337,7 @@ def test_a_track_without_embedding(embedded, music, tmp_path, capsys):
 def test_embed_errors(music, tmp_path, monkeypatch, capsys, arguments, message):
     """Wrong arguments give one line and write nothing."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFMUSIC_WEIGHTS", str(tmp_path / "weights"))
     source, *options = arguments
     assert main(["embed", source, str(music / "q1" / "test"), *options]) == 2
     assert message in capsys.readouterr().err
@@ -394,6 +419,39 @@ def test_a_track_that_cannot_be_read_does_not_cost_the_others(checkpoint, tmp_pa
     assert read_index(out).track_ids == ("2", "4")
 
 
+def test_embeddings_of_any_printable_name(trained, music, tmp_path):
+    """Names in any script, with signs and bytes that are no UTF-8: each is an id of the file."""
+    mel = sorted((music / "q2/train/train_data/mel_spectrogram").iterdir())[0]
+    names = ("노래 1 (live)", "a & b", "#1!", "caf\udce9", "=1+1")
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.npy").write_bytes(mel.read_bytes())
+    assert main(["embed", str(trained), str(tmp_path / "in"), "--out", str(tmp_path / "e.npz")]) == 0
+    index = read_index(tmp_path / "e.npz")
+    assert set(index.track_ids) == {*names} - {"caf\udce9"} | {"caf\\xe9"}
+    vectors = {read_embedding(tmp_path / "e.npz", name, index.feature.n_bins).tobytes() for name in index.track_ids}
+    assert len(vectors) == 1
+    assert [track.track_id for track in find_tracks([tmp_path / "e.npz"])] == list(index.track_ids)
+
+
+def test_embeddings_of_a_folder_meet_its_labels(trained, music, tmp_path):
+    """Tracks of class folders, whose ids are without split and signs, find what embed wrote of the whole folder."""
+    mels = sorted((music / "q2/train/train_data/mel_spectrogram").iterdir())[:6]
+    for n, mel in enumerate(mels):
+        folder = tmp_path / "data" / ("train", "test")[n >= 4] / ("노래", "b")[n % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"곡 {n}.npy").write_bytes(mel.read_bytes())
+    file, out = tmp_path / "e.npz", tmp_path / "records"
+    assert main(["embed", str(trained), str(tmp_path / "data"), "--out", str(file)]) == 0
+    build = ["build-records", "folder", "--data", str(tmp_path / "data"), "--embeddings", str(file), "--out", str(out)]
+    assert main([*build, "data.folds=2", "model.name=mlp"]) == 0
+    manifest, index = Manifest.read(out), read_index(file)
+    stored = {track.track_id: track.codes for split in manifest.splits for track in iterate_tracks(manifest, split)}
+    for track_id, path in zip(*(manifest.read_tracks()[name] for name in ("track_id", "path")), strict=True):
+        name = path.removesuffix(".npy").replace("/", "-")
+        np.testing.assert_array_equal(stored[track_id].T, read_embedding(file, name, index.feature.n_bins))
+
+
 @pytest.mark.slow
 def test_own_96_bin_mels_need_no_frontend(checkpoint, tmp_path):  # noqa: F811
     """A spectrogram as the authors made it goes to the network unchanged."""
@@ -423,3 +481,29 @@ def test_embeddings_of_one_run_train_another(trained, music, tmp_path):
     assert fit_small("q1", records, tmp_path / "run", *mlp) == 0
     report = json.loads(RunDir(tmp_path / "run").metrics.read_text())
     assert 0 <= report["validation"] <= 1
+
+
+def test_embeddings_of_ones_own_end_to_end(tmp_path, capsys):
+    """Files [n_dims, n_frames] of a network that the config names are built, trained on, evaluated and exported."""
+    rng, music = np.random.default_rng(0), tmp_path / "music"
+    for i in range(12):
+        path = music / ("high", "low")[i % 2] / f"{i}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, (rng.normal(i % 2 * 3, 1, (8, 20 + i)) / 2).astype(np.float32))
+    given = ["feature.source=mert", "feature.n_bins=8", "feature.frame_s=0.4", "data.folds=2"]
+    records, run = str(tmp_path / "records"), str(tmp_path / "run")
+    assert main(["build-records", "embeddings", "--data", str(music), "--out", records, *given]) == 0
+    fit = ["fit", "embeddings", "--records", records, "--out", run, *given, "training.fold=0", "training.epochs=20"]
+    assert main([*fit, "training.batch_size=8"]) == 0
+    contract = Contract.load(RunDir(tmp_path / "run").contract)
+    assert str(contract.feature).startswith("embedding of mert") and contract.frames_per_s == 2.5
+    assert main(["export", run]) == 0
+    capsys.readouterr()
+    for model in (run, f"{run}/export"):
+        assert main(["predict", model, str(music / "low" / "1.npy"), str(music / "high" / "0.npy")]) == 0
+        assert json.loads(capsys.readouterr().out) == ["low", "high"]
+    np.save(tmp_path / "turned.npy", np.zeros((20, 8), np.float32))
+    assert main(["predict", run, str(tmp_path / "turned.npy")]) == 2
+    assert "[1, 8, n_frames]" in (error := capsys.readouterr().err) and "transpose" in error
+    assert main([*fit[:-2], "--overwrite", "feature.source=clap"]) == 2
+    assert "mert" in (error := capsys.readouterr().err) and "clap" in error

@@ -83,7 +83,7 @@ def test_explain_gives_the_answer_of_predict(trained, mel, tmp_path, capsys):
     assert main(["predict", str(trained), str(mel), "--out", str(tmp_path / "p.csv")]) == 0
     row = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[1]
     assert told["track_id"] == mel.stem
-    expected = [float(value) for value in row.split(",")[-len(told["scores"]) :]]
+    expected = [float(value) for value in row.split(",")[-1 - len(told["scores"]) : -1]]
     np.testing.assert_allclose(list(told["scores"].values()), expected, atol=1e-5)
     n_frames = np.load(mel).shape[-1]
     assert told["timeline"]["edges_s"][-1] == pytest.approx(n_frames * 512 / 16000, abs=1e-3)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+import tfmusic
 from tests import miniatures
 from tests.sounds import chords, music, write
 from tests.test_audio import untagged_mp3
@@ -18,6 +19,8 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Scale
 from tfmusic.core.track import Track
+from tfmusic.datasets import folder
+from tfmusic.datasets.options import DataSection
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features.read import compute
 from tfmusic.inference.predict import check_inputs
@@ -89,10 +92,13 @@ def test_files_mirror_the_data(extracted, sounds):
     assert set(said["made_by"]) == {"soundfile", "libsndfile", "soxr"}
 
 
-def test_the_older_form_shows_the_new_one(config, sounds, tmp_path, capsys):
-    """`extract CONFIG DATA --out` is answered with one line that can be copied."""
-    assert main(["extract", str(config), str(sounds), "--out", str(tmp_path / "out")]) == 2
-    assert f"tfmusic extract {config} --data {sounds} --out {tmp_path / 'out'}" in capsys.readouterr().err
+def test_data_may_follow_the_config(config, sounds, tmp_path):
+    """`extract CONFIG DATA --out` is understood; a further word is refused and not dropped."""
+    command = ["extract", str(config), str(sounds), "--out", str(tmp_path / "out")]
+    assert main([*command, "another"]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0
+    assert list((tmp_path / "out").rglob("*.npy"))
 
 
 def test_power_is_linear(config, tmp_path):
@@ -104,6 +110,27 @@ def test_power_is_linear(config, tmp_path):
     one, two = (np.load(tmp_path / "out" / f"{name}.npy") for name in ("one", "two"))
     np.testing.assert_allclose(two, 4 * one, rtol=1e-5)
     np.testing.assert_array_equal(one[0], compute(iter([sound]), FEATURE))
+
+
+def test_files_in_decibels(config, sounds, extracted, tmp_path, capsys):
+    """`log10_factor` writes and reads files of 20 log10(power), as MTG-Jamendo offers them: the same records but for
+    rounding, the same values in Python, and -200 is silence."""
+    out, option = tmp_path / "mels", "feature.log10_factor=20"
+    assert extract(config, sounds, out, option) == 0
+    power, found = (np.load(folder / "loud" / "2.npy") for folder in (extracted, out))
+    np.testing.assert_allclose(found, 20 * np.log10(np.maximum(power, 1e-10)), rtol=1e-5)
+    feature = FEATURE.model_copy(update={"log10_factor": 20.0})
+    np.testing.assert_allclose(tfmusic.mel(found, feature), np.maximum(power[0], 1e-10), rtol=2e-5)
+    assert build(config, extracted, tmp_path / "power") == 0
+    assert build(config, out, tmp_path / "decibels", option) == 0
+    one, two = (
+        np.concatenate([track.codes for track in tfmusic.open_records(tmp_path / name).iterate()])
+        for name in ("power", "decibels")
+    )
+    assert np.abs(one.astype(int) - two).max() <= 1
+    assert np.mean(one != two) < 0.01
+    assert build(config, out, tmp_path / "wrong") == 2  # without the option, the files hold negative power
+    assert "files of 20 log10(power)), named in" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -163,18 +190,43 @@ def test_faulty_files_are_skipped_and_listed(config, sounds, tmp_path, capsys):
     assert not list((tmp_path / "stop").rglob("*partial"))
 
 
+def test_names_that_differ_in_their_suffix(config, tmp_path, capsys):
+    """Both sounds are written, under their whole names, and records of them have the ids of records of the sounds."""
+    data, mels = music(tmp_path / "data", ["a/x", "b/y", "b/z"], seconds=1.0), tmp_path / "mels"
+    music(data, ["a/x"], seconds=1.5, suffix=".flac")
+    (data / "a" / "notes.txt").write_text("")
+    assert extract(config, data, mels) == 0
+    assert "1 files are neither audio nor .npy: left out (1 .txt)" in capsys.readouterr().err
+    names = sorted(path.relative_to(mels).as_posix() for path in mels.rglob("*.npy"))
+    assert names == ["a/x.flac.npy", "a/x.wav.npy", "b/y.npy", "b/z.npy"]
+    ids = [
+        [track.track_id for track in folder.load(place, folder.Options(loader="folder"), task="t").tracks]
+        for place in (data, mels)
+    ]
+    assert ids[0] == ids[1] == ["a-x.flac", "a-x.wav", "b-y", "b-z"]
+
+
+def test_no_usable_file_is_an_error(config, tmp_path, capsys):
+    """Where not one file can be read the reasons are listed, the exit code is 2, and no folder is left."""
+    data = tmp_path / os.fsdecode(b"d\xe9")
+    data.mkdir()
+    (data / "a.wav").write_bytes(b"no music")
+    assert extract(config, data, tmp_path / "out") == 2
+    shown = capsys.readouterr()
+    assert "0 files written, 0 kept, 1 skipped" in shown.out
+    assert f"skipped {tmp_path}/d\\xe9/a.wav: " in shown.out
+    assert "none of 1 sound files can be used" in shown.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_folders_that_hold_something_else(config, sounds, extracted, tmp_path, capsys):
-    """Spectrograms of another feature, foreign folders and names that clash are refused; nothing is written."""
+    """Spectrograms of another feature and foreign folders are refused; nothing is written."""
     before = contents(extracted)
     assert extract(config, sounds, extracted, "feature.n_bins=40") == 2
     assert "n_bins=32), the config says mel (" in capsys.readouterr().err
     assert contents(extracted) == before
     assert extract(config, sounds, sounds) == 2
     assert "must be empty, or a folder that extract wrote" in capsys.readouterr().err
-    music(tmp_path / "twice", ["a"], seconds=1.0)
-    music(tmp_path / "twice", ["a"], seconds=1.0, suffix=".flac")
-    assert extract(config, tmp_path / "twice", tmp_path / "out") == 2
-    assert "would both become" in capsys.readouterr().err
     assert extract(config, tmp_path / "nowhere", tmp_path / "out") == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
     assert extract(config, config, tmp_path / "out") == 2
@@ -236,10 +288,10 @@ def test_faulty_sound_in_a_build(config, sounds, tmp_path, capsys):
 def test_lengths_are_counted_once(sounds, tmp_path, monkeypatch):
     """A build that goes on takes the lengths of unchanged files from its notes; a line that was cut off is no harm."""
     tracks = [Track(str(n), path) for n, path in enumerate(sorted(sounds.rglob("*.*")))]
-    options = {"workers": 1, "stop": True, "notes": tmp_path / "notes"}
+    options = {"section": DataSection(loader="folder"), "workers": 1, "notes": tmp_path / "notes"}
     first = survey.count_all_samples(tracks, FEATURE, **options)
     counted = []
-    monkeypatch.setattr(survey, "count_samples", lambda path, feature: counted.append(path) or 7)
+    monkeypatch.setattr(survey, "count_samples", lambda path, *_: counted.append(path) or 7)
     assert survey.count_all_samples(tracks, FEATURE, **options) == first
     assert counted == []
     os.utime(tracks[2].feature_path, ns=(7, 7))
@@ -257,7 +309,10 @@ def test_predict_and_embed_take_sound(trained, config, tmp_path, capsys):
     answers = [tmp_path / f"{kind}.csv" for kind in ("sounds", "mels")]
     for source, answer in zip((sounds, tmp_path / "mels"), answers, strict=True):
         assert main(["predict", str(trained), str(source), "--out", str(answer)]) == 0
-    assert answers[0].read_bytes() == answers[1].read_bytes()
+    assert (
+        answers[0].read_text().replace(".wav", ".npy").replace(str(sounds), str(tmp_path / "mels"))
+        == answers[1].read_text()
+    )
     assert [line.partition(",")[0] for line in answers[0].read_text().splitlines()[1:]] == [
         "other-0",
         "some-0",
@@ -298,6 +353,30 @@ def test_official_lists_go_along(tmp_path):
     assert main(["extract", "folder", "--data", str(tmp_path / "table"), "--out", str(tmp_path / "table-mels")]) == 0
     small = (*small, "data.loader=table")
     assert build("folder", tmp_path / "table-mels", tmp_path / "r-table", *small) == 0
+
+
+def test_tables_of_elsewhere_are_not_copied(config, tmp_path, capsys):
+    """A table that is a link out of the data is named and left out; one that leads to another table there is copied."""
+    data = music(tmp_path / "data", NAMES[:2])
+    (tmp_path / "data.secret").mkdir()
+    for place in (tmp_path / "secret.csv", tmp_path / "data.secret" / "a.csv", data / "calm" / "own.csv"):
+        place.write_text("secret" if "secret" in str(place.relative_to(tmp_path)) else "own")
+    for name, target in {
+        "a.csv": tmp_path / "secret.csv", "calm/b.tsv": "../../secret.csv", "c.txt": "own.csv", "d.csv": "calm/own.csv",
+        "own.csv": "/etc/hostname", "e.csv": "../data.secret/a.csv", "f": tmp_path / "data.secret",
+    }.items():  # fmt: skip
+        (data / name).symlink_to(target)
+    (tmp_path / "link").symlink_to(data)
+    for number, place in enumerate((data, tmp_path / "link")):
+        out = tmp_path / f"out{number}"
+        assert extract(config, place, out) == 0
+        copied = {
+            path.relative_to(out).as_posix(): path.read_text()
+            for path in out.rglob("*")
+            if path.suffix in (".csv", ".tsv", ".txt")
+        }
+        assert copied == {"calm/own.csv": "own", "d.csv": "own"}
+        assert "a.csv: not copied, as the link leads out of" in capsys.readouterr().err
 
 
 def test_json_tells_what_was_done(config, sounds, tmp_path, capsys):

@@ -3,9 +3,13 @@
 import os
 import threading
 
+import numpy as np
 import pytest
 
+from tfmusic.cli import main
+from tfmusic.core.feature import Feature
 from tfmusic.core.files import (  # fmt: skip
+    check_target,
     check_target_file,
     held,
     is_temporary,
@@ -16,6 +20,7 @@ from tfmusic.core.files import (  # fmt: skip
     write_text,
 )
 from tfmusic.errors import UsageError
+from tfmusic.features.embeddings import EmbeddingsWriter, read_embedding
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -30,6 +35,26 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
     assert not is_temporary(path)
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path):
+    """The next command removes it from the folder of its output; what is still written stays, and all other files."""
+    for name in (".0123456789abcdef.tmp.npz", ".0123456789abcdee.tmp.json", ".0123456789abcded.tmp"):
+        (tmp_path / name).write_text("half")
+    kept = {".mine.tmp.npz", "0123456789abcdef.tmp.npz", ".0123456789abcdef.tmp.npz.mine", ".0123456789ABCDEF.tmp"}
+    for name in kept:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / ".fedcba9876543210.tmp.npz").symlink_to(tmp_path / ".mine.tmp.npz")
+    (tmp_path / ".fedcba9876543211.tmp").mkdir()
+    feature = Feature(name="embedding", n_bins=5, source="x")
+    with replacing(tmp_path / "a.json") as tmp, EmbeddingsWriter(tmp_path / "a.npz", feature) as writer:
+        tmp.write_text("{}")
+        assert main(["predict", "none", __file__, "--out", str(tmp_path / "a.csv")]) == 2
+        writer.add("a", np.ones((1, 5)), np.zeros(1))
+        writer.finish()
+    names = {path.name for path in tmp_path.iterdir()} - {".fedcba9876543210.tmp.npz", ".fedcba9876543211.tmp"}
+    assert names == kept | {"a.json", "a.npz"}
+    assert read_embedding(tmp_path / "a.npz", "a", 5).shape == (5, 1)
 
 
 def test_an_error_leaves_the_old_file(tmp_path):
@@ -106,6 +131,15 @@ def test_a_file_is_replaced_with_permission_only(tmp_path):
     check_target_file(path, overwrite=True)
     with pytest.raises(UsageError, match="must be the name of a file"):
         check_target_file(tmp_path, overwrite=True)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A path in a JSON file comes back as it was; a folder that TensorFlow could not read is refused with its name."""
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"folder": str(path)})
+    assert read_json_file(tmp_path / "a.json") == {"folder": str(path)}
+    with pytest.raises(UsageError, match=r"caf\\xe9: the name of a folder .* must be UTF-8"):
+        check_target(path, overwrite=False, marker="manifest.json", what="records")
 
 
 def test_json_is_read_as_written(tmp_path):

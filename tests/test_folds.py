@@ -258,6 +258,8 @@ def test_report_compares_runs(crossed, trained, capsys):
     shown = capsys.readouterr().out
     value = json.loads((crossed / "evaluation" / "report.json").read_text())["value"]
     assert f"{value:.3f}" in shown
+    areas = json.loads((crossed / "evaluation" / "report.json").read_text())["metrics"]
+    assert all(name in shown and f"{areas[name][0]:.3f}" in shown for name in ("ROC-AUC", "PR-AUC"))
     assert "cnn1d, a model a fold" in shown
     assert "±" in shown
     assert main(["report", "--markdown", str(trained)]) == 0

@@ -1,7 +1,13 @@
 """ONNX and LiteRT of the segment model."""
 
 import json
+import os
+import re
 import shutil
+import socket
+import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import keras
@@ -9,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.sounds import chords, write
 from tfmusic.cli import main
 from tfmusic.core.contract import Contract
 from tfmusic.export import formats
@@ -87,12 +94,13 @@ def test_tracks_are_answered_by_the_runtime_of_the_format(trained, music, tmp_pa
     assert main(["export", str(trained), "--format", form, "--out", str(out)]) == 0
     card = json.loads((out / "model_card.json").read_text(encoding="utf-8"))
     assert card["prediction"]["aggregator"] == "mean"
-    assert "# q2: model card" in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "# q2: model card" in (out / "README.md").read_text(encoding="utf-8")
     for model, name in ((trained, "run.csv"), (out, "export.csv")):
         assert main(["predict", str(model), str(test), "--out", str(tmp_path / name)]) == 0
     ours, theirs = (pd.read_csv(tmp_path / name) for name in ("run.csv", "export.csv"))
     assert list(ours.columns) == list(theirs.columns)
-    np.testing.assert_allclose(theirs.iloc[:, 2:].to_numpy(float), ours.iloc[:, 2:].to_numpy(float), atol=1e-5)
+    scores = [name for name in ours.columns if name.startswith("score:")]
+    np.testing.assert_allclose(theirs[scores].to_numpy(float), ours[scores].to_numpy(float), atol=1e-5)
     track = next((test / "test_data" / "mel_spectrogram").glob("*.npy"))
     assert main(["explain", str(out), str(track), "--out", str(tmp_path / "track.json")]) == 0
 
@@ -110,6 +118,77 @@ def exported(trained, tmp_path_factory):
 
 
 CHANGES = ("frames", "dtype", "labels", "metadata")
+
+
+def recipes():
+    """Returns the Python blocks of the README of exports."""
+    text = (Path(__file__).parents[1] / "tfmusic" / "export" / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.5, 12.3])
+def test_recipe_of_the_readme_answers_as_predict(exported, tmp_path, seconds):
+    """The lines of the README, from sound to scores without tfmusic: those of `predict`, but for a rounded code."""
+    for package in ("librosa", "onnxruntime"):
+        pytest.importorskip(package)
+    (recipe,) = [block for block in recipes() if "librosa" in block]
+    song, found = tmp_path / "song.wav", {}
+    write(song, chords(seconds, 16000), 16000, subtype="FLOAT")
+    exec(recipe.replace("EXPORT", str(exported / "onnx")).replace("SONG", str(song)), found)
+    assert main(["predict", str(exported / "onnx"), str(song), "--out", str(tmp_path / "x.csv")]) == 0
+    row = pd.read_csv(tmp_path / "x.csv").iloc[0]
+    for label, score in found["scores"].items():
+        assert score == pytest.approx(float(row[f"score:{label}"]), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_mlserver_answers_as_onnx_runtime(exported, tmp_path):
+    """A real KServe-v2 server with the class of the README: the logits of the export."""
+    python = os.environ.get("TFMUSIC_MLSERVER_PYTHON")
+    if not python:
+        pytest.skip("TFMUSIC_MLSERVER_PYTHON names no Python with mlserver and onnxruntime")
+    (code,) = [block for block in recipes() if "mlserver" in block]
+    (tmp_path / "windows.py").write_text(code)
+    parameters = {"uri": str(exported / "onnx" / "model.onnx")}
+    model = {"name": "q2", "implementation": "windows.Windows", "parameters": parameters}
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+    (tmp_path / "model-settings.json").write_text(json.dumps(model))
+    (tmp_path / "settings.json").write_text(json.dumps(ports | {"host": "127.0.0.1", "parallel_workers": 0}))
+    url = f"http://127.0.0.1:{ports['http_port']}/v2/models/q2"
+    codes = {"name": "codes", "shape": CODES.shape, "datatype": "UINT8", "data": CODES.ravel().tolist()}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen([Path(python).with_name("mlserver"), "start", str(tmp_path)], env=environment) as server:
+        try:
+            wait_for(f"{url}/ready")
+            body = json.dumps({"inputs": [codes]}).encode()
+            request = urllib.request.Request(f"{url}/infer", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                (output,) = json.load(answer)["outputs"]
+        finally:
+            server.terminate()
+    wanted = run_onnx(exported / "onnx" / "model.onnx", CODES)[0]
+    np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), wanted, atol=1e-6)
+
+
+def free_ports(count):
+    """Returns ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(url):
+    """Waits until a server answers."""
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"{url}: no answer in a minute")
 
 
 def change_contract(path, change):
@@ -217,6 +296,27 @@ def test_litert_refuses_recurrent_layers(trained, tmp_path, capsys):
     crnn.save(run / "checkpoints" / "best.keras")
     assert main(["export", str(run), "--format", "litert"]) == 2
     assert "without recurrent layers" in capsys.readouterr().err
+    assert not list(Path(run).glob("*export*"))
+
+
+@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2.15 has no such export")
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_litert_refuses_mixed_precision(trained, tmp_path, capsys, precision):
+    """One line names the key, before anything is converted, and nothing is left."""
+    pytest.importorskip("ai_edge_litert")
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checksums.json").unlink()
+    contract = Contract.load(run / "contract.json")
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        model = build_model("cnn1d", frames=contract.frames, n_bins=128, n_outputs=len(contract.labels), width=4)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model.save(run / "checkpoints" / "best.keras")
+    assert main(["export", str(run), "--format", "litert"]) == 2
+    shown = capsys.readouterr().err
+    assert "training.precision=float32" in shown
+    assert len(shown.strip().splitlines()) == 1
     assert not list(Path(run).glob("*export*"))
 
 

@@ -179,7 +179,7 @@ def test_weights_must_be_the_published_ones(checkpoint, tmp_path, monkeypatch, c
     wheel = as_wheel(checkpoint[0], tmp_path / "musicnn-0.1.0-py3-none-any.whl")
     for arguments, message in (
         ([str(wheel)], "musicnn 0.1.0, sha256"),
-        ([str(tmp_path / "none.whl")], "pip download --no-deps musicnn==0.1.0"),
+        ([str(tmp_path / "none.whl")], "pip download --no-deps --only-binary=:all: musicnn==0.1.0"),
         ([], "or --download"),
         ([str(wheel), "--download"], "either the wheel"),
     ):

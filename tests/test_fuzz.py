@@ -30,7 +30,7 @@ QUICK = settings(
 )
 NAMES = (
     "npy", "example", "tfrecord", "segments", "manifest", "contract", "calibration", "checksums", "feature", "config",
-    "table", "labels", "embeddings", "wav", "flac", "ogg", "mp3", "form",
+    "table", "labels", "embeddings", "wav", "flac", "ogg", "mp3", "form", "keras", "onnx", "ensemble", "card",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from tests.disks import small_disk
 from tests.test_explain import listener
 from tests.test_serve import ask, form, in_thread, loud, post, wait_for
 from tfmusic.cli import main
+from tfmusic.server import guard
 from tfmusic.server.app import Limits, make_app
 from tfmusic.server.guard import Guard, server_config
 
@@ -108,6 +110,104 @@ def test_slow_bodies_give_their_place_back(port):
     assert all(b" 408 " in one.split(b"\r\n")[0] for one in said)
     for peer in slow:
         peer.close()
+
+
+POST = {"target": "/v1/predict", "method": "POST"}
+EVIL = "Origin: http://evil.example"
+UNFINISHED = {
+    "200": lambda port: head(port, "Content-Length: 50"),
+    "200, HTTP/1.0": lambda port: head(port, "Content-Length: 50").replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "200, chunked": lambda port: head(port, "Transfer-Encoding: chunked"),
+    "200, expects 100": lambda port: head(port, "Content-Length: 50", "Expect: 100-continue"),
+    "200, closes": lambda port: head(port, "Content-Length: 50", "Connection: close"),
+    "400": lambda port: head(port, "Content-Length: 50", "Transfer-Encoding: chunked", **POST),
+    "403": lambda port: head(port, "Content-Length: 50", EVIL, **POST),
+    "404": lambda port: head(port, "Content-Length: 50", target="/nothing"),
+    "405": lambda port: head(port, "Content-Length: 50", method="POST"),
+    "413": lambda port: head(port, "Content-Length: 50000000", **POST),
+    "421": lambda port: head(port, "Content-Length: 50").replace(b"127.0.0.1", b"evil"),
+    "422": lambda port: head(port, "Transfer-Encoding: chunked", "Content-Type: application/json", **POST),
+    "400, no HTTP": lambda port: b"no HTTP\r\n\r\n",
+    "200, next head": lambda port: head(port),
+}
+
+
+def n_connections(port):
+    return sum(one.status == "ESTABLISHED" and one.laddr.port == port for one in psutil.Process().net_connections())
+
+
+@pytest.mark.parametrize("kind", UNFINISHED)
+def test_silence_after_an_answer_ends_the_connection(monkeypatch, kind):
+    """Clients that have their answer, send one byte of what they promised and fall silent hold no connection."""
+    monkeypatch.setattr(guard, "_LINGER_S", 0.5)
+    with running() as port, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(20)]
+        for peer in peers:
+            peer.sendall(UNFINISHED[kind](port))
+        assert {peer.recv(12) for peer in peers} == {f"HTTP/1.1 {kind[:3]}".encode()}
+        for peer in peers:
+            with contextlib.suppress(OSError):
+                peer.sendall(b"5")
+        wait_for(lambda: n_connections(port) == 0, 5)
+
+
+def test_who_does_not_read_is_hung_up_on(monkeypatch):
+    """Answers that nobody takes are given up, and hold no connection."""
+    monkeypatch.setattr(guard, "MIN_BYTES_PER_S", 1 << 20)
+    with running() as port, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            peer = stack.enter_context(socket.socket())
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(("127.0.0.1", port))
+            peer.settimeout(0.3)
+            with contextlib.suppress(OSError):
+                peer.sendall(head(port, target="/page.js") * 3000)
+        assert post(port, GOOD)[0] == 200
+        wait_for(lambda: n_connections(port) == 0, 10)
+
+
+def test_full_house_lets_others_in(monkeypatch):
+    """Where as many clients wait as are allowed, the one that waited longest makes room."""
+    monkeypatch.setattr(guard, "_MAX_CONNECTIONS", 64)
+    with running(head_s=60.0) as port, contextlib.ExitStack() as stack:
+        for _ in range(63):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head(port, "Content-Length: 5"))
+        for _ in range(70):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head(port)[:-2])
+        time.sleep(1.2)
+        assert [post(port, GOOD)[0] for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.parametrize("end", ["half", "rest", "reset"])
+def test_clients_that_leave_are_no_faults(port, caplog, end):
+    """Connections that end, or break the protocol, at any point put nothing into the log."""
+    body, headers = form(GOOD)
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(body[i:][:5000]), body[i:][:5000]) for i in range(0, len(body), 5000))
+    texts = [
+        head(port) * 3, head(port, *lines, f"Content-Length: {len(body)}", **POST) + body,
+        head(port, *lines, "Transfer-Encoding: chunked", **POST) + chunks + b"zz\r\n",
+        head(port, "Transfer-Encoding: chunked", target="/nothing") + b"3\r\nabc\r\nzz\r\n",
+    ]  # fmt: skip
+    for name in ("uvicorn.error", "asyncio", "python_multipart"):
+        logging.getLogger(name).addHandler(caplog.handler)
+    for text in texts:
+        for part in (10, 150, len(text) // 2, len(text) - 8, len(text) - 1):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as peer, contextlib.suppress(OSError):
+                peer.sendall(text[:part])
+                time.sleep(0.02)
+                if end == "half":
+                    peer.shutdown(socket.SHUT_WR)
+                elif end == "rest":
+                    peer.sendall(text[part:])
+                if end != "reset":
+                    peer.settimeout(0.2)
+                    while peer.recv(65536):
+                        pass
+    wait_for(lambda: n_connections(port) == 0, 10)
+    for name in ("uvicorn.error", "asyncio", "python_multipart"):
+        logging.getLogger(name).removeHandler(caplog.handler)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -260,7 +360,7 @@ def test_answers_fit_their_description(port, n_examples, record_property):
     schema = schemathesis.openapi.from_dict(described)
     schema.config.update(base_url=f"http://127.0.0.1:{port}")
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 4
+    assert len(operations) == 5
     record_property("trials", n_examples * len(operations))
     for operation in operations:
 

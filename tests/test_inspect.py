@@ -6,13 +6,15 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
+import soundfile
 
 from tests import miniatures
 from tfmusic.cli import main
 from tfmusic.core.feature import Feature
 from tfmusic.core.track import Dataset, Track
-from tfmusic.reports.fonts import choose_fonts, picture_names
+from tfmusic.datasets.options import DataSection
 from tfmusic.reports.inspection import Fault, Inspection, Item, format_inspection, inspect_data, length_quantiles
+from tfmusic.reports.pictures import choose_fonts, picture_names
 
 FEATURE = Feature()
 
@@ -88,7 +90,9 @@ def test_every_kind_of_fault_is_found(tmp_path, workers):
     shutil.copy(tmp_path / "6.npy", tmp_path / "7.npy")
     seen = []
     dataset = Dataset("t", "single", ("a", "b", "c"), tuple(tracks))
-    found = inspect_data(dataset, FEATURE, min_s=1.0, workers=workers, on_track=lambda: seen.append(1))
+    found = inspect_data(
+        dataset, FEATURE, DataSection(loader="folder", min_s=1.0), workers=workers, on_track=lambda: seen.append(1)
+    )
     assert [(fault.kind, fault.track_id) for fault in found.faults] == [
         ("missing", "0"), ("corrupt", "1"), ("too short", "2"), ("silent", "3"), ("silent", "4"), ("duplicate", "7"),
     ]  # fmt: skip
@@ -182,8 +186,8 @@ def test_every_file_faulty(tmp_path, capsys):
         (["q2", "--data", "{data}"], "must hold the train part of q2"),
         (["--data", "{data}", "--out", "{data}", "--overwrite"], "--overwrite replaces only inspections"),
         ([], "tfmusic inspect CONFIG --data DATA"),
-        (["{data}", "q2", "x.y=1"], "tfmusic inspect q2 x.y=1 --data {data}"),
-        (["{records}"], "tfmusic inspect --records {records}"),
+        (["{records}", "x.y=1"], "holds records"),
+        (["{data}", "folder", "another"], "another"),
     ],
 )
 def test_wrong_arguments(records, tmp_path, capsys, words, message):
@@ -195,6 +199,20 @@ def test_wrong_arguments(records, tmp_path, capsys, words, message):
     assert message.format(**places) in err
     assert err.count("\n") == 1
     assert len(miniatures.audio_files(tmp_path / "data")) == 8
+
+
+def test_a_folder_alone_is_data_or_records(records, tmp_path, capsys):
+    """`inspect DATA CONFIG` and `inspect RECORDS` are understood."""
+    miniatures.write_folder(tmp_path / "data", ".npy", splits=())
+    for words, given in (
+        ([tmp_path / "data", "folder", "data.min_s=0.1"], ["folder", "data.min_s=0.1", "--data", tmp_path / "data"]),
+        ([records], ["--records", records]),
+    ):
+        outputs = []
+        for arguments in (words, given):
+            assert main(["inspect", *map(str, arguments)]) == 0
+            outputs.append(capsys.readouterr().out)
+        assert outputs[0] == outputs[1]
 
 
 # --- Fonts -----------------------------------------------------------------------------------------------------
@@ -218,8 +236,46 @@ def test_korean_is_shown_or_numbered(tmp_path, capsys, monkeypatch):
     """With a font, as it is; without one, the numbers stand in the table as well, and a line says so."""
 
     miniatures.write_folder(tmp_path / "data", ".npy", splits=())
-    monkeypatch.setattr("tfmusic.reports.fonts._candidates", list)
+    monkeypatch.setattr("tfmusic.reports.pictures._candidates", list)
     assert look("--data", tmp_path / "data", out=tmp_path / "look") == 0
     printed = capsys.readouterr()
     assert "no font for some labels" in printed.err
     assert "no. 2        재즈 & 소울" in printed.out
+
+
+def test_metadata_and_lengths_that_differ_from_it(tmp_path):
+    """Fields, how many tracks have them and frequent values; a length that the metadata denies is a fault."""
+    tracks = []
+    for n, stated in enumerate((3, 60, None)):
+        miniatures.write_sound(tmp_path / f"{n}.npy", n, np.random.default_rng(n))
+        metadata = {"genres": ["Pop", "R&B"] if n else ["Pop"]} | ({"duration_s": stated} if stated else {})
+        tracks.append(Track(str(n), tmp_path / f"{n}.npy", ("a",), metadata=metadata))
+    found = inspect_data(
+        Dataset("t", "single", ("a",), tuple(tracks)),
+        FEATURE,
+        DataSection(loader="folder"),
+        workers=1,
+        on_track=lambda: None,
+    )
+    (fault,) = [fault for fault in found.faults if fault.kind == "other length"]
+    assert (fault.track_id, "60 s" in fault.reason) == ("1", True)
+    shown = found.to_dict()["metadata"]
+    assert shown["genres"] == {"tracks": 3, "most_frequent": {"Pop": 3, "R&B": 2}}
+    assert shown["duration_s"]["tracks"] == 2
+    lines = [line.split() for line in format_inspection(found, {}).splitlines()]
+    assert ["genres", "3", "100.0", "%", "2", "Pop", "3;", "R&B", "2"] in lines
+
+
+def test_one_example_a_label_can_be_heard(tmp_path):
+    """Audio gets a page that plays the ten seconds of a picture, one a label; names are escaped."""
+    for n, label in enumerate(("rock", "a<b>")):
+        miniatures.write_sound(tmp_path / "data" / label / "x.wav", n, np.random.default_rng(n), seconds=12.0)
+    assert look("folder", "--data", tmp_path / "data", out=tmp_path / "out") == 0
+    page = (tmp_path / "out" / "examples.html").read_text(encoding="utf-8")
+    assert "a&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert str(tmp_path) not in page
+    for name in ("examples-01", "examples-02"):
+        assert f'src="{name}.wav"' in page
+        assert f'src="{name}.png"' in page
+        assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration == pytest.approx(10.0, abs=0.01)

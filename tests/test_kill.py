@@ -11,7 +11,10 @@ from tests.kill import COMMANDS, hashes
 from tfmusic.core.files import put_in_place
 
 ROOT = Path(__file__).parents[1]
-TRIALS = {"build-records": 4, "build-records on a store": 4, "extract": 4, "export": 1, "fit": 2, "ensemble": 1}
+TRIALS = {
+    "build-records": 4, "build-records on a store": 4, "extract": 4, "export": 1, "fit": 1, "ensemble": 1, "predict": 1,
+    "predict as it goes": 4, "embed": 4,
+}  # fmt: skip
 
 
 def tortured(trials, **options):
@@ -29,7 +32,7 @@ def tortured(trials, **options):
 @pytest.mark.slow
 def test_killed_commands_end_as_undisturbed_ones():
     """What is visible after the kill is whole; run again, the result is that of a run that nothing disturbed."""
-    assert set(TRIALS) == set(COMMANDS)
+    assert set(COMMANDS) - set(TRIALS) == {"inspect"}  # which takes long, and writes its folder as export does
     tortured(TRIALS, stderr=subprocess.PIPE)
 
 

@@ -9,7 +9,7 @@ FREE = re.compile(
     r"apache|\bmit\b|bsd|isc\b|psf|python software|mozilla|mpl|unlicense|cc0|zlib|historical|hpnd|lgpl", re.IGNORECASE
 )
 UNSTATED = {"namex"}  # whose licence file says Apache 2.0, and whose metadata nothing
-WEAK_COPYLEFT = {"soxr", "certifi", "tqdm", "pillow"}  # LGPL or MPL, in whole or in part: used as they are
+WEAK_COPYLEFT = {"soxr", "certifi", "tqdm", "pillow", "shtab"}  # LGPL or MPL, in whole or in part: used as they are
 
 
 def name_of(requirement):

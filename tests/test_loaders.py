@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tests import miniatures
+from tests.conftest import fit_small
 from tfmusic.cli import main
-from tfmusic.config.loading import config_from_text
+from tfmusic.config.loading import config_from_text, find_config, load_config
 from tfmusic.core.track import Track, check_track_id
 from tfmusic.datasets import LOADER_SECTIONS, LOADERS, synthetic
+from tfmusic.datasets import load as load_dataset
 from tfmusic.datasets.files import SUFFIXES, FeatureFiles, below, plain_ids, read_table
-from tfmusic.datasets.splits import OFFICIAL, choose_splits, leaking
+from tfmusic.datasets.splits import OFFICIAL, choose_splits, group_tracks, leaking
 from tfmusic.errors import ConfigError, DataError
 from tfmusic.features import audio
 from tfmusic.records.manifest import Manifest
@@ -194,6 +196,27 @@ def test_leaks_are_found_and_dropped(written, tmp_path, capsys):
     assert manifest.splits["test"].tracks == sum(track.split == "test" for track in before.tracks)
 
 
+def test_names_of_one_file_are_said_and_counted(copied, tmp_path, capsys):
+    """Training files under names of other splits: build-records names them, fit says so, evaluate counts them."""
+    data = copied("folder")
+    for part in ("valid", "test"):
+        shutil.copy(data / "train/rock/train0.npy", data / f"{part}/rock/{part}9.npy")
+    code, out = build("folder", data, tmp_path)
+    assert code == 0
+    said = capsys.readouterr().err
+    assert all(str(data / f"{part}/rock/{part}9.npy") in said for part in ("valid", "test"))
+    manifest = Manifest.read(out)
+    assert [set(group) for group in manifest.settings["duplicates"]] == [{"rock-train0", "rock-valid9", "rock-test9"}]
+    config = config_of("folder", tmp_path)
+    assert fit_small(config, out, tmp_path / "run", "training.fold=official", "training.epochs=1") == 0
+    assert "note: 1 of the validation tracks are the same music as training tracks" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "test"]) == 0
+    assert "same music as 1 of these tracks under other names" in capsys.readouterr().out
+    (report,) = (tmp_path / "run" / "evaluation").rglob("report.json")
+    checked = json.loads(report.read_text(encoding="utf-8"))["audit"]
+    assert (checked["duplicates"], checked["trained_on"], checked["scored"]) == (1, 0, 5)
+
+
 def test_leaks_go_towards_what_is_scored_last():
     """Training leaks by validation or test, validation by test; test never leaks."""
     tracks = [
@@ -361,13 +384,15 @@ def test_fma_merges_genres(written):
 
 
 def test_fma_tracks_without_top_genre_are_left_out(copied, capsys):
-    """fma_large has many: they are counted; a soft target needs a top genre, several tags do not."""
+    """fma_large has many: they are counted; a soft target takes the first of genres_all that is a top genre."""
     data = copied("fma")
     rewrite_fma(data, lambda row: row.__setitem__(8, "" if row[0] == "2" else row[8]))
     assert len(load("fma", data).tracks) == 23
     assert "1 of 24 tracks have no top genre: left out" in capsys.readouterr().err
-    assert len(load("fma", data, genres="top_first").tracks) == 23
     assert len(load("fma", data, genres="all").tracks) == 24
+    rewrite_fma(data, lambda row: row.__setitem__(10, "[25, 17, 12]" if row[0] == "2" else row[10]))
+    first = load("fma", data, genres="top_first").tracks[0]
+    assert (first.track_id, first.labels) == ("000002", ("Folk", "Punk", "Rock"))
 
 
 def test_fma_subsets_hold_smaller_ones(copied):
@@ -377,6 +402,11 @@ def test_fma_subsets_hold_smaller_ones(copied):
     assert len(load("fma", data).tracks) == 23
     (data / "fma_small").rename(data / "fma_medium")
     assert len(load("fma", data, subset="medium").tracks) == 24
+    small = load("fma", data)  # of the larger download
+    assert len(small.tracks) == 23
+    assert small.tracks[0].feature_path.is_relative_to(data / "fma_medium")
+    with pytest.raises(DataError, match=r"fma_large: no such folder"):
+        load("fma", data, subset="large")
 
 
 @pytest.mark.parametrize(
@@ -408,6 +438,23 @@ def test_jamendo_tags_of_any_number(written):
     assert dataset.tracks[0].track_id == "track_0000900"
 
 
+@pytest.mark.parametrize(
+    ("config", "table", "prefix"),
+    [("genre", "genre", "genre---"), ("instrument", "instrument", "instrument---"), ("top50", "top50tags", "genre---")],
+)
+def test_jamendo_subsets(copied, config, table, prefix):
+    """The shipped config of each set of tags reads its lists; tags keep their category where there are several."""
+    data = copied("jamendo")
+    for path in (data / "data" / "splits").rglob("autotagging_moodtheme-*.tsv"):
+        other = path.with_name(path.name.replace("moodtheme", table))
+        other.write_text(path.read_text().replace("mood/theme---", prefix))
+        path.unlink()
+    dataset = load_dataset(data, load_config(find_config(f"jamendo_{config}")).tasks)
+    kept = prefix if config == "top50" else ""
+    assert dataset.labels == tuple(kept + name for name in ("dark", "epic", "film", "happy"))
+    assert {one.split for one in dataset.tracks} == {"train", "validation", "test"}
+
+
 def test_jamendo_splits(written):
     """Each of the five official splits deals the same tracks otherwise, no artist in two parts."""
     deals = [{one.track_id: one.split for one in load("jamendo", written("jamendo"), split=k).tracks} for k in range(5)]
@@ -424,6 +471,16 @@ def test_jamendo_without_split_lists(copied):
         load("jamendo", data)
     shutil.rmtree(data / "data/splits")
     assert {one.split for one in load("jamendo", data).tracks} == {None}
+
+
+def test_jamendo_durations(copied):
+    """DURATION is known without decoding, so that inspect can name files of another length; it must be a number."""
+    data = copied("jamendo")
+    assert {one.metadata["duration_s"] for one in load("jamendo", data).tracks} == {3.0}
+    path = data / "data/splits/split-0/autotagging_moodtheme-train.tsv"
+    path.write_text(path.read_text().replace("900.mp3\t3.0", "900.mp3\tlong"))
+    with pytest.raises(DataError, match=r"track track_0000900: DURATION must be a number of seconds. Received: 'long'"):
+        load("jamendo", data)
 
 
 def test_jamendo_low_quality_audio(copied):
@@ -468,16 +525,58 @@ def test_folder_without_splits(tmp_path, capsys):
     assert "1 files are neither audio nor .npy: left out" in capsys.readouterr().err
 
 
+def test_folder_with_one_name_twice(tmp_path, capsys):
+    """Sounds that differ in their suffix are two tracks of one fold; beside a spectrogram a sound is left out."""
+    for n, name in enumerate(("a/x.wav", "a/x.FLAC", "a/y.ogg", "b/x.wav", "b/z.npy", "b/z.mp3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"sound" * (n + 1))
+    (tmp_path / "b" / "z.npy").rename(tmp_path / "b" / "z.NPY")
+    dataset = load("folder", tmp_path)
+    found = {one.track_id: one.feature_path.name for one in dataset.tracks}
+    assert found == {"a-x.FLAC": "x.FLAC", "a-x.wav": "x.wav", "a-y": "y.ogg", "b-x": "x.wav", "b-z": "z.NPY"}
+    assert sorted(map(len, group_tracks(dataset.tracks))) == [1, 1, 1, 2]
+    assert "1 audio files have a .npy file of the same name" in capsys.readouterr().err
+
+
+def test_table_with_one_name_twice(tmp_path):
+    """Rows whose paths differ in their suffix alone are two tracks."""
+    (tmp_path / "tracks.csv").write_text("path,labels\na.wav,x\na.flac,y\nb.wav,x\n")
+    assert [one.track_id for one in load("table", tmp_path).tracks] == ["a.wav", "a.flac", "b"]
+
+
+def test_names_in_any_script_or_none(tmp_path, capsys):
+    """tracks.csv has the paths of Hangul names and of bytes that are no UTF-8; a class of such a name is an escape."""
+    data = tmp_path / "data"
+    for n, name in enumerate(("재즈/곡 1.npy", "재즈/2.npy", "caf\udce9/1.npy", "caf\udce9/=b\udcff.npy")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(data / name, np.random.default_rng(n).random((1, 128, 80), np.float32))
+    (data / "재즈" / "\udcff.npy").write_bytes(b"nothing")
+    code, out = build("folder", data, tmp_path, on_error="skip", splits="folds")
+    assert code == 0
+    table = Manifest.read(out).read_tracks().set_index("path")
+    assert set(table.index) == {
+        "재즈/곡 1.npy", "재즈/2.npy", "caf\\xe9/1.npy", "caf\\xe9/=b\\xff.npy", "재즈/\\xff.npy",
+    }  # fmt: skip
+    assert table.loc["caf\\xe9/1.npy", "labels"] == ["caf\\xe9"]
+    assert table.loc["재즈/\\xff.npy", "skipped"].startswith("\\xff.npy: ")
+    assert "\\xff.npy: " in capsys.readouterr().out
+
+
+def test_ids_that_name_files_need_no_paths(written, tmp_path):
+    """tracks.csv keeps its columns, and so its bytes, where every id is the name of its file."""
+    assert build("gtzan", written("gtzan"), tmp_path)[0] == 0
+    assert "path" not in Manifest.read(tmp_path / "records").read_tracks()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda d: (d / "rock").rename(d / "train"), "must hold splits alone or classes alone. Received: 재즈 & 소울"),
         (lambda d: shutil.copy(d / "rock/all0.npy", d / "loose.npy"), "must hold a folder a class.*Received: loose"),
-        (lambda d: shutil.copy(d / "rock/all0.npy", d / "rock/all0.wav"), "must be one file a track"),
     ],
 )
 def test_folder_of_another_shape(tmp_path, change, message):
-    """Splits beside classes, files beside folders, two files of one name."""
+    """Splits beside classes, files beside folders."""
     miniatures.write_folder(tmp_path, ".npy", splits=())
     change(tmp_path)
     with pytest.raises(DataError, match=message):
@@ -613,3 +712,132 @@ def test_number_of_outputs_of_the_models_table(tmp_path, capsys):
         text = config_of(loader, tmp_path, **keys)
         assert main(["models", text, "model.name=mlp", "model.width=4"]) == 0
         assert f"and {count} outputs" in capsys.readouterr().out
+
+
+# --- Labels ----------------------------------------------------------------------------------------------------
+
+
+def some(folder, classes, n=3):
+    """Writes small spectrograms of classes; every file has its own bytes."""
+    rng = np.random.default_rng(len(str(folder)))
+    for name in classes:
+        for i in range(n):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            np.save(folder / name / f"{i}.npy", rng.gamma(0.5, 1.0, (1, 128, 40)).astype(np.float32))
+    return folder
+
+
+def built(data, tmp_path, capsys, *keys):
+    """Returns the exit code and the messages of a build."""
+    capsys.readouterr()
+    command = ["build-records", "folder", "--data", str(data), "--out", str(tmp_path / "out"), "--overwrite", *keys]
+    return main(command), capsys.readouterr().err
+
+
+def test_one_label_is_refused(tmp_path, capsys):
+    """Nothing can be learned of it; folders below that look like classes are named, and so is the label of a table."""
+    some(tmp_path / "high" / "music", ("jazz", "rock"))
+    code, errors = built(tmp_path / "high", tmp_path, capsys)
+    assert code == 2 and "music" in errors and f"--data {tmp_path / 'high' / 'music'}" in errors
+    some(tmp_path / "table", ("x",))
+    (tmp_path / "table" / "tracks.csv").write_text("path,labels\nx/0.npy,rock\nx/1.npy,rock\n")
+    code, errors = built(tmp_path / "table", tmp_path, capsys, "data.loader=table")
+    assert code == 2 and "'rock'" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_look_alike_are_named(tmp_path, capsys):
+    """Case, encoding of accents, width and dashes tell labels apart that nobody sees apart."""
+    some(tmp_path / "data", ("rock", "ROCK", "caf\u00e9", "cafe\u0301", "hip-hop", "hip hop", "jazz"))
+    code, errors = built(tmp_path / "data", tmp_path, capsys, "data.folds=2")
+    assert code == 0
+    assert "'ROCK', 'rock'" in errors and "'hip hop', 'hip-hop'" in errors and "other Unicode characters" in errors
+    assert "jazz" not in errors
+
+
+def test_labels_without_training_tracks_are_named(tmp_path, capsys):
+    """A class of test alone, one of broken files, and a folder without usable files."""
+    some(tmp_path / "a" / "train", ("jazz", "rock")), some(tmp_path / "a" / "test", ("rock", "polka"))
+    code, errors = built(tmp_path / "a", tmp_path, capsys)
+    assert code == 0 and "not learned: polka (3 tracks)" in errors
+    some(tmp_path / "b", ("jazz", "rock"), n=5)
+    for name in ("folk/1.npy", "ska/readme.txt"):
+        (tmp_path / "b" / name).parent.mkdir()
+        (tmp_path / "b" / name).write_text("nothing")
+    code, errors = built(tmp_path / "b", tmp_path, capsys, "data.folds=2")
+    assert code == 0 and "not learned: folk (1 tracks)" in errors and "no classes: ska" in errors
+    assert errors.count("not learned") == 1
+
+
+def test_labels_that_need_no_word(tmp_path, capsys):
+    """A slash, a comma or an ampersand in the name of a folder says nothing of several labels."""
+    some(tmp_path / "data", ("Old-Time, Historic", "R&B", "jazz"))
+    code, errors = built(tmp_path / "data", tmp_path, capsys, "data.folds=2")
+    assert code == 0 and "labels" not in errors
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (("jazz|blues", "rock"), "data.kind=multi"),
+        (("jazz, blues", "rock, blues"), "| divides them: 'jazz, blues', 'rock, blues'"),
+        (("jazz;blues", "rock"), "| divides them: 'jazz;blues'"),
+    ],
+)
+def test_several_labels_in_a_table_of_one(tmp_path, capsys, cells, message):
+    """The first of several counts, and a comma divides nothing: both are said."""
+    some(tmp_path / "data", ("x",), n=6)
+    rows = [f'x/{i}.npy,"{cells[i % len(cells)]}"\n' for i in range(6)]
+    (tmp_path / "data" / "tracks.csv").write_text("path,labels\n" + "".join(rows))
+    code, errors = built(tmp_path / "data", tmp_path, capsys, "data.loader=table", "data.folds=2")
+    assert code == 0 and message in errors
+
+
+@pytest.mark.parametrize(
+    ("head", "cell", "message"),
+    [
+        ("path,labels", "{folder}/x/0.npy,a", "write x/0.npy"),
+        ("path,labels", "x\\0.npy,a", "write / in place of"),
+        ("Path,Labels", "x/0.npy,a", "lower case"),
+        ("path;labels", "x/0.npy;a", "commas must divide"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, capsys, head, cell, message):
+    """What is wrong is said with the way out."""
+    some(tmp_path, ("x",))
+    (tmp_path / "tracks.csv").write_text(f"{head}\n{cell.format(folder=tmp_path)}\n")
+    code, errors = built(tmp_path, tmp_path, capsys, "data.loader=table")
+    assert code == 2 and message in errors and str(tmp_path / "tracks.csv") in errors
+
+
+def test_tables_with_empty_rows_and_names_of_a_mac(tmp_path):
+    """Rows of nothing but commas are none, and a name is found in either form of Unicode."""
+    for name in ("Mot\u00f6r", "Bjo\u0308rk"):
+        some(tmp_path, (name,), n=1)
+    rows = ["path,labels", "Moto\u0308r/0.npy,a", ",", "Bj\u00f6rk/0.npy,b", ","]
+    (tmp_path / "tracks.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert all(track.feature_path.is_file() for track in load("table", tmp_path).tracks)
+
+
+def test_a_split_without_usable_tracks_says_why(tmp_path, capsys):
+    """The first reason stands in the one line."""
+    for path in some(tmp_path / "data", ("a", "b")).rglob("*.npy"):
+        np.save(path, -np.load(path))
+    code, errors = built(tmp_path / "data", tmp_path, capsys, "data.on_error=skip", "data.folds=2")
+    assert code == 2 and "such as a-0: 0.npy: power must be finite and at least 0" in errors
+
+
+@pytest.mark.parametrize("layout", ["beside", "above", "kaggle"])
+@pytest.mark.parametrize("kind", ["filtered", "stratified"])
+def test_gtzan_lists_that_lie_elsewhere(tmp_path, capsys, layout, kind):
+    """Beside the genres, or one folder above them, also below Kaggle's Data/; they are named, and can be left out."""
+    root = {"beside": "", "above": "genres_original", "kaggle": "Data/genres_original"}[layout]
+    miniatures.write_gtzan(tmp_path / "made", ".npy", genres=("blues", "rock"))
+    shutil.copytree(tmp_path / "made" / "wav", tmp_path / "data" / root)
+    for part in ("train", "valid", "test"):
+        place = tmp_path / "data" / root if layout == "beside" else (tmp_path / "data" / root).parent
+        shutil.copy(tmp_path / "made" / "split" / f"{part}.txt", place / f"{part}_{kind}.txt")
+    dataset = load("gtzan", tmp_path / "data")
+    assert Counter(track.split for track in dataset.tracks) == {"train": 4, "validation": 2, "test": 2}
+    assert str(tmp_path / "data") in capsys.readouterr().out
+    assert {track.split for track in load("gtzan", tmp_path / "data", lists="none").tracks} == {None}

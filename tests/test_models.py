@@ -12,25 +12,30 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmusic.config.loading import find_config, load_config
 from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Scale
 from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.inference.model_folder import load_predict_fn
-from tfmusic.models import BUILDERS, build_model
+from tfmusic.models import BUILDERS, build_model, models_with
+from tfmusic.models.blocks import squeeze_and_excite
 from tfmusic.models.cost import multiply_adds, receptive_field
 from tfmusic.models.ops import IS_KERAS_3
 from tfmusic.models.surgery import fuse_batch_norm
+from tfmusic.pretrained.transplant import layer_weights, transplant
 from tfmusic.scoring.track_scorer import TrackScorer
+from tfmusic.training import devices
+from tfmusic.training.devices import for_this_device
 
 MEAN, VARIANCE = np.linspace(50, 150, 64), np.linspace(100, 900, 64)
 DEEP = {"resnet50", "resnet101"}  # slow to build and compile, so left out where their parts are covered elsewhere
 FAMILIES = ("cnn1d", "cnn2d", "vgg13", "resnet18", "crnn", "convgru1d", "shortchunk", "musicnn", "mlp")
 
 
-def one_a_family():
-    """Returns parameters for all models; those that only repeat the layers of another are left to `make torture`."""
-    return [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.torture) for name in BUILDERS]
+def one_a_family(names=tuple(BUILDERS)):
+    """Returns parameters for models; those that only repeat the layers of another are left to `make torture`."""
+    return [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.torture) for name in names]
 
 
 def small(name, **changes):
@@ -106,6 +111,67 @@ def test_crnn_parameter_count():
     assert model.get_layer("pad_time").padding == ((37, 37), (0, 0))
 
 
+def test_crnn_with_the_gru_of_gpus():
+    """It has a second bias of three gates in each of its GRUs of 32 units, and weights of the two kinds do not mix."""
+    fast = build_model("crnn", frames=1366, n_bins=96, n_outputs=50, reset_after=True)
+    assert fast.count_params() == 395_186 + 2 * 3 * 32
+    slow = build_model("crnn", frames=1366, n_bins=96, n_outputs=50)
+    for target, source, kind in ((slow, fast, "true"), (fast, slow, "false")):
+        result = transplant(target, layer_weights(source))
+        assert [name for name, reason in result.skipped.items() if f"set model.reset_after={kind}" in reason] == [
+            "gru1", "gru2",
+        ]  # fmt: skip
+
+
+def test_crnn_takes_the_fast_gru_where_there_is_a_gpu(monkeypatch):
+    """Only where the config leaves it open: then the config of the run says which it is."""
+    config = load_config(find_config("q1"), ["model.name=crnn", "model.width=64"])
+    assert for_this_device(config).model.reset_after is False
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    assert for_this_device(config).model.reset_after is True
+    slow = load_config(find_config("q1"), ["model.name=crnn", "model.width=64", "model.reset_after=false"])
+    assert for_this_device(slow).model.reset_after is False
+    other = load_config(find_config("q1"))
+    assert for_this_device(other) is other
+
+
+def test_finalists_network():
+    """SE-ResNet34 of 16 to 128 channels, pools that leave 27 steps of one bin of 7,000 frames, GRU of 128 units."""
+    config = load_config(find_config("q1_q2-finalist"))
+    assert (config.record.segment_frames, config.input.frames, config.task) == (7000, 7000, ["q1", "q2"])
+    model = build_model("resnet_gru", frames=7000, n_bins=128, n_outputs=4, **config.model.builder_options)
+    assert model.get_layer("steps").output.shape == (None, 27, 128)
+    sizes = ((3500, 64, 16), (1750, 32, 16), (437, 16, 32), (109, 4, 64), (27, 1, 128))
+    pools = ["stem_pool", *(f"stage{i}_pool" for i in (1, 2, 3, 4))]
+    assert tuple(model.get_layer(name).output.shape[1:] for name in pools) == sizes
+    expected, n_in = 49 * 16 + 4 * 16, 16
+    for depth, n in zip((3, 4, 6, 3), (16, 32, 64, 128), strict=True):
+        hidden = n // 4
+        for _ in range(depth):
+            expected += 9 * n_in * n + 9 * n * n + 2 * 4 * n  # two convolutions and their normalisations
+            expected += n * hidden + hidden + hidden * n + n  # squeeze and excitation
+            expected += n_in * n + 4 * n if n_in != n else 0  # shortcut
+            n_in = n
+    expected += 3 * (128 * 128 + 128 * 128 + 2 * 128) + 129 * 4
+    assert model.count_params() == expected
+    assert f"{expected:,}" in BUILDERS["resnet_gru"].__doc__
+    small = build_model("resnet_gru", frames=64, n_bins=64, n_outputs=3, width=4, squeeze=2, downsampling="pools")
+    codes = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
+    np.testing.assert_allclose(fuse_batch_norm(small)(codes), small(codes, training=False), atol=1e-4)
+
+
+def test_squeeze_and_excitation_by_hand():
+    """Each channel is scaled by a sigmoid of two dense layers on the means of all channels."""
+    x = np.random.default_rng(0).normal(size=(2, 5, 3, 8)).astype(np.float32)
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, squeeze_and_excite(inputs, 4, name="a"))
+    reduce, reduce_bias, excite, excite_bias = model.get_weights()
+    assert (reduce.shape, excite.shape) == ((8, 2), (2, 8))
+    hidden = np.maximum(x.mean((1, 2)) @ reduce + reduce_bias, 0)
+    scale = 1 / (1 + np.exp(-(hidden @ excite + excite_bias)))
+    np.testing.assert_allclose(model(x), x * scale[:, None, None, :], rtol=1e-5, atol=1e-6)
+
+
 def test_cnn2d_leaves_one_position_at_the_baselines_input():
     """At 1200 x 128 the head pools over a single position, as the baseline has no pooling there."""
     model = build_model("cnn2d", frames=1200, n_bins=128, n_outputs=4)
@@ -125,7 +191,7 @@ def test_docstring_states_the_facts(name):
     assert stated[1] == "the whole input" if field is None else int(stated[2].replace(",", "")) == field
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in {*DEEP, "resnet34", "mlp"}])
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in {*DEEP, "resnet34", "mlp", "descriptors"}])
 def test_receptive_field_is_what_a_position_reacts_to(name):
     """The frames that move the middle position of the last feature map span the stated field, or all of them."""
     field = receptive_field(small(name, frames=1400))
@@ -154,7 +220,7 @@ def test_multiply_adds_are_those_of_the_graph(built, name):
     """The count read from the layers is that of the convolutions and matrix products in TensorFlow's graph."""
     model = built(name)
     if receptive_field(model) is None:
-        pytest.skip("a recurrent layer is a loop, whose turns a graph does not show")
+        pytest.skip("a recurrent layer is a loop, whose turns a graph does not show, as are products of vectors")
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 100, 64), tf.uint8))
     in_graph = sum(
         int(operation.outputs[0].shape.num_elements()) * per_output
@@ -195,7 +261,7 @@ def test_save_and_load_keep_the_output(built, name, tmp_path):
     np.testing.assert_array_equal(np.asarray(loaded(some_codes())), np.asarray(model(some_codes())))
 
 
-@pytest.mark.parametrize("name", one_a_family())
+@pytest.mark.parametrize("name", one_a_family(models_with("pooling")))
 @pytest.mark.parametrize("pooling", ["average", "max", "attention"])
 def test_every_pooling_with_every_backbone(name, pooling):
     """Each builder takes each pooling; attention has its own layers."""

@@ -17,8 +17,7 @@ from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Scale
 from tfmusic.core.track import Track
-from tfmusic.datasets import airush
-from tfmusic.datasets.multitask import join
+from tfmusic.datasets import airush, join
 from tfmusic.datasets.splits import assign_folds
 from tfmusic.errors import DataError
 from tfmusic.evaluation.held_out import score_splits

@@ -219,9 +219,9 @@ def test_official_splits(config, tmp_path):
 
 def test_copies_need_sound(config, tmp_path, capsys):
     """Copies of spectrograms, and copies that would be called like another track, are refused."""
-    for name in NAMES:
+    for number, name in enumerate(NAMES):
         (tmp_path / "npy" / name).parent.mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "npy" / f"{name}.npy", np.ones((1, 32, 99), np.float32))
+        np.save(tmp_path / "npy" / f"{name}.npy", np.full((1, 32, 99), number + 1, np.float32))
     assert build(config, tmp_path / "npy", tmp_path / "out", "offline_augment.copies=1") == 2
     assert "offline_augment.copies are made of sound files" in capsys.readouterr().err
     music(tmp_path / "sounds", NAMES, seconds=1.0)

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -16,15 +17,23 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_wheel_ships_the_configs(tmp_path):
-    """Configs and every module travel in the wheel, tests and records do not; `fit q2` finds its config there."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    """Configs and every module travel in the wheel, tests and records do not; `fit q2` finds its config there.
+
+    The sdist holds what makes the same wheel.
+    """
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     wheel = next(tmp_path.glob("*.whl"))
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = next(tmp_path.glob("tfmusic-*/pyproject.toml")).parent
+    subprocess.run([*command[:-1], str(tmp_path / "again"), "-t", "wheel"], cwd=source, check=True, capture_output=True)
+    assert next((tmp_path / "again").glob("*.whl")).read_bytes() == wheel.read_bytes()
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {f"tfmusic/shipped_configs/{name}.yaml" for name in ("q1", "q2", "q3", "demo")} <= names
-    endings = (".py", ".html", ".md", ".css", ".js")  # modules, templates and the page of `serve`
+    endings = (".py", ".typed", ".html", ".md", ".css", ".js")  # modules, templates and the page of `serve`
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tfmusic").rglob("*") if path.suffix in endings}
     assert {"tfmusic/reports/templates/report.html", "tfmusic/server/page/page.js"} <= files
     assert files <= names

@@ -13,6 +13,13 @@ import soundfile
 
 from tests.kill import SMALL
 from tfmusic.cli import COMMANDS, main
+from tfmusic.core.feature import Feature
+from tfmusic.core.files import write_json
+from tfmusic.core.rundir import RunDir
+from tfmusic.errors import DataError
+from tfmusic.features.npy import write_feature
+from tfmusic.features.read import read_feature
+from tfmusic.records.build.shard import short_reason
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("connect", "connect_ex", "sendto", "bind")
@@ -52,6 +59,7 @@ def commands(place, records, music, out):
         "fit": ["fit", "q2", "--records", str(records), "--out", str(out / "run"), *SMALL],
         "evaluate": ["evaluate", run, "--records", str(records)],
         "ensemble": ["ensemble", run, str(place / "run1"), "--out", str(out / "both"), "--records", str(records)],
+        "runs": ["runs", "--folder", str(place)],
         "report": ["report", run, "--out", str(out / "runs.html")],
         "export": ["export", run, "--overwrite"],
         "predict": ["predict", export, mel, "--out", str(out / "answers.csv")],
@@ -69,7 +77,8 @@ def commands(place, records, music, out):
 def test_nothing_leaves_the_machine(place, records, music, tmp_path, no_network):
     """Every command but `serve`, and `weights --download`, ends without a connection, or an attempt at one.
 
-    What they write to be passed on (reports, pages, predictions, cards, exports, records) holds no path, user or host.
+    What they write to be passed on (reports, pages, cards, exports, records) holds no path, user or host; predictions
+    name the files as they were named on the command line.
     """
     (tmp_path / "sounds").mkdir()
     soundfile.write(tmp_path / "sounds" / "a.wav", np.zeros(16000, np.float32) + 0.1, 16000)
@@ -80,17 +89,56 @@ def test_nothing_leaves_the_machine(place, records, music, tmp_path, no_network)
     shutil.rmtree(tmp_path / "run")
     shutil.rmtree(tmp_path / "both")
     written = [tmp_path, place / "run0/evaluation", place / "run0/export"]
-    files = [path for folder in written for path in folder.rglob("*") if path.is_file()]
+    files = [path for folder in written for path in folder.rglob("*") if path.is_file() and path.name != "answers.csv"]
     assert len(files) > 20
     for path in files:
         found = [secret for secret in secrets(place, records, music, tmp_path) if secret.encode() in path.read_bytes()]
         assert not found, path
 
 
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+@pytest.mark.parametrize("text", ["another", "no feature"])
+def test_reasons_of_skipped_tracks_name_no_folders(tmp_path, monkeypatch, form, text):
+    """A feature.json above a track is named without the folders that lead to it, as the reason is stored in records."""
+    made = Feature() if text == "no feature" else Feature(n_bins=40)
+    place = tmp_path / "ann" / "x"
+    place.mkdir(parents=True)
+    np.save(place / "a.npy", np.ones((1, 128, 40), np.float32))
+    write_feature(tmp_path / "ann", made, {})
+    if text == "no feature":
+        (tmp_path / "ann/feature.json").write_text('{"format": "tfmusic features 1", "feature": 7}')
+    monkeypatch.chdir(tmp_path)
+    path = place / "a.npy" if form == "absolute" else Path("ann/x/a.npy")
+    with pytest.raises(DataError) as caught:
+        read_feature(path, "a", Feature())
+    reason = short_reason(caught.value, path)
+    assert "feature.json" in reason
+    assert not any(folder.name in reason for folder in (tmp_path, *tmp_path.parents[:-1]))
+
+
 def secrets(*folders):
     """Returns what names this machine: folders, the home of the user, the host where its name is no short word."""
     home, host = str(Path.home()), platform.node()
     return {*map(str, folders), str(ROOT), home + "/"} | ({host} if len(host) > 6 else set())
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1:{}/x", "ftp:///127.0.0.1:{}/x", "simplecache::ftp://127.0.0.1:{}/x", "memory://x"]
+)
+@pytest.mark.parametrize("command", ["evaluate", "ensemble"])
+def test_files_make_no_connection(trained, tmp_path, capsys, url, command):
+    """A run whose records.json names a URL is refused, or read without it, and nobody is called."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        runs = [RunDir(shutil.copytree(trained, tmp_path / name)) for name in ("a", "b")]
+        for run in runs:
+            write_json(run.records, run.read_json(run.records) | {"folder": url.format(server.getsockname()[1])})
+            run.seal()
+        out = ["--out", str(tmp_path / "out")] if command != "evaluate" else []
+        assert main([command, *(str(run.path) for run in runs[: 1 if command == "evaluate" else 2]), *out]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 @pytest.mark.slow

@@ -117,6 +117,16 @@ def test_tfds_reads_the_folder(records):
     assert first["mel"].dtype == tf.uint8
 
 
+def test_mlcroissant_reads_the_tracks(records):
+    """croissant.json is valid Croissant 1.0, and its reader finds every track with its labels."""
+    mlcroissant = pytest.importorskip("mlcroissant")
+    dataset = mlcroissant.Dataset(jsonld=str(records / "croissant.json"))
+    assert not dataset.metadata.ctx.issues.errors
+    rows = {row["tracks/track_id"].decode(): json.loads(row["tracks/labels"]) for row in dataset.records("tracks")}
+    table = Manifest.read(records).read_tracks()
+    assert rows == {row.track_id: row.labels for row in table.itertuples()}
+
+
 def test_tracks_come_back_whole(records, music):
     """Every track of every split is put together again, frame for frame, exactly once."""
     from tfmusic.core.scale import Encoder

@@ -4,16 +4,22 @@ import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn import metrics as sk
 
 from tfmusic.cli import main
+from tfmusic.core.feature import Feature
 from tfmusic.evaluation.evaluate import Audit, _note
+from tfmusic.features.filterbanks import bin_hz
+from tfmusic.records.manifest import Manifest
 from tfmusic.reports.page import clock, render, without_paths
-from tfmusic.reports.svg import Line, line_chart
+from tfmusic.reports.svg import Line, line_chart, name_bins, name_times
 from tfmusic.scoring.metrics import metric_intervals, reliability, threshold_curve
+from tfmusic.scoring.ranking import curves
 from tfmusic.scoring.timeline import Timeline, parts, timeline
 
 
@@ -78,6 +84,7 @@ def test_audit_finds_leaks(evaluated, capsys):
     report = json.loads((evaluated / "evaluation" / "report.json").read_text(encoding="utf-8"))
     assert report["audit"] | {"ungrouped": 0} == {
         "scored": report["tracks"], "trained_on": 0, "in_backbone": 0, "shared_group": 0, "ungrouped": 0,
+        "duplicates": 0,
     }  # fmt: skip
     out = evaluated.parent / "on-training"
     assert main(["evaluate", str(evaluated), "--split", "fold1", "--out", str(out)]) == 0
@@ -94,6 +101,7 @@ def test_the_note_says_what_was_chosen_on_validation_tracks():
     assert "best epoch" in _note(clean, chosen="best epoch")
     assert "validation tracks" not in _note(clean, chosen="")
     assert "TRAINED on 2" in _note(leaky, chosen="best epoch")
+    assert "same music as 3 of these tracks" in _note(Audit(4, 0, 0, 0, 0, 3), chosen="best epoch")
 
 
 def test_runs_are_compared_in_one_page(evaluated, tmp_path, capsys):
@@ -143,6 +151,63 @@ def test_charts_take_the_colours_of_the_page_and_any_script():
 def test_paths_of_the_machine_are_left_out(text, expected):
     """Paths from the root lose their folders; relative ones, labels with a slash and addresses stay."""
     assert without_paths(text) == expected
+
+
+def test_curves_are_those_of_scikit_learn():
+    """ROC and precision-recall of scores with ties: every point of scikit-learn's, from the highest score down."""
+    rng = np.random.default_rng(0)
+    scores, truth = rng.integers(0, 12, 80) / 12, rng.random(80) < 0.3
+    found = curves(scores, truth)
+    false_share, recall, _ = sk.roc_curve(truth, scores, drop_intermediate=False)
+    np.testing.assert_allclose((found.false_share, found.recall), (false_share, recall), atol=1e-12)
+    precision, recall, _ = sk.precision_recall_curve(truth, scores)
+    np.testing.assert_allclose((found.precision, found.recall), (precision[::-1], recall[::-1]), atol=1e-12)
+
+
+def test_curves_and_classes_stand_on_the_page(evaluated):
+    """Both curves of the most frequent labels, and how many tracks of each label trained the model."""
+    text = (evaluated / "evaluation" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "ROC and precision-recall" in page.text
+    assert "false positive rate" in page.text
+    used = json.loads((evaluated / "records.json").read_text())
+    counts = Manifest.read(Path(used["folder"])).count_labels(used["training"])
+    rows = dict(re.findall(r'<th scope="row">([^<]+)</th><td class="number">(\d+)</td><td><span class="bar"', text))
+    assert {name: int(count) for name, count in rows.items()}.items() >= dict(counts.most_common(3)).items()
+
+
+@pytest.mark.parametrize(
+    ("feature", "hz"),
+    [
+        (
+            "airush",
+            (23.383, 7809.4),
+        ),  # librosa.mel_frequencies(130, fmin=0, fmax=8000), the second and the last but one
+        ("fma-cqt", (32.703, 3951.07)),
+        ({"name": "stft"}, (0, 8000)),
+        ({"name": "tempogram"}, None),
+    ],
+)
+def test_bins_have_their_frequencies(feature, hz):
+    """Mel, STFT and CQT say Hz, others the number of the bin."""
+    found = bin_hz(Feature.model_validate(feature))
+    if hz is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose((found[0], found[-1]), hz, rtol=1e-4)
+
+
+def test_spectrograms_say_hz_and_minutes():
+    """The axes of a picture of 90 seconds: frequencies that are apart, times as m:ss."""
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set(xlim=(0, 90), ylim=(0, 128))
+    name_bins(axes, Feature())
+    name_times(axes)
+    figure.canvas.draw()
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["4k", "2k", "1k", "500", "200"]
+    times = [text.get_text() for text in axes.get_xticklabels()]
+    assert {"0:00", "0:30", "1:30"} <= set(times)
 
 
 def test_clock_rounds_to_seconds():
@@ -209,6 +274,10 @@ def test_timeline_is_the_mean_of_the_windows_that_cover():
     line = timeline(np.array([[0.0], [0.6], [0.9]]), np.array([0, 5, 7]), frames=10, n_frames=17)
     np.testing.assert_array_equal(line.edges, [0, 5, 7, 10, 15, 17])
     np.testing.assert_allclose(line.scores[:, 0], [0.0, 0.3, 0.5, 0.75, 0.9])
+    apart = timeline(np.array([[0.1], [0.9]]), np.array([3, 30]), frames=10, n_frames=99)
+    np.testing.assert_array_equal(apart.edges, [3, 13, 30, 40])
+    np.testing.assert_array_equal(apart.scores[:, 0], [0.1, np.nan, 0.9])
+    assert [(part.begin, part.end) for part in parts(apart, n_named=1)] == [(3, 13), (30, 40)]
     short = timeline(np.array([[0.4]]), np.array([0]), frames=10, n_frames=3)
     np.testing.assert_array_equal(short.edges, [0, 3])
 

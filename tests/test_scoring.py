@@ -13,6 +13,7 @@ from tfmusic.core.scale import Scale
 from tfmusic.errors import RunError
 from tfmusic.scoring import metrics
 from tfmusic.scoring.aggregate import AGGREGATORS, AggregatorName, aggregate, to_logits, to_scores
+from tfmusic.scoring.ranking import area_intervals, label_areas
 from tfmusic.scoring.track_scorer import TrackScorer, best_threshold, save_scorers
 
 
@@ -208,3 +209,53 @@ def test_bootstrap_interval_is_as_wide_as_theory_says(rng):
     np.testing.assert_allclose([low, high], [0.7 - error, 0.7 + error], atol=0.006)
     assert (low, high) == metrics.bootstrap_interval(np.column_stack([right, np.ones(400)]))
     assert metrics.bootstrap_interval(np.zeros((5, 2))) == (0.0, 0.0)
+
+
+# --- Areas under curves ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["distinct", "ties"])
+def ranked(request):
+    """Scores and targets of 60 tracks and 7 labels; none has the last label, all have the one before."""
+    rng = np.random.default_rng(3)
+    targets = rng.random((60, 7)) < [0.1, 0.3, 0.5, 0.7, 0.02, 1.1, -0.1]
+    targets[0, 4] = True
+    scores = np.clip(rng.random((60, 7)) + 0.3 * targets, 0, 1)
+    return (scores.round(1) if request.param == "ties" else scores), targets
+
+
+def test_areas_are_those_of_scikit_learn(ranked):
+    """Macro, micro and of every label; labels that no track or every track has are left out."""
+    scores, targets = ranked
+    roc, pr = label_areas(scores, targets)
+    for i in range(5):
+        assert roc[i] == pytest.approx(reference.roc_auc_score(targets[:, i], scores[:, i]), abs=1e-12)
+        assert pr[i] == pytest.approx(reference.average_precision_score(targets[:, i], scores[:, i]), abs=1e-12)
+    assert np.isnan(roc[5:]).all() and pr[5] == pytest.approx(1.0) and np.isnan(pr[6])
+    values = area_intervals(scores[:, :5], targets[:, :5], samples=100)
+    for name, average in (("", "macro"), ("micro ", "micro")):
+        expected = reference.roc_auc_score(targets[:, :5], scores[:, :5], average=average)
+        assert values[f"{name}ROC-AUC"][0] == pytest.approx(expected, abs=1e-12)
+        expected = reference.average_precision_score(targets[:, :5], scores[:, :5], average=average)
+        assert values[f"{name}PR-AUC"][0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_intervals_of_areas_are_those_of_drawn_tracks(ranked):
+    """The same draws of tracks through scikit-learn; many draws are cut into parts without changing them."""
+    scores, targets = (values[:, 1:4] for values in ranked)
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(100):
+        rows = rng.integers(0, 60, 60)
+        drawn.append(reference.roc_auc_score(targets[rows], scores[rows], average="micro"))
+    value, low, high = area_intervals(scores, targets, samples=100, seed=5)["micro ROC-AUC"]
+    np.testing.assert_allclose([low, high], np.percentile(drawn, [2.5, 97.5]), atol=1e-12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfmusic.scoring.ranking._VALUES_AT_ONCE", 400)
+        assert area_intervals(scores, targets, samples=100, seed=5)["micro ROC-AUC"] == pytest.approx(
+            (value, low, high)
+        )
+
+
+def test_areas_without_a_label_that_has_some():
+    """Nothing to say, and no warning."""
+    assert area_intervals(np.ones((3, 2)), np.zeros((3, 2), bool)) == {}

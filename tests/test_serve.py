@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 
 from tests.test_explain import listener
 from tfmusic.cli import main
+from tfmusic.features import audio
+from tfmusic.server import app
 
 TOKEN = "a-token-of-many-signs"
 
@@ -30,12 +35,13 @@ def running(predictor, *, max_mib=1, queue=4, time_limit_s=30.0, max_minutes=30.
     import uvicorn
 
     from tfmusic.server.app import Limits, make_app
+    from tfmusic.server.guard import server_config
 
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = place.getsockname()[1]
         hosts = [] if token else [f"127.0.0.1:{port}", f"localhost:{port}"]
         app = make_app(predictor, Limits(max_mib, queue, time_limit_s, max_minutes), hosts=hosts, token=token)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server = uvicorn.Server(server_config(app))
         with in_thread(server, place, port):
             yield port
 
@@ -123,6 +129,27 @@ def test_files_are_answered_in_their_order(port):
     assert told["tracks"][0]["parts"][0]["end_s"] == pytest.approx(60 * 0.032)
     assert told["tracks"][2]["error"].startswith("the file: must be a complete .npy file")
     assert "script-src 'self'" in headers["content-security-policy"]
+
+
+def test_a_file_may_be_the_body(port):
+    """As `curl --data-binary @FILE` sends it, whatever its type; told by its bytes or by ?name=; with ?metadata=."""
+    mel = loud(0, 16)
+    expected = post(port, [("a.npy", mel)])[1]["tracks"][0]
+    for path, kind in (("", "application/x-www-form-urlencoded"), ("?name=b&metadata={}", "application/octet-stream")):
+        status, told, _ = ask(port, "POST", f"/v1/predict{path.replace('=b', '=b.npy')}", mel, {"Content-Type": kind})
+        assert status == 200
+        assert told["tracks"][0] | {"file": "a.npy"} == expected
+    assert told["tracks"][0]["file"] == "b.npy"
+    for path, body, why in (("", b"", "audio"), ("?name=a.mp3", mel, "audio"), ("?metadata=[", mel, "metadata")):
+        status, told, _ = ask(port, "POST", f"/v1/predict{path}", body)
+        assert status == 422 and why in str(told)
+
+
+def test_models_lists_the_one(port):
+    """Task, labels and input."""
+    status, told, _ = ask(port, "GET", "/v1/models")
+    assert status == 200
+    assert told["models"][0]["labels"] == ["low", "high", "가"] and "n_bins=64" in told["models"][0]["input"]
 
 
 def test_pickles_are_never_loaded(port, tmp_path):
@@ -237,6 +264,28 @@ def test_time_limit_ends_a_request():
         wait_for(lambda: post(port, [("a.npy", loud(0, 16))])[0] == 200)
 
 
+def test_a_file_that_decodes_too_long_frees_the_worker(monkeypatch):
+    """The one worker gives it up at the time limit, so that others are answered while it would still be decoded."""
+
+    def long(path, min_share):
+        is_long = path.stat().st_size > 40_000
+        yield from decode(path, min_share)
+        for _ in range(6000 if is_long else 0):  # a minute
+            yield 16000, np.zeros(1600, np.float32)
+            time.sleep(0.01)
+
+    decode = audio._decode
+    monkeypatch.setattr(audio, "_decode", long)
+    sounds = []
+    for seconds in (1, 2):
+        with io.BytesIO() as file:
+            soundfile.write(file, np.zeros(seconds * 16000), 16000, format="WAV", subtype="PCM_16")
+            sounds.append(file.getvalue())
+    with running(listener(), time_limit_s=1.0) as port:
+        assert post(port, [("long.wav", sounds[1])])[0] in (422, 503)
+        wait_for(lambda: post(port, [("short.wav", sounds[0])])[0] == 200, 20)
+
+
 @pytest.mark.parametrize("value", ["Infinity", "1e999"])
 def test_metadata_that_is_no_number(port, value):
     """JSON of Python knows numbers that no year can be."""
@@ -298,7 +347,7 @@ def test_missing_package_is_one_line(trained, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     assert main(["serve", str(trained)]) == 2
-    assert "pip install -e '.[serve]'" in capsys.readouterr().err
+    assert "pip install 'tfmusic[serve]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -306,21 +355,21 @@ def test_served_answers_are_those_of_predict_and_it_ends_cleanly(trained, music,
     """The command itself: several requests at once, scores to 1e-5, and Ctrl-C is no error."""
     files = sorted((music / "q2/test/test_data/mel_spectrogram").glob("*.npy"))[:4]
     assert main(["predict", str(trained), *map(str, files), "--out", str(tmp_path / "p.csv")]) == 0
-    rows = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = pd.read_csv(tmp_path / "p.csv", dtype={"track_id": str})
     command = [sys.executable, "-m", "tfmusic", "serve", str(trained), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         port = int(process.stdout.readline().split("127.0.0.1:")[1].split()[0])
         wait_for(lambda: ask(port, "GET", "/ready")[0] == 200, 120)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda file: post(port, [(file.name, file.read_bytes())]), files))
-        for (status, told, _), file, row in zip(answers, files, rows, strict=True):
-            scores = list(told["tracks"][0]["scores"].values())
-            assert status == 200
-            assert row.split(",")[0] == file.stem
-            np.testing.assert_allclose(scores, [float(value) for value in row.split(",")[-len(scores) :]], atol=1e-5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert process.stdout.read().strip() == "stopped"
+    for (status, told, _), file, (_, row) in zip(answers, files, rows.iterrows(), strict=True):
+        scores = told["tracks"][0]["scores"]
+        assert status == 200
+        assert row["track_id"] == file.stem
+        np.testing.assert_allclose([*scores.values()], [row[f"score:{label}"] for label in scores], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +396,34 @@ const data = new DataTransfer();
 data.items.add(new File([bytes], name));
 document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
 """
+
+
+def test_a_killed_server_leaves_no_upload(tmp_path, monkeypatch):
+    """While a track is predicted its bytes have no name on the disk; what is left of killed servers is removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    folders = {name: tmp_path / f"tfmusic-serve-{name}-x" for name in (gone.stdout.strip(), str(os.getpid()), "one")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "track0.npy").symlink_to(tmp_path)
+    app._remove_folders_of_killed()
+    assert {path.name for path in tmp_path.iterdir()} == {folders[str(os.getpid())].name, "tfmusic-serve-one-x"}
+    seen, predictor = [], listener()
+    predict = type(predictor).predict
+
+    def look(*arguments):
+        seen.extend(path for path in tmp_path.rglob("track*") if not path.parent.name.endswith("-x"))
+        seen.extend(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink())
+        return predict(*arguments)
+
+    monkeypatch.setattr(type(predictor), "predict", look)
+    with running(predictor, max_mib=4) as port:
+        for n_frames in (60, 10_000):  # in memory, and beyond
+            del seen[:]
+            assert post(port, [("song.npy", loud(0, 16, n_frames))])[0] == 200
+            assert [path.suffix for path in seen if isinstance(path, Path)] == [".npy"]
+            assert not any(b"NUMPY" in content for content in seen if isinstance(content, bytes))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.slow

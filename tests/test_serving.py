@@ -18,7 +18,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.scale import Encoder, Scale
-from tfmusic.core.windows import slice_windows
+from tfmusic.core.windows import Segments, slice_windows
 from tfmusic.export.savedmodel import TrackModel, signatures
 from tfmusic.inference.model_folder import load_predict_fn
 from tfmusic.models import build_model
@@ -61,6 +61,19 @@ def test_graph_and_numpy_agree(kind, aggregator, n_frames):
     np.testing.assert_allclose(answer["track_scores"], scorer.track_scores(logits), atol=1e-5)
     np.testing.assert_allclose(answer["window_scores"], scorer.window_scores(logits), atol=1e-5)
     np.testing.assert_array_equal(answer["window_starts"], starts)
+
+
+@pytest.mark.parametrize("choice", ["first", "random", "even"])
+def test_graph_and_numpy_choose_the_same_segments(choice):
+    """Of tracks of any length: fewer segments than wanted, as many, touching ones, ones apart, one alone."""
+    model, contract = small_model("single")
+    for count, segment_hop in ((1, 50), (3, 50), (4, 31)):
+        segments = Segments(choice, count, frames=50, hop_frames=segment_hop, seed=5)
+        module = TrackModel(model, replace(contract, segments=segments), TrackScorer(kind="single"))
+        for n_frames in (7, 40, 50, 51, 99, 100, 101, 170, 333, 1000, 2345):
+            expected = slice_windows(np.zeros((n_frames, 1)), frames=40, hop_frames=15, segments=segments)[1]
+            found = module._windows(tf.zeros((n_frames, 128)))[1]
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["db", "log10_1p10", "log10_1p10000"])

@@ -90,6 +90,15 @@ def test_ten_seconds_of_cqt():
     assert of(chords(10.0), feature).shape == (84, 431)
 
 
+def test_normalised_cqt_has_a_maximum_of_one_in_every_frame():
+    """A frame's magnitudes divided by their maximum, as powers: loudness is gone, the shape of a frame stays."""
+    sound = chords(3.0) * np.linspace(0.01, 1.0, 3 * 22050, dtype=np.float32)[: len(chords(3.0))]
+    plain, found = of(sound, FEATURES["cqt"]), of(sound, FEATURES["cqt_normalised"])
+    magnitude = np.sqrt(plain)
+    np.testing.assert_allclose(np.sqrt(found), magnitude / magnitude.max(0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found.max(0), np.ones(found.shape[1], np.float32))
+
+
 def test_chroma_of_a_tone():
     """A tone lies in its pitch class, whatever its octave; C comes first."""
     at = np.arange(22050) / 22050

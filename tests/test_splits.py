@@ -1,12 +1,14 @@
 """Folds: no artist, album or track in two of them, labels even."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from tfmusic.core.track import Dataset, Track
-from tfmusic.datasets import airush
-from tfmusic.datasets.splits import assign_folds, group_tracks
+from tfmusic.datasets import airush, splits
+from tfmusic.datasets.folder import Options
+from tfmusic.datasets.splits import assign_folds, duplicates, group_tracks, keep_official
 from tfmusic.errors import DataError
 
 
@@ -94,3 +96,54 @@ def test_unknown_or_no_label_is_named(labels):
     """A loader that gives a track no label, or one the task does not have, is stopped with the track named."""
     with pytest.raises(DataError, match=r"track 7: labels must be some of the task's"):
         Dataset("q", "multi", ("x",), (Track("7", None, labels=labels),))
+
+
+def write_tracks(folder, contents, labels="ab"):
+    """Writes files of these contents and returns a track for each; None is a file that is not there."""
+    tracks = []
+    for row, content in enumerate(contents):
+        path = folder / f"{row}.wav"
+        if content is not None:
+            path.write_bytes(content)
+        tracks.append(Track(f"t{row}", path, labels=(labels[row % len(labels)],)))
+    return tracks
+
+
+def test_equal_files_are_one_group_and_named(tmp_path, capsys):
+    """Three names of the same bytes go to one fold; the same size, the same middle or a missing file mean nothing."""
+    a, b = b"x" * 50_000, b"y" * 10_000 + b"x" * 30_000 + b"y" * 10_000
+    tracks = write_tracks(tmp_path, [a, b, a, None, b"", b"", b"short", a])
+    dataset = keep_official(Dataset("t", "single", ("a", "b"), tuple(tracks)), Options(loader="folder"))
+    assert duplicates(dataset.tracks) == [["t0", "t2", "t7"]]
+    assert sorted(map(len, group_tracks(dataset.tracks))) == [1, 1, 1, 1, 1, 3]
+    folds = assign_folds(dataset.tracks, ("a", "b"), n_folds=3, seed=0)
+    assert len({folds[0], folds[2], folds[7]}) == 1
+    said = capsys.readouterr().err
+    assert f"2 files have the bytes of another, and go to one split or fold with it: {tmp_path / '2.wav'} = " in said
+    assert "1 files have the bytes of one with other labels" in said
+    assert f"{tmp_path / '7.wav'} = {tmp_path / '0.wav'} (b and a)" in said
+
+
+def test_only_files_of_one_size_are_opened(tmp_path, monkeypatch):
+    """A thousand files of different sizes are not read at all, those of one size in part, equal ones as a whole."""
+    opened = []
+    monkeypatch.setattr(splits, "_sample", lambda path: opened.append(path) or path.read_bytes()[:1])
+    monkeypatch.setattr(splits, "file_sha256", lambda path: opened.append(path) or path.read_bytes())
+    tracks = write_tracks(tmp_path, [bytes(n) for n in range(1, 300)] + [b"a12", b"b34", b"a12"])
+    found = keep_official(Dataset("t", "single", ("a", "b"), tuple(tracks)), Options(loader="folder"))
+    assert duplicates(found.tracks) == [["t299", "t301"]]
+    assert sorted(path.name for path in opened) == ["2.wav", "299.wav", "299.wav", "300.wav", "301.wav", "301.wav"]
+
+
+def test_equal_files_in_two_official_splits(tmp_path, capsys):
+    """They are named with both splits; data.artist_leaks=drop leaves the one that trains out."""
+    first, second, third = write_tracks(tmp_path, [b"same", b"other", b"same"], labels="a")
+    tracks = (replace(first, split="train"), replace(second, split="train"), replace(third, split="test"))
+    dataset = Dataset("t", "single", ("a",), tracks)
+    kept = keep_official(dataset, Options(loader="folder"))
+    assert len(kept.tracks) == 3
+    said = capsys.readouterr().err
+    assert f"{tmp_path / '2.wav'} = {tmp_path / '0.wav'} (test and train)" in said
+    assert "artist or file is scored as well: 1; scores will be too high" in said
+    kept = keep_official(dataset, Options(loader="folder", artist_leaks="drop"))
+    assert [track.track_id for track in kept.tracks] == ["t1", "t2"]

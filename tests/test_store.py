@@ -179,6 +179,26 @@ def test_no_password_in_a_url(music, capsys):
     assert "secret" not in said.err + said.out
 
 
+def test_files_that_another_build_removes(tmp_path, monkeypatch):
+    """A file that is gone already counts as removed, and a listing that one vanishes from is made again."""
+    local = pytest.importorskip("fsspec.implementations.local").LocalFileSystem
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    store = Store(f"file://{tmp_path}")
+    listing, failures = local.ls, iter([FileNotFoundError("b"), None])
+
+    def ls(self, *arguments, **options):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return listing(self, *arguments, **options)
+
+    monkeypatch.setattr(local, "ls", ls)
+    assert store.names() == {"a", "b"}
+    store.remove({"a", "gone"})
+    assert store.names() == {"b"}
+    assert Store(f"file://{tmp_path}/nothing").names() == set()
+
+
 def test_no_bucket_is_made(monkeypatch, tmp_path):
     """A name of a bucket that is misspelt is told; other stores have folders, which are made."""
     file = tmp_path / "a"

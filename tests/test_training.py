@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import fit_small
+from tests.conftest import SMALL_MODEL, fit_small
 from tests.kill import hashes
 from tfmusic.cli import main
 from tfmusic.config.sections import TrainingSection
@@ -23,8 +25,8 @@ from tfmusic.core.rundir import RunDir
 from tfmusic.records.manifest import Manifest
 from tfmusic.training.callbacks import StepWatch
 from tfmusic.training.checks import choose_folds
-from tfmusic.training.optimizer import make_loss, make_optimizer, make_schedule
-from tfmusic.training.trainer import averaged_weights, resumable
+from tfmusic.training.optimizer import current_rate, make_loss, make_optimizer, make_schedule
+from tfmusic.training.trainer import TrainingProgress, averaged_weights, resumable
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +61,7 @@ def test_killed_training_resumes_to_the_same_weights(records, trained, tmp_path,
     out = tmp_path / "run"
     code = f"""
 from pathlib import Path
-from tests.conftest import fit_small
+from tests.conftest import SMALL_MODEL, fit_small
 fit_small("q2", Path({str(records)!r}), Path({str(out)!r}), "training.epochs=3")
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
@@ -279,6 +281,60 @@ def test_interrupted_training(records, tmp_path, monkeypatch, capsys):
     assert RunDir(run).checkpoint("last").read_bytes() == before
 
 
+def interrupted(records, run, *overrides, twice=False):
+    """Starts a long training in a process, interrupts it after its first epoch, and returns exit code and output."""
+    command = [sys.executable, "-m", "tfmusic", "fit", "q2", "--records", str(records), "--out", str(run)]
+    keys = [*SMALL_MODEL, "training.batch_size=8", "training.epochs=2000", "training.tensorboard=false", *overrides]
+    # A shell that starts the tests in the background has told them to ignore Ctrl-C, which children inherit.
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen([*command, *keys], cwd=ROOT, preexec_fn=listen, **streams) as process:
+        while not any(b"epoch   " in line for line in process.stdout):
+            assert process.poll() is None, process.stderr.read().decode()
+        process.send_signal(signal.SIGINT)
+        if twice:
+            while b"again stops at once" not in process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_after_the_epoch(records, tmp_path, capsys):
+    """The run is complete after one Ctrl-C: it is evaluated, exported, and trained further with --resume."""
+    run = tmp_path / "run"
+    code, output, errors = interrupted(records, run)
+    assert code == 0
+    assert "Ctrl-C again stops at once" in errors
+    n_epochs = len(RunDir(run).metrics.read_text().splitlines())
+    assert f"ended by hand after epoch {n_epochs} of 2000" in output
+    assert main(["evaluate", str(run), "--records", str(records)]) == 0
+    assert main(["export", str(run), "--out", str(tmp_path / "export")]) == 0
+    more = ["--resume", f"training.epochs={n_epochs + 1}"]
+    assert main(["fit", "q2", "--records", str(records), "--out", str(run), *more]) == 0
+    assert len(RunDir(run).metrics.read_text().splitlines()) == n_epochs + 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_cross_validation(records, tmp_path, capsys):
+    """It completes the fold in work and leaves the others for --resume; a second Ctrl-C stops at once."""
+    run = tmp_path / "run"
+    code, output, _ = interrupted(records, run, "training.fold=all")
+    assert code == 130
+    assert "ended by hand after epoch" in output
+    assert f"go on with --resume --out {run}" in output
+    assert [path.name for path in sorted(run.iterdir()) if path.is_dir()] == ["fold0"]
+    assert main(["evaluate", str(run / "fold0"), "--records", str(records)]) == 0
+    assert main(["evaluate", str(run), "--records", str(records)]) == 2
+    assert f"{run}: must be a run folder with a trained model" in capsys.readouterr().err
+    twice = tmp_path / "twice"
+    code, output, _ = interrupted(records, twice, twice=True)
+    assert code == 130
+    assert f"go on with --resume --out {twice}" in output
+    assert not RunDir(twice).calibration.exists()
+
+
 @pytest.mark.slow
 def test_going_on_after_the_end(records, trained, tmp_path, capsys):
     """A finished run goes on for more epochs; the report of the shorter training is removed, and the user reads so."""
@@ -312,6 +368,29 @@ def test_early_stopping_and_the_best_epoch(records, tmp_path, capsys):
     assert main(["evaluate", str(run)]) == 0
     report = json.loads((RunDir(run).evaluation / "report.json").read_text(encoding="utf-8"))
     assert report["value"] == pytest.approx(max(values), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("monitor", "metric"), [("macro_f1", "macro-F1"), ("roc_auc", "ROC-AUC"), ("pr_auc", "PR-AUC")]
+)
+def test_monitor_is_what_evaluate_reports(records, tmp_path, capsys, monitor, metric):
+    """`best` is the epoch with the best of the metric that `training.monitor` names; evaluation of it says the same."""
+    run = tmp_path / "run"
+    assert fit_small("q2", records, run, "training.epochs=3", f"training.monitor={monitor}") == 0
+    lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
+    assert {line["metric"] for line in lines} == {monitor}
+    assert f"val {monitor} " in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    report = json.loads((RunDir(run).evaluation / "report.json").read_text(encoding="utf-8"))
+    assert report["metrics"][metric][0] == pytest.approx(max(line["validation"] for line in lines), abs=1e-6)
+
+
+def test_monitor_of_other_labels_is_refused(records, tmp_path, capsys):
+    """Accuracy is for one label a track, micro-F1 for several; one line says what else there is."""
+    assert fit_small("q2", records, tmp_path / "run", "training.monitor=accuracy") == 2
+    assert "training.monitor=accuracy is for one label a track" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -364,6 +443,15 @@ def test_dry_run_checks_everything(records, tmp_path, capsys):
     assert "model.name must be one of" in capsys.readouterr().err
 
 
+def test_dry_run_finds_a_damaged_shard(records, tmp_path, capsys):
+    """Of the folds that would be used, and of no other."""
+    shutil.copytree(records, tmp_path / "records")
+    shard = next((tmp_path / "records").glob("*-fold1.tfrecord-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert fit_small("q2", tmp_path / "records", tmp_path / "run", "training.fold=0", flags=("--dry-run",)) == 2
+    assert shard.name in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(records, tmp_path, capsys):
     """`--dry-run` says on which folds it would train."""
     assert fit_small("q2", records, tmp_path / "run", "training.fold=2", flags=("--dry-run",)) == 0
@@ -387,6 +475,41 @@ def test_schedule_warms_up_and_ends_at_zero():
     np.testing.assert_allclose(rates[:21], np.linspace(0, 0.1, 21), atol=1e-6)
     np.testing.assert_allclose(rates[20:], 0.05 * (1 + np.cos(np.pi * np.linspace(0, 1, 81))), atol=1e-6)
     assert make_schedule(TrainingSection(schedule="constant"), 100, 20) == 1e-3
+
+
+def test_plateau_lowers_the_rate_as_keras_does():
+    """The rate after every epoch is that of Keras's ReduceLROnPlateau, for scores that rise, stay and fall."""
+    scores = np.round(np.random.default_rng(2).uniform(0.3, 0.6, 60), 2)
+    section = TrainingSection(schedule="plateau", plateau_epochs=3, plateau_factor=0.5, learning_rate=0.01)
+    theirs, mine = tiny_model(), tiny_model()
+    theirs.compile(keras.optimizers.SGD(0.01), "mse")
+    reducer = keras.callbacks.ReduceLROnPlateau("score", factor=0.5, patience=3, mode="max")
+    reducer.set_model(theirs)
+    reducer.on_train_begin()
+    progress, optimizer = TrainingProgress(), make_optimizer(section, mine, 10, 0)
+    for epoch, score in enumerate(scores):
+        reducer.on_epoch_end(epoch, {"score": score})
+        progress.follow_plateau(float(score), section)
+        progress.set_rate(optimizer, section)
+        assert current_rate(optimizer) == pytest.approx(current_rate(theirs.optimizer), rel=1e-6)
+    assert current_rate(optimizer) < 0.002
+
+
+@pytest.mark.slow
+def test_plateau_resumes_to_the_same_weights(records, tmp_path):
+    """Resumed in the middle of a plateau and after a fall of the rate: the same weights and rates as undisturbed."""
+    keys = ("training.schedule=plateau", "training.plateau_epochs=1")
+    rates = []
+    for name, lengths in (("whole", (5,)), ("parts", (2, 4, 5))):
+        for n, epochs in enumerate(lengths):
+            flags = ("--resume",) if n else ()
+            assert fit_small("q2", records, tmp_path / name, *keys, f"training.epochs={epochs}", flags=flags) == 0
+        lines = RunDir(tmp_path / name).metrics.read_text().splitlines()
+        rates.append([json.loads(line)["learning_rate"] for line in lines])
+    assert rates[0] == rates[1]
+    assert rates[0][-1] < 0.5 * rates[0][0]
+    for mine, theirs in zip(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])

@@ -8,10 +8,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, Protocol, TextIO
+
+from tfmusic.errors import printable
 
 SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
@@ -27,7 +29,7 @@ class Console:
     """Prints to standard output and, while a run is open, to its log file as well."""
 
     def __init__(self) -> None:
-        self.log_path: Path | None = None
+        self.log_fn: Callable[[str], None] | None = None
         self.is_quiet = self.is_json = False
         self._results: dict[str, Any] = {}
 
@@ -35,18 +37,17 @@ class Console:
         """Sets what is shown from here on, and starts an empty JSON document."""
         self.is_quiet, self.is_json, self._results = quiet or as_json, as_json, {}
 
-    def say(self, text: str = "") -> None:
-        """Prints a remark: one line or block of text."""
+    def say(self, *lines: str) -> None:
+        """Prints a remark."""
         if not self.is_quiet:
-            print(text, flush=True)  # noqa: T201 - the one place that prints
-        if self.log_path is not None:
-            with self.log_path.open("a", encoding="utf-8") as log:
-                log.write(text + "\n")
+            _print(lines)
+        if self.log_fn is not None:
+            self.log_fn("\n".join(map(printable, lines)))
 
-    def show(self, text: str) -> None:
+    def show(self, *lines: str) -> None:
         """Prints a result of the command, also with `--quiet`."""
         if not self.is_json:
-            print(text, flush=True)  # noqa: T201
+            _print(lines)
 
     def result(self, **values: Any) -> None:
         """Adds results to the JSON document. A repeated name collects its values in a list."""
@@ -62,22 +63,26 @@ class Console:
         """Prints the JSON document, with `--json`: the results, the exit code and an error."""
         if self.is_json:
             document = {**self._results, "exit_code": code} | ({"error": error} if error else {})
-            print(json.dumps(document, ensure_ascii=False, default=str), flush=True)  # noqa: T201
+            _print([json.dumps(document, ensure_ascii=False, default=str)])
+
+    def fault(self, text: str) -> None:
+        """Prints why the command ends to standard error."""
+        _print([text], sys.stderr)
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        _print([f"warning: {text}"], sys.stderr)
 
     def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> None:
         """Prints an aligned table, a result: numbers to the right, text to the left."""
-        self.show(format_table(rows, header, digits=digits))
+        self.show(*format_table(rows, header, digits=digits).split("\n"))
 
     @contextmanager
     def progress(self, title: str, total: int, unit: str) -> Iterator[Progress]:
-        """Yields a counter, shown as a bar on a terminal and as a line every 30 seconds elsewhere."""
+        """Yields a counter, shown as a bar on a terminal or in a notebook and as a line every 30 seconds elsewhere."""
         if self.is_quiet:
             yield _NoProgress()
-        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        elif _shows_bars():
             with _rich_progress() as bars:
                 yield _RichProgress(bars, title, total, unit)
         else:
@@ -93,6 +98,23 @@ class _Repeated(list[Any]):
 console = Console()
 
 
+def _print(lines: Iterable[str], file: TextIO | None = None) -> None:
+    """Prints lines, to standard output without another file: names in them forge no further ones."""
+    stream = file or sys.stdout
+    try:
+        print("\n".join(map(printable, lines)), file=stream, flush=True)
+    except BrokenPipeError:
+        silence_if_closed(stream)
+
+
+def silence_if_closed(stream: TextIO) -> None:
+    """Lets a stream go nowhere from here on if its reader, such as `head`, has gone: the work goes on."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str], *, digits: int = 4) -> str:
     """Returns an aligned table as text; floats have `digits` decimals."""
     cells = [[_cell(value, digits) for value in row] for row in rows]
@@ -103,7 +125,9 @@ def format_table(rows: Sequence[Sequence[object]], header: Sequence[str], *, dig
 
 
 def _cell(value: object, digits: int) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def _width(text: str) -> int:
@@ -114,6 +138,13 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, is_number: bool) -> str:
     space = " " * (width - _width(text))
     return space + text if is_number else text + space
+
+
+def _shows_bars() -> bool:
+    """Returns whether standard error is a terminal, or the output of a notebook that has widgets."""
+    if (ipython := sys.modules.get("IPython")) and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell":
+        return find_spec("ipywidgets") is not None
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _rich_progress() -> Any:
@@ -167,7 +198,7 @@ class _PlainProgress:
         rate = self.done / max(self.shown_s - self.start_s, 1e-3)
         left = f", {_duration((self.total - self.done) / rate)} left" if self.done and self.done < self.total else ""
         line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left} {note}".rstrip()
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        _print([line], sys.stderr)
 
 
 def _duration(seconds: float) -> str:

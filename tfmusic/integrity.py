@@ -3,8 +3,10 @@
 - Records: sha256 of every file with the manifest, the numbers of tracks and segments with those in the manifest, and
   the files for TFDS with what the manifest implies.
 - A run: sha256 of every file with checksums.json, also of the folds, members and exports inside; whether config,
-  contract, calibration and epochs can be read; the checksums inside .keras and .npz files.
-- An export: sha256 of every file with checksums.json; contract, calibration, card and labels with each other.
+  contract, calibration and epochs can be read; the checksums inside .keras and .npz files, and that Keras will make
+  nothing but layers of tfmusic of a .keras file.
+- An export: sha256 of every file with checksums.json; contract, calibration, card and labels with each other;
+  the graph with what tfmusic exports.
 """
 
 import csv
@@ -16,17 +18,19 @@ from pathlib import Path
 
 from tfmusic.config.loading import load_config
 from tfmusic.core.contract import Contract
-from tfmusic.core.files import CHECKSUMS_NAME, check_files
+from tfmusic.core.files import CHECKSUMS_NAME, check_files, foreign_entries
+from tfmusic.core.keras_file import check_keras_file
 from tfmusic.core.rundir import FOR_TRAINING, RunDir, is_run, to_finish
 from tfmusic.errors import RecordsError, RunError, TfmusicError, UsageError
 from tfmusic.export.card import CARD_JSON
-from tfmusic.inference.model_folder import MODEL_FILES, SAVED_MODEL, is_export
-from tfmusic.records import tfds
+from tfmusic.inference.model_folder import MODEL_FILES, SAVED_MODEL, check_model, is_export
+from tfmusic.records import descriptions
 from tfmusic.records.build.build import RECORDS_VERSION
-from tfmusic.records.manifest import MANIFEST_NAME, TRACKS_NAME, Manifest, Shard
+from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest, Shard
 from tfmusic.records.reader import read_shard
 from tfmusic.scoring.track_scorer import TrackScorer
 
+MAX_NAMES = 8  # of files in a note
 _Check = Callable[[], object]  # raises TfmusicError or OSError
 
 
@@ -39,42 +43,66 @@ class Verification:
         n_files: files whose checksums were compared.
         faults: one line for each fault.
         notes: what could not be checked.
+        is_compared: whether every folder has checksums; without them nothing is known of its files.
     """
 
     kind: str
     n_files: int
     faults: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    is_compared: bool = True
 
 
 def verify(folder: Path) -> Verification:
     """Returns the faults of a folder; those of a run include the runs and exports inside it.
+
+    Of a folder that holds links, pipes or devices these are named, and nothing is read.
 
     Raises:
         UsageError: the folder is of no such kind.
         RecordsError: the manifest of records cannot be read, so that nothing is known of the rest.
     """
     if is_export(folder):
-        return _verify_models([folder], "export")
+        return _foreign(folder, "export") or _verify_models([folder], "export")
     if (folder / "config.yaml").is_file() or is_run(folder):
+        if foreign := _foreign(folder, "run"):
+            return foreign
         inner = {path.parent for name in (CHECKSUMS_NAME, *MODEL_FILES.values()) for path in folder.rglob(name)}
         inner |= {path.parent.parent for path in folder.rglob("checkpoints/best.keras")}
         return _verify_models(sorted({folder, *inner}), "run")
     if (folder / MANIFEST_NAME).is_file() or any(folder.glob(f"*/{MANIFEST_NAME}")):
-        return _verify_records(Manifest.read(folder))
+        return _foreign(folder, "records") or _verify_records(Manifest.read(folder))
     raise UsageError(f"{folder}: must be a folder of records, a run or an export. Received: none of these")
+
+
+def _foreign(folder: Path, kind: str) -> Verification | None:
+    reason = "a symbolic link, a pipe or a device: put a copy of the file in its place, or remove it"
+    faults = tuple(f"{path}: {reason}" for path in foreign_entries(folder))
+    return Verification(kind, 0, faults) if faults else None
 
 
 def _verify_records(manifest: Manifest) -> Verification:
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    tfds_files = tfds.texts(manifest, RECORDS_VERSION)
+    described = descriptions.texts(manifest, RECORDS_VERSION)
+    if not (manifest.folder / descriptions.CROISSANT_NAME).exists():
+        del described[descriptions.CROISSANT_NAME]
     checks = [
         partial(_check_tables, manifest),
-        *(partial(_check_text, manifest.folder / name, text) for name, text in tfds_files.items()),
+        *(partial(_check_text, manifest.folder / name, text) for name, text in described.items()),
         *(partial(_check_shard, manifest, shard) for shard in shards),
     ]
     n_tables = 2 + ("tokens_sha256" in manifest.settings)  # manifest and tracks, and tokens where there are some
-    return Verification("records", n_tables + len(tfds_files) + len(shards), tuple(_faults(checks)))
+    names = {MANIFEST_NAME, TRACKS_NAME, TOKENS_NAME, *described, *(shard.file for shard in shards)}
+    notes = _unlisted(manifest.folder, names)
+    return Verification("records", n_tables + len(described) + len(shards), tuple(_faults(checks)), notes)
+
+
+def _unlisted(folder: Path, names: set[str], inner: Iterable[Path] = ()) -> tuple[str, ...]:
+    """Returns a note that names the files of a folder that are not compared; none where all are."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not any(map(path.is_relative_to, inner)))
+    others = sorted({path.relative_to(folder).as_posix() for path in files} - names)
+    more = ", ..." if len(others) > MAX_NAMES else ""
+    return (f"{folder}: not compared: {', '.join(others[:MAX_NAMES])}{more}",) if others else ()
 
 
 def _check_tables(manifest: Manifest) -> None:
@@ -104,16 +132,25 @@ def _check_shard(manifest: Manifest, shard: Shard) -> None:
 
 
 def _verify_models(folders: list[Path], kind: str) -> Verification:
-    n_files, faults, notes = 0, list[str](), list[str]()
+    n_files, faults, notes, is_compared = 0, list[str](), list[str](), True
     for folder in folders:
+        names = list[str]()
         try:
-            n_files += len(check_files(folder, may_lack=FOR_TRAINING))
+            names = check_files(folder, may_lack=FOR_TRAINING)
         except RunError as error:
             faults.append(str(error))
+        n_files += len(names)
         if not (folder / CHECKSUMS_NAME).is_file():
+            is_compared = False
             notes.append(f"{folder}: has no {CHECKSUMS_NAME}, so that changes of its files cannot be found")
+        elif names:
+            unlisted = _unlisted(folder, {CHECKSUMS_NAME, *names}, [path for path in folders if folder in path.parents])
+            if is_export(folder):  # whose files are all listed
+                faults += unlisted
+            else:
+                notes += unlisted
         faults += _faults(_export_checks(folder) if is_export(folder) else _run_checks(RunDir(folder)))
-    return Verification(kind, n_files, tuple(dict.fromkeys(faults)), tuple(notes))
+    return Verification(kind, n_files, tuple(dict.fromkeys(faults)), tuple(notes), is_compared)
 
 
 def _run_checks(run: RunDir) -> list[_Check]:
@@ -136,6 +173,7 @@ def _export_checks(folder: Path) -> list[_Check]:
     ]
     if card.is_file():
         checks.append(partial(RunDir(folder).read_json, card))
+    checks.append(partial(check_model, folder))
     if (folder / SAVED_MODEL).is_file():
         checks.append(partial(_check_present, folder / "variables" / "variables.index"))
     return checks
@@ -167,6 +205,11 @@ def _check_archive(path: Path) -> None:
         raise RunError(f"{path}: must be a whole archive: {error}") from error
     if damaged is not None:
         raise RunError(f"{path}: damaged: {damaged} in it does not match its checksum")
+    if path.suffix == ".keras":
+        try:
+            check_keras_file(path)
+        except ValueError as error:
+            raise RunError(f"{path}: must be a Keras model of tfmusic. Received: {error}") from error
 
 
 def _check_labels(contract: Path, path: Path) -> None:

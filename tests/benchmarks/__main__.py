@@ -118,7 +118,8 @@ def _options(args: argparse.Namespace, work: Path) -> Options:
 
 
 def _show(subject: str, result: Result) -> None:
-    console.show(f"\n{result.title}")
+    console.show("")
+    console.show(result.title)
     console.table(comparison.sample_rows(result.samples), comparison.SAMPLE_HEADER)
     console.show("")
     console.table(comparison.ratio_rows(result.ratios), comparison.RATIO_HEADER)

@@ -1,6 +1,6 @@
 """Answers for whole tracks of different lengths: the SavedModel against `model.predict` and against PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.benchmarks.cases import Asked, BenchmarkError, Worker
 from tests.benchmarks.comparison import Options, Result, Target, measure, opened
@@ -37,3 +37,24 @@ def run(options: Options) -> Iterator[Result]:
             f" frames; {_NETWORK} of width {shape['width']}"
         )
         yield measure(title, [saved, by_segment, *theirs], targets, options)
+    yield _waveforms(options, shape)
+
+
+def _waveforms(options: Options, shape: Mapping[str, object]) -> Result:
+    """Returns the comparison of places where the spectrogram of a waveform can be computed."""
+    folder, env = str(options.work / "sound"), options.thread_variables
+    worker = Worker("tests.benchmarks.saved_model:waveforms", {"folder": folder, **shape}, env=env)
+    with opened(worker):
+        names = {
+            "graph": "waveform in the graph",
+            "numpy": "mel by numpy, then the graph",
+            "librosa": "mel by librosa, then the graph",
+        }
+        cases = {way: Asked(names[way], worker, way, options.seconds) for way in worker.facts["ways"]}
+        targets = [
+            Target((names["graph"],), (names[way],), "units per wall s", at_least=1.0)
+            for way in cases
+            if way != "graph"
+        ]
+        title = f"serving: waveforms of 30 s at 16 kHz to scores; {_NETWORK} of width {shape['width']}"
+        return measure(title, list(cases.values()), targets, options)

@@ -1,7 +1,6 @@
 """Arguments that several commands share, and the steps from them to configs, records and tracks."""
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,17 +9,26 @@ from tfmusic.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from tfmusic.config.sections import Config
-    from tfmusic.core.track import Track
+
+_SHOWN_SKIPPED = 20  # tracks whose reasons are printed
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds CONFIG, `key.path=value` overrides, `--print-config` and `--dry-run`."""
-    parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file")
+    parser.add_argument("config", help="task (q1, q2, q3, ...) or path of a .yaml file; also as --config_file PATH")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value", help="override keys of the config"
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done and stop")
+
+
+def take_word(args: argparse.Namespace) -> str | None:
+    """Takes the first argument that is no override from the overrides; None where there is none."""
+    word = next((word for word in args.overrides if "=" not in word), None)
+    if word is not None:
+        args.overrides.remove(word)
+    return word
 
 
 def read_config(args: argparse.Namespace) -> "Config":
@@ -36,7 +44,7 @@ def print_config(config: "Config") -> None:
     from tfmusic.console import console
 
     console.result(config=config.model_dump(mode="json"))
-    console.show(to_commented_yaml(config).rstrip())
+    console.show(*to_commented_yaml(config).rstrip().split("\n"))
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = False, metavar: str = "FILE") -> None:
@@ -51,13 +59,15 @@ def check_output(args: argparse.Namespace, *endings: str) -> None:
     Raises:
         UsageError: it has another ending, or exists and there is no `--overwrite`.
     """
-    from tfmusic.core.files import check_target_file
+    from tfmusic.core.files import check_target_file, remove_leftovers, resolved
 
     if args.out is None:
         return
     if args.out.suffix not in endings:
         raise UsageError(f"--out must end in {' or '.join(endings)}. Received: {args.out}")
     check_target_file(args.out, overwrite=args.overwrite)
+    args.out = resolved(args.out)
+    remove_leftovers(args.out.parent)
 
 
 def check_output_folder(args: argparse.Namespace) -> None:
@@ -66,12 +76,17 @@ def check_output_folder(args: argparse.Namespace) -> None:
     Raises:
         UsageError: it holds something and there is no `--overwrite`, or it is a file.
     """
+    from tfmusic.core.files import check_own_files, check_way_to
+
+    if args.out is not None:
+        check_way_to(args.out)
     if args.out is None or not args.out.exists():
         return
     if not args.out.is_dir():
         raise UsageError(f"{args.out}: must be the name of a folder. Received: a file")
     if any(args.out.iterdir()) and not args.overwrite:
         raise UsageError(f"{args.out}: exists already. Pass --overwrite to replace its files, or another name")
+    check_own_files(args.out)
 
 
 def positive(text: str) -> int:
@@ -96,62 +111,6 @@ def find_records(place: Path | str) -> Path:
     return fetch(str(place)) if is_url(place) else Path(place)
 
 
-def default_records(task: str) -> Path:
-    """Returns the folder that `build-records` writes without --out."""
-    from tfmusic.records.build.build import RECORDS_VERSION
-
-    return Path("records") / task / RECORDS_VERSION
-
-
-def find_tracks(path: Path) -> "list[Track]":
-    """Returns the tracks of an AI Rush folder, of audio or .npy files or a folder of them, or of an embedding file.
-
-    The order is that of the AI Rush list or of the embedding file, else that of the names, with 9 before 10.
-
-    Raises:
-        DataError: the path does not exist, or holds nothing of these.
-    """
-    from tfmusic.core.track import Track, check_track_id, check_unique
-    from tfmusic.datasets import airush
-    from tfmusic.features.embeddings import read_index
-
-    if path.suffix == ".npz" and path.is_file():
-        ids = [check_track_id(name, str(path)) for name in read_index(path).track_ids]
-        check_unique(ids, str(path))
-        return [Track(name, path) for name in ids]
-    if path.is_file():
-        return [Track(_readable(path.stem), path)]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
-    question = airush.find_test(path)
-    if question is not None:
-        return list(airush.load_test(path, question=question))
-    mels = path / "train_data" / "mel_spectrogram"
-    folder = mels if mels.is_dir() else path
-    files = _feature_files(folder.iterdir()) or _feature_files(sorted(folder.rglob("*")))
-    if not files:
-        raise DataError(
-            f"{path}: must hold test_data/meta/qN_test.json or train_data/ (AI Rush), or .npy or audio files"
-        )
-    files.sort(key=lambda file: (file.parent, len(file.stem), file.stem))  # 9 before 10
-    return [Track(_readable("-".join(file.relative_to(folder).with_suffix("").parts)), file) for file in files]
-
-
-def _readable(name: str) -> str:
-    """Returns the name of a file as valid UTF-8; other bytes become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _feature_files(paths: Iterable[Path]) -> list[Path]:
-    """Returns spectrograms and audio files; only the spectrogram where both have the same name."""
-    from tfmusic.features.audio import is_audio
-
-    paths = [path for path in paths if not path.name.startswith(".")]
-    spectrograms = [path for path in paths if path.suffix == ".npy"]
-    names = {path.with_suffix("") for path in spectrograms}
-    return spectrograms + [path for path in paths if is_audio(path) and path.with_suffix("") not in names]
-
-
 def fail_on_skipped(skipped: Iterable[tuple[str, str]], n_tracks: int, *, lacks: str) -> None:
     """Lists the tracks that could not be read, given as ids with reasons.
 
@@ -163,7 +122,9 @@ def fail_on_skipped(skipped: Iterable[tuple[str, str]], n_tracks: int, *, lacks:
 
     rows = [{"track_id": track_id, "reason": one_line(reason)} for track_id, reason in skipped]
     console.result(skipped=rows)
-    for row in rows:
+    for row in rows[:_SHOWN_SKIPPED]:
         console.warn(f"skipped {row['track_id']}: {row['reason']}")
+    if len(rows) > _SHOWN_SKIPPED:
+        console.warn(f"... and {len(rows) - _SHOWN_SKIPPED:,} more; --json lists all")
     if rows:
         raise DataError(f"{len(rows):,} of {n_tracks:,} tracks cannot be read and have no {lacks}; the others have")

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> None:
         return arguments.print_config(config)
     beam = _beam(args)
     from tfmusic.console import console
-    from tfmusic.records.build.build import prepare, write_records
+    from tfmusic.records.build.build import default_records, prepare, write_records
     from tfmusic.records.build.places import place_of
 
-    out = args.out or arguments.default_records(config.task_name)
+    out = args.out or default_records(config.task_name)
     place = place_of(out, absolute=beam is not None)
     build = prepare(
         config, args.data, contract=args.contract, embeddings=args.embeddings, workers=args.workers, beam=beam

@@ -86,7 +86,7 @@ def _keys(words: list[str]) -> None:
     for key in keys:
         default = f"default {key.default}" if key.default else "required"
         owners = f"; for data.loader={' | '.join(key.loaders)}" if key.loaders else ""
-        console.show(f"{key.path}: {key.values} ({default}){owners}\n    {key.meaning}")
+        console.show(f"{key.path}: {key.values} ({default}){owners}", f"    {key.meaning}")
     console.result(keys=[vars(key) for key in keys])
 
 
@@ -95,7 +95,7 @@ def _schema() -> None:
     from tfmusic.console import console
 
     schema = json_schema()
-    console.show(json.dumps(schema, indent=2))
+    console.show(*json.dumps(schema, indent=2).split("\n"))
     console.result(schema=schema)
 
 

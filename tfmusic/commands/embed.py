@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tfmusic.commands import arguments
 from tfmusic.core.runtime import start_tensorflow
-from tfmusic.errors import DataError, UsageError
+from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     from tfmusic.inference.embed import Embedder
@@ -28,15 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Embeds all tracks and says what was written."""
     from tfmusic.console import console
-    from tfmusic.core.track import check_track_id, check_unique
+    from tfmusic.inference.inputs import find_tracks
 
     arguments.check_output(args, ".npz")
-    tracks = [track for path in args.inputs for track in arguments.find_tracks(path)]
-    if not tracks:
-        raise DataError(f"{', '.join(map(str, args.inputs))}: no tracks found")
-    for track in tracks:  # the file that is to be written takes plain names alone
-        check_track_id(track.track_id, str(track.feature_path))
-    check_unique([track.track_id for track in tracks], ", ".join(map(str, args.inputs)))
+    tracks = find_tracks(args.inputs)
     embedder = _embedder(args, [track.feature_path for track in tracks])
     from tfmusic.inference.embed import embed_tracks
 

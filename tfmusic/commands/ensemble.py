@@ -1,7 +1,6 @@
 """`tfmusic ensemble RUN RUN... --out RUN`: several runs as one, by the weighted mean of their logits."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 from tfmusic.commands import arguments
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     """Joins the runs and reports the whole on held-out tracks."""
     from tfmusic.commands import evaluate
     from tfmusic.console import console
-    from tfmusic.core.files import check_target, locked, put_in_place
+    from tfmusic.core.files import check_target, replacing_folder
     from tfmusic.core.rundir import RunDir, open_run
     from tfmusic.records.manifest import Manifest
 
@@ -30,19 +29,13 @@ def run(args: argparse.Namespace) -> None:
     if len({run.path.resolve() for run in runs}) < 2 or len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("ensemble must be given two different runs or more")
     check_target(args.out, overwrite=args.overwrite, marker="config.yaml", what="run folders")
-    records = args.records or runs[0].read_json(runs[0].records)["folder"]
+    records = args.records or Path(runs[0].read_json(runs[0].records)["folder"])  # a path: a file may name no URL
     manifest = Manifest.read(arguments.find_records(records))
     start_tensorflow()
     from tfmusic.training.experiment import join_runs
 
-    partial = args.out.parent / f".{args.out.name}.partial"
-    with locked(args.out):
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
-            put_in_place(partial, args.out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with replacing_folder(args.out) as partial:
+        weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
     rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
     console.table(rows, ("run", "weight"))
     console.say(f"run: {args.out}")

@@ -27,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Scores every track of the splits once, prints the report and writes it."""
     arguments.check_output_folder(args)
+    from tfmusic.core.files import check_own_files
     from tfmusic.core.rundir import open_run
     from tfmusic.records.manifest import Manifest
 
     run_dir = open_run(args.run_dir)
-    records = args.records or run_dir.read_json(run_dir.records)["folder"]
+    check_own_files(run_dir.path)
+    records = args.records or Path(run_dir.read_json(run_dir.records)["folder"])  # a path: a file may name no URL
     manifest = Manifest.read(arguments.find_records(records))
     with_metadata = not args.without_metadata
     report(run_dir, manifest, splits=args.split or (), task=args.task, out=args.out, with_metadata=with_metadata)
@@ -65,20 +67,15 @@ def _write(result: "EvaluationReport", out: Path, run_dir: "RunDir", manifest: "
     """Prints the report of a task and writes it, with its page and the predictions."""
     from tfmusic.console import console
     from tfmusic.core.files import write_json, write_text
-    from tfmusic.evaluation.evaluation import format_report
-    from tfmusic.inference.predict import predictions_table
+    from tfmusic.evaluation.evaluate import format_report
     from tfmusic.reports.evaluation_page import evaluation_page
 
     evaluation, values = result.evaluation, result.report
     page = evaluation_page(evaluation, values, run_dir, manifest)  # first: where it fails, no half report is left
     console.result(report=values)
-    console.show(format_report(values))
+    console.show(*format_report(values).split("\n"))
     console.show(values["note"])
-    predicted, targets = evaluation.names()
-    table = predictions_table(
-        evaluation.track_ids, predicted, evaluation.track_scores, evaluation.contract.labels, targets
-    )
     write_json(out / "report.json", values)
-    write_text(out / "predictions.csv", table.to_csv(index=False))
+    write_text(out / "predictions.csv", result.predictions.to_csv(index=False))
     write_text(out / "report.html", page)
     console.say(f"report: {out / 'report.html'}")

@@ -29,18 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the prediction and the parts of the track, and writes the explanation where --out names a file."""
     arguments.check_output(args, ".html", ".png", ".json")
-    track = _choose(arguments.find_tracks(args.input), args)
+    from tfmusic.inference.inputs import find_tracks
+
+    track = _choose(find_tracks([args.input]), args)
     from tfmusic.console import console
     from tfmusic.datasets.metadata import tokens_of
-    from tfmusic.features.read import read_feature
+    from tfmusic.features.read import read_input
     from tfmusic.inference.explain import check_explainable, explain, n_passes
     from tfmusic.inference.predict import check_inputs
     from tfmusic.inference.predictor import load_predictor
+    from tfmusic.pretrained.taggers import find_model
 
-    predictor = load_predictor(args.model, args.task)
+    predictor = load_predictor(find_model(args.model), args.task)
     check_explainable(predictor.contract)
     check_inputs(predictor.contract, [track.feature_path])
-    power = read_feature(track.feature_path, track.track_id, predictor.contract.feature)
+    power = read_input(track.feature_path, track.track_id, predictor.contract.feature)
     with console.progress("explain", n_passes(power.shape[1], predictor.contract), "passes") as progress:
         explanation = explain(predictor, power, track.track_id, tokens_of(track.metadata), progress.advance)
     _show(explanation)

@@ -24,11 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports the best model of the run, in a process with TensorFlow where another backend is used."""
     from tfmusic.console import console
-    from tfmusic.core.files import check_target
+    from tfmusic.core.files import check_own_files, check_target
     from tfmusic.core.rundir import open_run
     from tfmusic.inference.model_folder import MODEL_FILES
+    from tfmusic.pretrained.taggers import find_model
 
-    run_dir = open_run(args.run_dir)
+    run_dir = open_run(find_model(args.run_dir))
+    if run_dir.path == args.run_dir:
+        check_own_files(run_dir.path)
     out = args.out or args.run_dir / ("export" if args.format == "saved_model" else f"export-{args.format}")
     check_target(out, overwrite=args.overwrite, marker=MODEL_FILES[args.format], what="exported models")
     if not take_tensorflow():

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tfmusic.commands import arguments
-from tfmusic.errors import UsageError
+from tfmusic.errors import DataError, UsageError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +19,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the spectrograms that are missing and says how fast."""
+    if args.data is None and (data := arguments.take_word(args)) is not None:  # DATA may follow CONFIG
+        args.data = Path(data)
     if not args.print_config and None in (args.data, args.out):
-        data = args.data or next((text for text in args.overrides if "=" not in text), "DATA")
-        form = f"tfmusic extract {args.config} --data {data} --out {args.out or 'FOLDER'}"
+        form = f"tfmusic extract {args.config} --data {args.data or 'DATA'} --out {args.out or 'FOLDER'}"
         raise UsageError(f"extract must be given --data and --out: {form}")
     config = arguments.read_config(args)
     if args.print_config:
-        return arguments.print_config(config)
+        arguments.print_config(config)
+        return
     from tfmusic.console import console
     from tfmusic.records.build.extract import extract, find_jobs
 
-    jobs = find_jobs(args.data, args.out, config.feature)
+    jobs = find_jobs(args.data, args.out, config.feature, config.data.min_share)
     if args.dry_run:
-        return console.show(f"dry run: would write {len(jobs):,} files of {config.feature} to {args.out}")
+        console.show(f"dry run: would write {len(jobs):,} files of {config.feature} to {args.out}")
+        return
     begin = time.monotonic()
     with console.progress("extract", len(jobs), "files") as progress:
         summary = extract(
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             tables=args.data,
         )
     seconds, hours = time.monotonic() - begin, summary.music_s / 3600
-    skipped = {str(path): reason for path, reason in sorted(summary.skipped.items())}
+    skipped = {printable(str(path)): reason for path, reason in sorted(summary.skipped.items())}
     for reason in skipped.values():
         console.show(f"skipped {reason}")
     console.result(
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
         hours=hours,
         seconds=seconds,
     )
-    return console.show(
+    console.show(
         f"{summary.n_written:,} files written, {summary.n_kept:,} kept, {len(skipped):,} skipped;"
         f" {hours:.2f} hours of music in {seconds:.1f} s, {hours / max(seconds, 1e-3):.4f} hours a second: {args.out}"
     )
+    if not summary.n_written + summary.n_kept:
+        raise DataError(f"{args.data}: none of {len(skipped):,} sound files can be used; their reasons stand above")

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", dest="run_dir", type=Path, metavar="RUN", help="run folder to write (default runs/TASK/MODEL-N)"
     )
     parser.add_argument("--folds", type=arguments.positive, help="cross-validate: a model for each of data.folds folds")
-    parser.add_argument("--resume", action="store_true", help="finish an interrupted run")
+    parser.add_argument("--resume", action="store_true", help="finish a run that was interrupted, or ended by hand")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
     hosts = parser.add_argument_group(
         "several hosts", "the same command on each; Slurm, Open MPI and TF_CONFIG need no options"
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.console import console
 
     if args.dry_run:
-        console.show(f"dry run: would train {result.description}, write {result.run.path}")
+        console.show(*f"dry run: would train {result.description}, write {result.run.path}".split("\n"))
     elif processes.index:  # its own folder is removed now
         console.say(f"process {processes.index}: has trained to the end; the run is that of process 0")
     elif len(result.progress) == 1:

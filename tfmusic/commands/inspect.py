@@ -2,9 +2,8 @@
 
 import argparse
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
     from tfmusic.config.sections import Config
+    from tfmusic.core.feature import Feature
     from tfmusic.reports.inspection import Example, Inspection
 
 MARKER = "inspection.json"
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> None:
     _check_form(args)
     from tfmusic.console import console
     from tfmusic.core.files import check_target
-    from tfmusic.reports.fonts import choose_fonts, picture_names
     from tfmusic.reports.inspection import format_inspection
+    from tfmusic.reports.pictures import choose_fonts, picture_names
 
     if args.out is not None:
         check_target(args.out, overwrite=args.overwrite, marker=MARKER, what="inspections")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     fonts, missing = choose_fonts([*inspection.counts, inspection.name])
     names = picture_names(list(inspection.counts), missing)
     as_numbers = args.out is not None and any(label != name for label, name in names.items())
-    console.show(format_inspection(inspection, dict(names) if as_numbers else {}))
+    console.show(*format_inspection(inspection, dict(names) if as_numbers else {}).split("\n"))
     console.result(inspection=inspection.to_dict())
     if as_numbers:
         console.warn("this machine has no font for some labels: pictures show their numbers instead")
@@ -61,18 +61,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_form(args: argparse.Namespace) -> None:
-    """Raises UsageError where neither data nor records are given, or both; shows what the older form is now."""
+    """Raises UsageError where neither data nor records are given, or both; a folder in place of CONFIG is either."""
     if args.records and (args.config or args.data):
         raise UsageError(f"--records needs no CONFIG and no --data. Received: {args.config or args.data}")
     if args.data or args.records:
         return
-    if args.config and (Path(args.config) / "manifest.json").is_file():
-        form = f"tfmusic inspect --records {args.config}"
-    elif args.config and Path(args.config).is_dir():
-        form = f"tfmusic inspect {' '.join(args.overrides) or 'CONFIG'} --data {args.config}"
-    else:
+    if args.config is None or not Path(args.config).is_dir():
         form = f"tfmusic inspect {args.config or 'CONFIG'} --data DATA, or tfmusic inspect --records RECORDS"
-    raise UsageError(f"inspect must be given --data or --records: {form}")
+        raise UsageError(f"inspect must be given --data or --records: {form}")
+    folder, args.config = Path(args.config), arguments.take_word(args)
+    if not (folder / "manifest.json").is_file():
+        args.data = folder
+    elif args.config or args.overrides:
+        raise UsageError(f"{folder}: holds records, which are looked at as they are. Received: more arguments")
+    else:
+        args.records = folder
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class _Source:
 
     inspection: "Inspection"
     examples_fn: "Callable[[set[str]], Iterator[Example]]"
-    frames_per_s: float
+    feature: "Feature"
     is_power: bool
+    paths: Mapping[str, Path] = field(default_factory=dict)  # of the tracks of raw data
 
 
 def _inspect_records(folder: Path) -> _Source:
@@ -91,7 +95,7 @@ def _inspect_records(folder: Path) -> _Source:
 
     manifest = Manifest.read(folder)
     inspection, examples_fn = inspect_records(manifest), partial(examples_of_records, manifest)
-    return _Source(inspection, examples_fn, manifest.contract.frames_per_s, is_power=False)
+    return _Source(inspection, examples_fn, manifest.contract.feature, is_power=False)
 
 
 def _inspect_data(args: argparse.Namespace) -> _Source:
@@ -106,10 +110,15 @@ def _inspect_data(args: argparse.Namespace) -> _Source:
         dataset = replace(dataset, task=args.data.resolve().name)
     with console.progress("inspect", len(dataset.tracks), "tracks") as progress:
         inspection = inspect_data(
-            dataset, feature, min_s=config.data.min_s, workers=args.workers, on_track=progress.advance
+            dataset,
+            feature,
+            config.data,
+            workers=args.workers,
+            on_track=progress.advance,
         )
     examples_fn = partial(examples_of_data, dataset, feature)
-    return _Source(inspection, examples_fn, feature.frames_per_s, is_power=feature.name in POWER)
+    paths = {track.track_id: track.feature_path for track in dataset.tracks}
+    return _Source(inspection, examples_fn, feature, is_power=feature.name in POWER, paths=paths)
 
 
 def _config(args: argparse.Namespace) -> "Config":
@@ -124,24 +133,24 @@ def _config(args: argparse.Namespace) -> "Config":
 
 def _write(args: argparse.Namespace, source: _Source, names: Mapping[str, str], fonts: list[str]) -> None:
     """Draws everything in a folder beside the target and puts it in its place."""
-    from tfmusic.core.files import put_in_place, write_json
-    from tfmusic.reports.inspection import choose_examples
+    from tfmusic.core.files import replacing_folder, write_json
+    from tfmusic.features.audio import is_audio
+    from tfmusic.reports.inspection import choose_examples, write_sounds
     from tfmusic.reports.pictures import Pictures
 
-    partial_folder = args.out.parent / f".{args.out.name}.partial"
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try:
+    with replacing_folder(args.out) as partial_folder:
         pictures = Pictures(source.inspection, names, fonts, partial_folder)
         pictures.draw()
         pages = choose_examples(source.inspection, args.examples, args.pages)
         wanted = {track_id for ids in pages.values() for track_id in ids}
         examples = {example.track_id: example for example in source.examples_fn(wanted)}
+        sounds = []
         for number, (label, ids) in enumerate(pages.items(), 1):
             page = [examples[track_id] for track_id in ids if track_id in examples]
             if page:
-                pictures.examples(number, label, page, frames_per_s=source.frames_per_s, is_power=source.is_power)
+                pictures.examples(number, label, page, feature=source.feature, is_power=source.is_power)
+                if is_audio(path := source.paths.get(page[0].track_id, Path())):
+                    sounds.append((f"examples-{number:02d}", label, page[0], path))
+        if sounds:
+            write_sounds(partial_folder, source.inspection.name, sounds)
         write_json(partial_folder / MARKER, source.inspection.to_dict() | {"pages": list(pages)})
-        put_in_place(partial_folder, args.out)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)

@@ -24,12 +24,12 @@ def run(args: argparse.Namespace) -> None:
     runs = [open_run(path) for path in args.runs]
     rows = compare(runs)
     if args.markdown:
-        console.show(markdown(rows))
+        console.show(*markdown(rows).split("\n"))
     else:
         console.table(rows, HEADER)
     console.result(runs=[dict(zip(HEADER, row, strict=True)) for row in rows])
     if args.out is not None:
-        from tfmusic.reports.comparison_page import comparison_page
+        from tfmusic.reports.evaluation_page import comparison_page
 
         write_text(args.out, comparison_page(runs))
         console.say(f"page: {args.out}")

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-minutes", type=positive, default=30, help="minutes that a track may last (default 30)")
     parser.add_argument("--max-mb", type=positive, default=64, help="MiB that a request may hold (default 64)")
+    parser.add_argument("--access-log", action="store_true", help="print a line for every request")
     parser.add_argument("--queue", type=positive, default=8, help="requests at once; further ones get 503 (default 8)")
     parser.add_argument(
         "--time-limit", type=positive, default=120, metavar="SECONDS", help="for a request (default 120)"
@@ -39,18 +40,21 @@ def run(args: argparse.Namespace) -> None:
     from tfmusic.export.card import read_card
     from tfmusic.inference.explain import check_explainable
     from tfmusic.inference.predictor import load_predictor
+    from tfmusic.pretrained.taggers import find_model
     from tfmusic.server.app import Limits, serve
 
-    predictor = load_predictor(args.model, args.task)
+    model = find_model(args.model)
+    predictor = load_predictor(model, args.task)
     check_explainable(predictor.contract, "serve")
     limits = Limits(args.max_mb, args.queue, args.time_limit, args.max_minutes)
-    serve(predictor, limits, card=read_card(args.model, predictor), host=args.host, port=args.port, token=token)
+    card, address = read_card(model, predictor), {"host": args.host, "port": args.port}
+    serve(predictor, limits, card=card, token=token, access_log=args.access_log, **address)
 
 
 def _check(args: argparse.Namespace, token: str | None) -> None:
     for package in ("starlette", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
-            raise UsageError(f"serve needs the package {package}: pip install -e '.[serve]'")
+            raise UsageError(f"serve needs the package {package}: pip install 'tfmusic[serve]'")
     if args.host not in _LOCAL and token is None:
         raise UsageError(
             f"--host {args.host} lets other machines connect, so pass --token, or set TFMUSIC_TOKEN, of"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the data."""
     from tfmusic.console import console
-    from tfmusic.core.files import check_target
+    from tfmusic.core.files import check_target, resolved
     from tfmusic.datasets import synthetic
 
     if args.dest is not None or args.out is None:
@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
     if args.tracks < synthetic.MIN_TRACKS:
         raise UsageError(f"--tracks must be at least {synthetic.MIN_TRACKS}. Received: {args.tracks}")
     check_target(args.out, overwrite=args.overwrite, marker=synthetic.MARKER, what="synthetic music")
+    args.out = resolved(args.out)
     if args.out.exists():
         shutil.rmtree(args.out)
     with console.progress("synth", args.tracks, "tracks") as progress:

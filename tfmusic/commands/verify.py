@@ -15,13 +15,15 @@ def run(args: argparse.Namespace) -> int:
     """Prints every fault; returns 2 where there is one."""
     from tfmusic.console import console
     from tfmusic.integrity import verify
+    from tfmusic.pretrained.taggers import find_model
 
-    result = verify(args.folder)
+    result = verify(find_model(args.folder))
     for fault in result.faults:
         console.show(f"fault: {fault}")
     for note in result.notes:
         console.say(f"note: {note}")
     console.result(kind=result.kind, files=result.n_files, faults=list(result.faults), notes=list(result.notes))
-    verdict = f"{len(result.faults)} faults" if result.faults else "whole"
-    console.show(f"{args.folder}: {result.kind}, {result.n_files:,} files compared: {verdict}")
+    verdict = f"{len(result.faults)} faults" if result.faults else "whole" if result.is_compared else "no faults found"
+    compared = f"{result.n_files:,} files compared" if result.n_files else "nothing compared"
+    console.show(f"{args.folder}: {result.kind}, {compared}: {verdict}")
     return 2 if result.faults else 0

@@ -17,9 +17,11 @@ def run(args: argparse.Namespace) -> None:
     """Stores the weights if their checksum is that of the published ones."""
     from tfmusic.console import console
     from tfmusic.pretrained.musicnn import HOW_TO_GET, LICENCE, PACKAGE, VERSION, download_musicnn, store_musicnn
+    from tfmusic.pretrained.taggers import TAGGERS
 
     if (args.source is None) != args.download:
         raise UsageError(f"weights musicnn must be given either the wheel, which `{HOW_TO_GET}` fetches, or --download")
     folder = download_musicnn() if args.download else store_musicnn(args.source)
     console.result(folder=folder)
     console.say(f"{PACKAGE} {VERSION} ({LICENCE}): {folder}")
+    console.say(f"{' and '.join(TAGGERS)} are models now: tfmusic predict {next(iter(TAGGERS))} song.mp3")

@@ -137,6 +137,8 @@ def _listed() -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
+        raise ConfigError(f"{path}: must be a file. Received: a pipe or a device")
     try:
         raw = path.read_bytes()
     except OSError as error:

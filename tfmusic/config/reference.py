@@ -10,7 +10,7 @@ from typing import Any
 
 from tfmusic.config.loading import dump_value
 from tfmusic.config.sections import Config
-from tfmusic.core.feature import PRESETS
+from tfmusic.core.feature import POWER, PRESETS
 
 _WIDTH = 120  # of a line with its comment; longer comments stand above their key
 
@@ -82,18 +82,17 @@ def to_commented_yaml(config: Config) -> str:
 
 def to_short_yaml(config: Config) -> str:
     """Returns the keys of a config that differ from their defaults, and those without a default, as YAML."""
-    required = {"loader", *(name for name, field in type(config.data).model_fields.items() if field.is_required())}
     given = config.model_dump(mode="json")
-    minimal = {
-        "task": given["task"],
-        "data": {key: value for key, value in given["data"].items() if key in required},
-        "feature": {"name": given["feature"]["name"]},
-    }
-    defaults = Config.model_validate(minimal).model_dump(mode="json")
+    required = {name for name, field in type(config.data).model_fields.items() if field.is_required()}
+    kept = {"data": {"loader", *required}, "feature": {"name", "source"} if config.feature.name != "mel" else set()}
+    if config.feature.name not in POWER:  # of which the default scale does not make sense
+        kept["record"] = {"scale", "dtype"}
+    minimal = {name: {key: value for key, value in given[name].items() if key in keys} for name, keys in kept.items()}
+    defaults = Config.model_validate({"task": given["task"], **minimal}).model_dump(mode="json")
     lines = [f"task: {dump_value(given.pop('task'))}"]
     for name, section in given.items():
-        kept = required if name == "data" else {"name"} if name == "feature" and section["name"] != "mel" else set()
-        different = {key: value for key, value in section.items() if key in kept or value != defaults[name][key]}
+        named = kept.get(name, ())
+        different = {key: value for key, value in section.items() if key in named or value != defaults[name][key]}
         lines += [f"{name}:"] if different else []
         lines += [f"  {key}: {dump_value(value)}" for key, value in different.items()]
     return "\n".join(lines) + "\n"

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tfmusic.core.contract import Kind
-from tfmusic.core.feature import EMBEDDING, POWER, Feature
+from tfmusic.core.feature import POWER, Feature
 from tfmusic.core.scale import ScaleName
 from tfmusic.core.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
+from tfmusic.core.windows import Choice, Segments
 from tfmusic.datasets import AnyData, airush
 from tfmusic.datasets.options import DataSection
 from tfmusic.features.offline_augment import OfflineAugment
@@ -24,6 +25,7 @@ MetadataField = Literal[
     "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
 ]  # fmt: skip
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
+WITHOUT_BACKBONE = ("descriptors", "mlp")  # models of which the head alone learns
 
 
 class RecordSection(Section):
@@ -33,20 +35,31 @@ class RecordSection(Section):
     """Length of a stored segment, frames."""
     hop_frames: Count = 313
     """Distance between the starts of two segments, frames."""
-    segments: Literal["all", "first", "random", "even"] = "all"
-    """Which segments of a track are stored: all, or segments_per_track of them: the first, random or evenly spaced."""
+    segments: Literal["all"] | Choice = "all"
+    """Which segments of a track are stored and scored: all, or segments_per_track of them: the first, random or evenly
+    spaced. random depends on the seed and the length of the track."""
     segments_per_track: Count = 1
     """Number of segments for segments=first, random and even."""
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
     """Type of the stored codes."""
     scale: ScaleName = "db"
     """From power to codes: dB, log10(1 + 10 p), log10(1 + 10000 p), or as it is (float dtypes)."""
+    max_clipped: Fraction = 0.2
+    """Largest share of tracks with most codes at the ends of the scale db, in silence or beyond it, that is stored."""
     num_shards: Count = 4
     """Least number of shards of each fold or split."""
     shard_mib: Count = 128
     """Largest shard, MiB; more data makes more shards."""
     seed: Seed = 0
     """Seed of the random segments and of the order of records."""
+
+    @property
+    def chosen(self) -> Segments | None:
+        """Which segments are stored where not all are."""
+        if self.segments == "all":
+            return None
+        sizes = {"frames": self.segment_frames, "hop_frames": self.hop_frames}
+        return Segments(self.segments, self.segments_per_track, **sizes, seed=self.seed)
 
     @model_validator(mode="after")
     def _every_frame_is_stored(self) -> "RecordSection":
@@ -117,17 +130,25 @@ class ModelSection(Section):
     """Architecture; `tfmusic models` lists them."""
     width: Count | None = None
     """Channels of the first block; null: the paper's."""
-    hidden: Count | None = None
-    """Units of the dense layer before the last; null: the paper's."""
+    hidden: CountOrZero | None = None
+    """Units of the dense layer before the last; 0: no such layer; null: the paper's."""
     pooling: Literal["average", "max", "attention"] | None = None
     """How the backbone's output is pooled over time and bins; null: the paper's way."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     """Share of the features that are dropped before the last layer."""
     stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of examples that skip the last residual block (Huang et al. 2016), earlier blocks less; null: none."""
+    squeeze: Count | None = None
+    """Squeeze-and-excitation in residual blocks (Hu et al. 2018), with this reduction of the channels; null: none."""
+    downsampling: Literal["strides", "pools"] | None = None
+    """Strides in the convolutions, or the max-pools of an AI Rush finalist; null: strides."""
+    reset_after: bool | None = None
+    """Whether a GRU resets after its matrix product, as the fast kernel for GPUs does; null: where there is a GPU. The
+    paper's number of parameters needs false."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """Pretrained weights: none, imagenet, musicnn, or a file: a .keras file of this model, a .h5 file of Keras
-    Applications, the musicnn wheel."""
+    """Pretrained weights: none, imagenet (which Keras fetches over the network unless ~/.keras has them), musicnn, or a
+    file: a .keras file of this model, a .h5 file of Keras Applications, a .safetensors file of torchvision, the musicnn
+    wheel."""
     init_from: Annotated[str, Field(min_length=1)] = "none"
     """A run folder whose backbone to start from, or none."""
 
@@ -174,6 +195,8 @@ class BalanceSection(Section):
 
     rare_share: Fraction = 0.5
     """A label is rare if it has fewer training tracks than this share of the mean label."""
+    common: list[str] = Field(default_factory=list)
+    """Labels that are common; all others are rare, and rare_share is not used. None named: rare_share decides."""
     common_segments: Count | Literal["all"] = "all"
     """Segments of a track in an epoch, drawn anew for every epoch."""
     rare_segments: Count | Literal["all"] = "all"
@@ -195,6 +218,9 @@ class TrainingSection(Section):
     official: the splits that the data set comes with, of which test is for `evaluate --split test`."""
     select: Literal["best", "last"] = "best"
     """The epoch whose weights are kept: the best on the validation fold, or the last, whose score there is unbiased."""
+    monitor: Literal["accuracy", "micro_f1", "macro_f1", "roc_auc", "pr_auc"] | None = None
+    """What is watched on the validation fold, for select=best, early stopping and plateaus; areas are the mean over
+    labels; null: accuracy for one label a track, micro_f1 for several tags."""
     epochs: Count = 60
     """Number of epochs."""
     freeze_epochs: CountOrZero = 0
@@ -216,15 +242,20 @@ class TrainingSection(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh the loss of a class by the inverse of its frequency."""
     optimizer: Literal[
-        "adamw", "adam", "sgd", "addons/lookahead_radam", "addons/lamb", "addons/novograd", "addons/swa"
+        "adamw", "adam", "sgd", "lbfgs", "addons/lookahead_radam", "addons/lamb", "addons/novograd", "addons/swa"
     ] = "adamw"
-    """Optimizer; those of TensorFlow Addons need the addons stack."""
+    """Optimizer; those of TensorFlow Addons need the addons stack. lbfgs solves a linear head on a frozen backbone."""
     learning_rate: Positive = 1e-3
     """Highest learning rate, after the warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: falls to 0 as a cosine, or stays."""
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    """Learning rate: a warm-up and half a cosine down to 0, constant, or constant until the validation score, or
+    without validation the loss, is no better for a while; then it falls."""
     warmup_epochs: PositiveOrZero = 2.0
-    """Epochs over which the learning rate rises from 0."""
+    """Epochs over which the learning rate rises from 0, for schedule=cosine."""
+    plateau_epochs: Count = 5
+    """Epochs without anything better after which the learning rate falls, for schedule=plateau."""
+    plateau_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """What the learning rate is multiplied by then."""
     weight_decay: PositiveOrZero = 1e-2
     """Decay of the weights, biases and normalisation excepted."""
     momentum: Fraction = 0.9
@@ -241,6 +272,19 @@ class TrainingSection(Section):
     """Devices of this machine that share every batch."""
     tensorboard: bool = True
     """Write TensorBoard logs to the run folder."""
+
+    @model_validator(mode="after")
+    def _solver_goes_with_the_rest(self) -> "TrainingSection":
+        """A head that is solved has one epoch, on the outputs of a backbone that does not learn."""
+        wanted: dict[str, Any] = {"cache_frozen": True, "freeze_epochs": 1, "epochs": 1, "loss": "auto"}
+        wanted |= {"label_smoothing": 0.0, "ema_momentum": 0.0, "precision": "float32"}
+        for key, value in wanted.items() if self.optimizer == "lbfgs" else ():
+            if (received := getattr(self, key)) != value:
+                raise ValueError(
+                    f"training.optimizer=lbfgs does not go with training.{key}={received}: set it to"
+                    f" {str(value).lower()}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _cache_goes_with_the_rest(self) -> "TrainingSection":
@@ -343,11 +387,6 @@ class Config(Section):
     @model_validator(mode="after")
     def _scale_suits_the_feature(self) -> "Config":
         name, record = self.feature.name, self.record
-        if name == EMBEDDING:
-            raise ValueError(
-                "feature.name must be a spectrogram's; embeddings are read from a file: build-records --embeddings."
-                f" Received: {name}"
-            )
         if name not in POWER and record.scale != "identity":
             raise ValueError(
                 f"record.scale must be identity for {name}, with record.dtype float16 or float32: its values are no"
@@ -382,6 +421,8 @@ class Config(Section):
             raise ValueError("training.cache_frozen is for one task: set it to false for several")
         if are_several and self.balance.is_on:
             raise ValueError("balance is for one task: several tasks share the segments of a track")
+        if training.optimizer == "lbfgs" and (self.metadata.fields or self.augment.mixup_alpha):
+            raise ValueError("training.optimizer=lbfgs needs metadata.fields=[] and augment.mixup_alpha=0")
         if training.cache_frozen and self.balance.is_on:
             raise ValueError("training.cache_frozen needs every segment once: set it to false, or leave balance out")
         return self
@@ -406,7 +447,7 @@ class Config(Section):
                 "input.hop_frames must be at most input.frames, or frames of a track would never be scored."
                 f" Received: input.hop_frames={self.input.hop_frames}, input.frames={self.input.frames}"
             )
-        if self.training.freeze_epochs and not self.model.is_pretrained:
+        if self.training.freeze_epochs and not self.model.is_pretrained and self.model.name not in WITHOUT_BACKBONE:
             raise ValueError(
                 "training.freeze_epochs is for a pretrained backbone: set model.weights or model.init_from, or"
                 f" freeze_epochs=0. Received: {self.training.freeze_epochs}"

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from tfmusic.core.feature import EMBEDDING, Feature
 from tfmusic.core.files import read_json_file, write_text
 from tfmusic.core.scale import Scale
+from tfmusic.core.windows import Segments
 from tfmusic.errors import RunError
 
 CONTRACT_VERSION = 1
@@ -42,6 +43,7 @@ class Contract:
         hop_frames: distance between windows when a track is scored, frames.
         heads: the tasks of a model with several, in the order of their logits; empty for one task.
         metadata: the tokens that a model with metadata knows, in the order of its input; empty for others.
+        segments: which segments of a track the records hold and the model scores; None for whole tracks.
     """
 
     task: str
@@ -55,6 +57,12 @@ class Contract:
     version: int = CONTRACT_VERSION
     heads: tuple[Head, ...] = ()
     metadata: tuple[str, ...] = ()
+    segments: Segments | None = None
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """The windows that score a track, as the functions of `core.windows` take them."""
+        return {"frames": self.frames, "hop_frames": self.hop_frames, "segments": self.segments}
 
     @property
     def is_embedding(self) -> bool:
@@ -87,17 +95,22 @@ class Contract:
         return parts
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the contract for JSON; `heads` and `metadata`, younger than format 1, only where there are some."""
+        """Returns the contract for JSON; fields younger than format 1 only where there is something in them."""
         objects = {"feature": self.feature.model_dump(), "scale": self.scale.to_dict()}
         fields = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
         fields |= objects | {"heads": [asdict(head) for head in self.heads]}
-        return {name: value for name, value in fields.items() if value or name not in ("heads", "metadata")}
+        fields["segments"] = asdict(self.segments) if self.segments else None
+        return {name: value for name, value in fields.items() if value or name not in ("heads", "metadata", "segments")}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Returns the contract that `to_dict` gave; raises ValueError, TypeError, KeyError, AttributeError."""
         heads = tuple(Head(head["task"], head["kind"], tuple(head["labels"])) for head in fields.get("heads", ()))
-        objects = {"feature": Feature.from_dict(fields["feature"]), "scale": Scale.from_dict(fields["scale"])}
+        objects: dict[str, Any] = {
+            "feature": Feature.from_dict(fields["feature"]),
+            "scale": Scale.from_dict(fields["scale"]),
+        }
+        objects["segments"] = Segments(**fields["segments"]) if "segments" in fields else None
         tuples = {"labels": tuple(fields["labels"]), "heads": heads, "metadata": tuple(fields.get("metadata", ()))}
         contract = cls(**(dict(fields) | tuples | objects))
         _check(contract)
@@ -135,7 +148,7 @@ class Contract:
 
     def difference(self, other: "Contract") -> str | None:
         """Returns the first field in which data for `other` would not fit this model, as text, or None."""
-        for field in ("kind", "labels", "feature", "scale", "dtype"):
+        for field in ("kind", "labels", "feature", "scale", "dtype", "segments"):
             expected, received = getattr(self, field), getattr(other, field)
             if expected != received:
                 return f"{field}: {_short(expected)} against {_short(received)}"

@@ -5,14 +5,16 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tfmusic.errors import RunError, UsageError
+from tfmusic.errors import RunError, UsageError, printable
 
 MAX_JSON_BYTES = 256 << 20  # 256 MiB; the largest label files known have a few
 CHECKSUMS_NAME = "checksums.json"
@@ -26,23 +28,39 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a new temporary file beside `path`, which takes its place when the block ends without an error.
 
     No reader sees half of a file: it is flushed to disk before it is renamed, and removed after an error. Its name is
-    random, so nobody can put a link there beforehand. The folder is made where it is missing.
+    random, so nobody can put a link there beforehand. The folder is made where it is missing. The file is locked until
+    then, so that `remove_leftovers` tells it from one that a killed process has left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")  # the suffix, as Keras and numpy look at it
-    os.close(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    tmp = new_temporary(path)
     try:
-        yield tmp
-        with tmp.open("rb") as file:
-            os.fsync(file.fileno())
-        tmp.replace(path)
+        with held(tmp):
+            yield tmp
+            with tmp.open("rb") as file:
+                os.fsync(file.fileno())
+            tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
 
 
+def new_temporary(path: Path) -> Path:
+    """Makes an empty hidden file with a random name beside `path`, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")  # the suffix, as Keras and numpy look at it
+    os.close(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    return tmp
+
+
 def is_temporary(path: Path) -> bool:
     """Returns whether a file is an unfinished one of `replacing`, which a killed process has left."""
-    return path.name.startswith(".") and ".tmp" in path.suffixes
+    return re.fullmatch(r"\.[0-9a-f]{16}\.tmp(\.\w+)?", path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the unfinished files of killed processes from a folder; those of others that still write stay."""
+    for path in folder.glob(".*.tmp*"):
+        if is_temporary(path) and path.is_file() and not path.is_symlink():
+            with suppress(OSError, UsageError), held(path, "in use"):
+                pass  # the end of `held` removes it
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -57,13 +75,103 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one step, as `replacing`."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    """Writes a JSON file in one step, as `replacing`; paths that are not UTF-8 are read from it as they were."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))  # which are escapes of JSON as well
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a UTF-8 file of one name, so that nothing is written to a file elsewhere.
+
+    Raises:
+        OSError: it is a link, or cannot be written.
+        RunError: it has a second name, or is a pipe or a device.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+            raise RunError(f"{path}: must be a file of its own. Received: a hard link, a pipe or a device; remove it")
+        file.write(line + "\n")
+
+
+def foreign_entries(folder: Path) -> list[Path]:
+    """Returns what a folder holds, at any depth, beside files and folders: links, pipes and devices."""
+    found = []
+    for here, folders, names in os.walk(folder):
+        for path in (Path(here, name) for name in (*folders, *names)):
+            with suppress(FileNotFoundError):  # a temporary file of another process
+                mode = path.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    found.append(path)
+    return sorted(found)
+
+
+def check_own_files(folder: Path) -> None:
+    """Checks that all that is written into a folder stays in it.
+
+    Raises:
+        RunError: it holds a link, a pipe or a device, at any depth; the message names the first.
+    """
+    if entries := foreign_entries(folder):
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        raise RunError(
+            f"{entries[0]}{more}: a folder that is to be written must hold files and folders alone. Received: a"
+            " symbolic link, a pipe or a device; put a copy of the file in its place, or remove it"
+        )
+
+
+def check_way_to(path: Path) -> None:
+    """Checks that an output in a run or an export is not reached through a link in it.
+
+    Raises:
+        RunError: the output, or a folder on the way from the run or export to it, is a link.
+    """
+    path = path.absolute()
+    way: list[Path] = [path]
+    for parent in path.parents:
+        if any((parent / name).is_file() for name in (CHECKSUMS_NAME, "contract.json")):
+            for part in way:
+                if part.is_symlink():
+                    raise RunError(f"{part}: must not be a link in a run or an export; choose another output")
+        way.append(parent)
 
 
 def text_cell(text: str) -> str:
-    """Returns a cell of a CSV file. A text that a spreadsheet could run as a formula gets a quote before it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Returns a printable cell of a CSV file. What a spreadsheet could run as a formula gets a quote before it.
+
+    Also after a semicolon or a bar, which separates cells in some countries and programs.
+    """
+    return re.sub(r"""((?:^|[;|])[\s"']*)(?=[=+\-@＝＋－＠])""", r"\1'", printable(text))
+
+
+def resolved(out: Path) -> Path:
+    """Returns where an output stands that may be a link, which stays."""
+    return out.resolve() if out.is_symlink() else out
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Yields a new hidden folder, which takes the place of `out` when the block ends without an error.
+
+    It stands beside `out`, or beside the folder that a link of that name leads to. One process at a time writes it, and
+    removes what those that were killed have left.
+
+    Raises:
+        UsageError: another process is writing it, or the lock file is somebody's file.
+    """
+    out = resolved(out)
+    with locked(out):
+        for leftover in out.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(out.name)}\.[0-9a-f]{{16}}\.partial", leftover.name) and leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)  # not through a link
+        partial = out.parent / f".{out.name}.{secrets.token_hex(8)}.partial"
+        partial.mkdir()
+        try:
+            yield partial
+            put_in_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def put_in_place(finished: Path, target: Path) -> None:
@@ -73,8 +181,7 @@ def put_in_place(finished: Path, target: Path) -> None:
     elif _exchange(finished, target):
         shutil.rmtree(finished, ignore_errors=True)  # the older one, since the exchange
     else:
-        old = target.parent / f".{target.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
+        old = target.parent / f".{secrets.token_hex(8)}.tmp.old"
         target.rename(old)
         finished.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -92,11 +199,14 @@ def locked(target: Path) -> Iterator[None]:
     """Lets one process at a time write under a name. The lock file is hidden beside it.
 
     Raises:
-        UsageError: another process is writing there.
+        UsageError: another process is writing there, or the lock file is somebody's file, which would be removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"{target}: another process is writing it; wait for it to end, or choose another name"
-    with held(target.parent / f".{target.name}.lock", refusal):
+    lock = target.parent / f".{target.name}.lock"
+    if lock.is_file() and lock.stat().st_size:
+        raise UsageError(f"{lock}: must be empty, as a lock file is. Received: other contents; move it elsewhere")
+    with held(lock, refusal):
         yield
 
 
@@ -156,8 +266,13 @@ def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None
         what: the kind of folder, for the message.
 
     Raises:
-        UsageError: it exists and `overwrite` is False, or it is no folder of this kind.
+        UsageError: it exists and `overwrite` is False, or it is no folder of this kind, or a mount point, or its name
+            is not UTF-8.
+        RunError: it lies in a run or an export, behind a link.
     """
+    if str(path) != os.fsencode(path).decode(errors="replace"):
+        raise UsageError(f"{path}: the name of a folder that is written must be UTF-8, as TensorFlow reads no other")
+    check_way_to(path)
     if not path.exists():
         return
     if not overwrite:
@@ -167,6 +282,16 @@ def check_target(path: Path, *, overwrite: bool, marker: str, what: str) -> None
             f"{path}: --overwrite replaces only {what}, which would hold {marker}. Choose another name, or remove it"
             " yourself"
         )
+    if _is_mount_point(path):
+        raise UsageError(f"{path}: must not be a mount point, which cannot be replaced; choose a folder in it")
+
+
+def _is_mount_point(path: Path) -> bool:
+    """Returns whether a folder is a mount point; on Linux also one that is bound to a folder of the same disk."""
+    mounts = Path("/proc/self/mountinfo")
+    lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.is_file() else []
+    escaped = re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", str(path.resolve()))
+    return os.path.ismount(path) or any(line.split(" ")[4:5] == [escaped] for line in lines)
 
 
 def check_target_file(path: Path, *, overwrite: bool) -> None:
@@ -174,7 +299,9 @@ def check_target_file(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: it exists and `overwrite` is False, or it is a folder.
+        RunError: it lies in a run or an export, behind a link.
     """
+    check_way_to(path)
     if path.is_dir():
         raise UsageError(f"{path}: must be the name of a file. Received: a folder")
     if path.exists() and not overwrite:

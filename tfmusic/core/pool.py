@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -34,25 +35,59 @@ def run_all(
     return _run_pool(function, items, workers)
 
 
+def map_in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+    """Yields the results of a function in the order of its arguments, a few of which are worked on ahead.
+
+    Args:
+        function: at the top level of a module, so that workers can import it.
+        items: its arguments.
+        workers: processes; with one everything runs in this process.
+
+    Raises:
+        UsageError: a worker was killed.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    ahead: deque[Future[_Result]] = deque()
+    with _pool(workers) as pool:
+        for item in items:
+            with _interrupts_ignored():
+                ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * workers:  # more would only take memory
+                yield _result(ahead.popleft())
+        while ahead:
+            yield _result(ahead.popleft())
+
+
 def _run_pool(
     function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
 ) -> Iterator[tuple[_Item, _Result]]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
-    with _interrupts_ignored():  # workers inherit this from their first instruction
-        futures: dict[Future[_Result], _Item] = {pool.submit(function, item): item for item in items}
-    try:
+    with _pool(min(workers, len(items))) as pool:
+        with _interrupts_ignored():  # workers inherit this from their first instruction
+            futures: dict[Future[_Result], _Item] = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                raise UsageError(
-                    "a worker process was killed from outside, usually for lack of memory: pass a lower --workers;"
-                    " what is finished is kept"
-                ) from error
-            yield futures[future], result
+            yield futures[future], _result(future)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[_Result]) -> _Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a worker process was killed from outside, usually for lack of memory: pass a lower --workers;"
+            " what is finished is kept"
+        ) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from tfmusic.core.files import CHECKSUMS_NAME, check_files, is_temporary, read_json_file, write_checksums
 from tfmusic.core.section import first_error
@@ -17,6 +17,7 @@ _SEALED = (
     "config.yaml", "environment.json", "contract.json", "calibration.json", "records.json", "pretrained.json",
     "ensemble.json", "metrics.jsonl", "checkpoints/best.keras", "checkpoints/last.keras", "backup/state.npz",
 )  # fmt: skip
+MAX_DEPTH = 8  # of ensembles of ensembles
 FOR_TRAINING = ("checkpoints/last.keras", "backup/state.npz")  # a user may remove them to make room
 
 
@@ -40,14 +41,16 @@ class _Environment(BaseModel, strict=True):
     packages: dict[str, str]
 
 
-class _Member(BaseModel, strict=True):
-    run: str
-    weight: float
+class Member(BaseModel, strict=True):
+    """A run of an ensemble: its path from the ensemble's folder, its share, and the sha256 of its model."""
+
+    run: str = Field(pattern=r"^[^\x00]+$")
+    weight: float = Field(ge=0, allow_inf_nan=False)
     sha256: str | None = None
 
 
 class _Ensemble(BaseModel, strict=True):
-    members: list[_Member]
+    members: list[Member]
 
 
 class _Pretrained(BaseModel, strict=True):
@@ -131,6 +134,26 @@ class RunDir:
         """Which runs this one is the mean of, with their weights; absent where it was trained itself."""
         return self.path / "ensemble.json"
 
+    def members(self, above: tuple[Path, ...] = ()) -> dict["RunDir", Member]:
+        """Returns the runs that this one is the mean of; none where it was trained itself.
+
+        Args:
+            above: the ensembles that this one is a member of.
+
+        Raises:
+            RunError: the list is damaged, or names one run twice, or the run itself, directly or through its members.
+        """
+        if not self.ensemble.is_file():
+            return {}
+        here = self.path.resolve()
+        listed = _Ensemble.model_validate(self.read_json(self.ensemble)).members
+        members = {RunDir(self.path / member.run): member for member in listed}
+        if here in above or len(above) > MAX_DEPTH or len({run.path.resolve() for run in members}) < len(listed):
+            raise RunError(f"{self.ensemble}: must name other runs, each once, and not the ensemble itself")
+        for run in members:
+            run.members((*above, here))
+        return members
+
     def fold(self, number: int) -> "RunDir":
         """Returns the run of one fold of a cross-validation."""
         return RunDir(self.path / f"fold{number}")
@@ -156,7 +179,8 @@ class RunDir:
         if not self.config.is_file() or self.can_resume or any(self.path.rglob(self.calibration.name)):
             return False
         # The line of an epoch is written before its state.
-        return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in self.path.rglob("metrics.jsonl"))
+        logs = (path for path in self.path.rglob("metrics.jsonl") if path.is_file())
+        return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in logs)
 
     @property
     def tensorboard(self) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 
 ScaleName = Literal["db", "log10_1p10", "log10_1p10000", "identity"]
 
+MOST_ABOVE_MEDIAN = 1e4  # of the tracks' loudest values, power: 40 dB; beyond it lies another unit, or a damaged value
 DB_RANGE = 90.0  # what lies further below the loudest value is noise of the encoder
 
 
@@ -37,6 +38,13 @@ _CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 _BLOCK_CELLS = 1 << 15  # looked up at a time: their indices of 8 bytes stay in the second cache
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def too_loud(loudest: Sequence[float]) -> np.ndarray:
+    """Returns which tracks are of another level than the others, bool [n], for the largest power of each."""
+    values = np.asarray(loudest, np.float64)
+    sounding = values[values > 0]
+    return np.asarray(values > MOST_ABOVE_MEDIAN * np.median(sounding)) if sounding.size else values > np.inf
 
 
 @dataclass(frozen=True)

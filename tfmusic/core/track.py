@@ -12,6 +12,7 @@ from tfmusic.errors import DataError
 
 # A plain name: no separator, no leading dot, nothing a shell or a file system would read as more than a name.
 _PLAIN_ID = re.compile(r"[\w][\w .+-]{0,199}", re.ASCII)
+MIN_SHARE = 0.98  # of the samples of a sound file must be there, unless a config says otherwise
 NO_METADATA: Mapping[str, Any] = {}  # the same for all tracks without
 
 
@@ -20,7 +21,9 @@ class Track:
     """One row of the labels; the spectrogram or audio stays on disk until it is needed.
 
     `artists` and `album` are keys for grouping, empty or None where unknown. `split` is the official one, `train`,
-    `validation` or `test`, or None. Where a task has one label a track, the first of `labels` is that one.
+    `validation` or `test`, or None. Where a task has one label a track, the first of `labels` is that one. Tracks
+    with the same `duplicate_of` are the same music under several names. `embedded_as` is the id that a track has in an
+    embedding file, where that is another.
     """
 
     track_id: str
@@ -30,6 +33,8 @@ class Track:
     artists: tuple[str, ...] = ()
     album: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
+    duplicate_of: str | None = None
+    embedded_as: str | None = None
 
 
 @dataclass(frozen=True)

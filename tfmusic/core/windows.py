@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+Choice = Literal["first", "random", "even"]
 
 
 def segment_starts(n_frames: int, *, frames: int, hop_frames: int) -> np.ndarray:
@@ -19,6 +21,88 @@ def segment_starts(n_frames: int, *, frames: int, hop_frames: int) -> np.ndarray
     return starts if starts[-1] == last else np.append(starts, np.int64(last))
 
 
+@dataclass(frozen=True)
+class Segments:
+    """Which segments of a track are stored where not all are; a model learns from them and scores them alone.
+
+    A track that has no more than `count` segments keeps all. `random` depends on the seed and on how many segments the
+    track has, not on its name: so an export, which knows no names, chooses the same ones.
+
+    Attributes:
+        choice: the first, some at random, or evenly spaced ones, of which one alone is the middle.
+        count: how many.
+        frames: length of a segment.
+        hop_frames: distance of the segments.
+        seed: of `random`.
+    """
+
+    choice: Choice
+    count: int
+    frames: int
+    hop_frames: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a field has no sense."""
+        sizes = (self.count, self.frames, self.hop_frames)
+        are_sizes = all(type(size) is int and 0 < size < 1 << 30 for size in sizes) and type(self.seed) is int
+        if self.choice not in get_args(Choice) or not are_sizes:
+            raise ValueError(f"no valid segments: {str(self)[:120]}")
+
+    def starts(self, n_frames: int) -> np.ndarray:
+        """Returns the first frames of the segments of a track that are stored, int64, ascending."""
+        starts: np.ndarray = segment_starts(n_frames, frames=self.frames, hop_frames=self.hop_frames)
+        n = len(starts)
+        if n <= self.count or self.choice == "first":
+            return starts[: self.count]
+        if self.choice == "random":
+            places = np.sort(np.argsort(priority(np.arange(n), n, self.seed))[: self.count])
+        else:
+            places = even_places(np.arange(self.count), n, self.count)
+        return np.asarray(starts[places])
+
+    def stretches(self, n_frames: int) -> list[tuple[int, int]]:
+        """Returns the stretches that the stored segments cover, as first frames and ends, in order."""
+        starts = self.starts(n_frames)
+        begins = np.flatnonzero(np.append(True, starts[1:] > starts[:-1] + self.frames))
+        lasts = np.append(begins[1:], len(starts)) - 1
+        ends = np.minimum(starts[lasts] + self.frames, n_frames)
+        return list(zip(starts[begins].tolist(), ends.tolist(), strict=True))
+
+
+def even_places(number: Any, n_segments: Any, count: int) -> Any:
+    """Returns the places of evenly spaced segments, rounded half to even, of which one alone is the middle.
+
+    In whole numbers, so that a graph has the same: `number` is 0 to count - 1, an array or a tensor.
+    """
+    if count == 1:
+        return number + (n_segments - 1) // 2
+    last, gaps = number * (n_segments - 1), count - 1
+    below = last // gaps
+    return below + (2 * (last - below * gaps) + gaps - 1 + below % 2) // (2 * gaps)
+
+
+def priority(place: Any, n_segments: Any, seed: int) -> Any:
+    """Returns a number for each place, int64 arrays or tensors; the places in the order of these are shuffled.
+
+    The mixing steps of a hash of 32 bits; no two places of a track have the same number.
+    """
+    mixed = (place + n_segments * 0x9E3779B1 + (seed % 2**31) * 0x85EBCA6B) % 2**32
+    for _ in range(2):
+        mixed = (mixed ^ (mixed // 2**16)) * 0x45D9F3B % 2**32
+    return mixed ^ (mixed // 2**16)
+
+
+def window_starts(n_frames: int, *, frames: int, hop_frames: int, segments: Segments | None = None) -> np.ndarray:
+    """Returns the first frame of every window that scores a track, int64, ascending; of some segments, their windows.
+
+    Segments that touch or overlap are one stretch of music, with windows over their borders too.
+    """
+    stretches = segments.stretches(n_frames) if segments else [(0, n_frames)]
+    parts = [begin + segment_starts(end - begin, frames=frames, hop_frames=hop_frames) for begin, end in stretches]
+    return np.concatenate(parts)
+
+
 def tile_to(codes: np.ndarray, frames: int) -> np.ndarray:
     """Returns the track [n_frames, n_bins] repeated from its beginning to at least `frames` frames."""
     n_frames = len(codes)
@@ -27,9 +111,11 @@ def tile_to(codes: np.ndarray, frames: int) -> np.ndarray:
     return codes[np.arange(frames) % n_frames]
 
 
-def slice_windows(codes: np.ndarray, *, frames: int, hop_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the windows [n_windows, frames, n_bins] of a track and their first frames [n_windows]."""
-    starts = segment_starts(len(codes), frames=frames, hop_frames=hop_frames)
+def slice_windows(
+    codes: np.ndarray, *, frames: int, hop_frames: int, segments: Segments | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the windows [n_windows, frames, n_bins] that score a track and their first frames [n_windows]."""
+    starts = window_starts(len(codes), frames=frames, hop_frames=hop_frames, segments=segments)
     tiled = tile_to(codes, frames)
     return np.stack([tiled[start : start + frames] for start in starts]), starts
 
@@ -58,7 +144,12 @@ class WindowBatch:
 
 
 def batch_windows(
-    tracks: Iterable[TrackCodes], *, frames: int, hop_frames: int, batch_sizes: tuple[int, ...]
+    tracks: Iterable[TrackCodes],
+    *,
+    frames: int,
+    hop_frames: int,
+    batch_sizes: tuple[int, ...],
+    segments: Segments | None = None,
 ) -> Iterator[WindowBatch]:
     """Yields every window of every track once, in order.
 
@@ -70,10 +161,11 @@ def batch_windows(
         frames: length of a window.
         hop_frames: distance of the windows.
         batch_sizes: ascending.
+        segments: which segments of a track are scored; None for all of it.
     """
     waiting: list[tuple[int, np.ndarray, np.ndarray | None]] = []
     for row, codes, metadata in tracks:
-        windows, _ = slice_windows(codes, frames=frames, hop_frames=hop_frames)
+        windows, _ = slice_windows(codes, frames=frames, hop_frames=hop_frames, segments=segments)
         waiting.extend((row, window, metadata) for window in windows)
         while len(waiting) >= batch_sizes[-1]:
             yield _batch(waiting[: batch_sizes[-1]])

@@ -38,6 +38,8 @@ QUESTIONS = {
     "q3": Question("genre", "single"),
 }
 
+_TRACK_KEYS = ("track_index", "track_id", "track", "id")  # of lyric_meta, whose schema is not known
+
 QuestionName = Literal["q1", "q2", "q3"]
 
 
@@ -176,18 +178,31 @@ def _text(value: Any) -> str:
 
 
 def _lyrics(path: Path) -> dict[str, str]:
-    """Returns lyric text by track; the schema is not known, so any text column beside track_index is taken."""
+    """Returns lyric text by track; the schema is not known: a table of columns, a list of rows, or texts by track."""
     if not path.is_file():
         return {}
     try:
-        rows = meta.read_columns(path)
-    except DataError:
+        table = meta.read_json(path)
+        if isinstance(table, dict) and table and all(isinstance(text, str) for text in table.values()):
+            return {track_id: text for track_id, text in table.items() if text.strip()}
+        rows = table if isinstance(table, list) else meta.read_columns(path)
+    except DataError as error:
+        console.warn(f"{error}; lyrics are left out")
         return {}
-    texts = {
-        _text(row.get("track_index")): [value for value in row.values() if isinstance(value, str) and value.strip()]
-        for row in rows
-    }
-    return {track_id: "\n".join(values) for track_id, values in texts.items() if values}
+    found: dict[str, str] = {}
+    for row in (row for row in rows if isinstance(row, dict)):
+        key = next((name for name in _TRACK_KEYS if name in row), "")
+        texts = {name: text for name, text in row.items() if name != key and isinstance(text, str) and text.strip()}
+        named = [text for name, text in texts.items() if "lyric" in name.casefold()] or list(texts.values())
+        if (track_id := _text(row.get(key))) and named:
+            found[track_id] = "\n".join(named)
+    if rows and not found:
+        names = ", ".join(rows[0]) if isinstance(rows[0], dict) else type(rows[0]).__name__
+        console.warn(
+            f"{path}: must have text beside a column of tracks ({', '.join(_TRACK_KEYS)})."
+            f" Received: {names[:200]}; lyrics are left out"
+        )
+    return found
 
 
 def _labels(value: Any, ask: Question, origin: str) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
-"""What loaders share: feature files below a folder, tables of text, names of labels and splits."""
+"""What loaders and commands share: feature files below a folder, tables of text, names of labels and splits."""
 
 import csv
 import hashlib
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tfmusic.core.track import is_plain_id
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, printable
 
 SUFFIXES = (
     ".npy", ".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au",
@@ -38,12 +40,16 @@ class FeatureFiles:
     Attributes:
         root: the folder.
         paths: by name from the folder on, without their suffix.
-        others: how many files are of other kinds.
+        others: how many files are of other kinds, by suffix.
+        n_hidden: how many spectrogram and audio files are hidden, or in hidden folders.
+        unreadable: folders that cannot be read.
     """
 
     root: Path
     paths: Mapping[str, Sequence[Path]]
-    others: int
+    others: Counter[str]
+    n_hidden: int = 0
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def below(cls, root: Path, *, only: Iterable[str] | None = None) -> "FeatureFiles":
@@ -54,14 +60,45 @@ class FeatureFiles:
         """
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; the audio or spectrogram files must stand there")
-        paths, others = defaultdict(list), 0
+        paths, others, n_hidden, unreadable = defaultdict(list), Counter[str](), 0, list[str]()
         for folder in [root] if only is None else [root / name for name in only]:
-            for path in _visible_files(folder):
-                if path.suffix.lower() in SUFFIXES:
-                    paths[path.relative_to(root).with_suffix("").as_posix()].append(path)
+            for path in _all_files(folder, unreadable):
+                is_feature, parts = path.suffix.lower() in SUFFIXES, path.relative_to(root).parts
+                if any(part.startswith(".") for part in parts):
+                    n_hidden += is_feature
+                elif is_feature:
+                    paths[PurePosixPath(*parts).with_suffix("").as_posix()].append(path)
                 elif path.name != "feature.json":  # what extract says of its files
-                    others += 1
-        return cls(root, paths, others)
+                    others[path.suffix.lower() or "without suffix"] += 1
+        return cls(root, {name: sorted(paths[name]) for name in sorted(paths)}, others, n_hidden, tuple(unreadable))
+
+    @cached_property
+    def n_shadowed(self) -> int:
+        """How many audio files have a spectrogram of the same name beside them, which is taken in their place."""
+        return sum(map(len, self.paths.values())) - len(self.named)
+
+    @cached_property
+    def named(self) -> Mapping[str, Path]:
+        """Every track's file by its name from the folder on, with the suffix where the name alone is not unique."""
+        chosen = [
+            path
+            for paths in self.paths.values()
+            for path in [path for path in paths if path.suffix.lower() == ".npy"] or paths
+        ]
+        names = short_names([path.relative_to(self.root).as_posix() for path in chosen])
+        return dict(zip(names, chosen, strict=True))
+
+    def describe_left_out(self) -> str:
+        """Returns how many files are left out, and why; an empty text for none."""
+        others = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others)
+        reasons = (
+            (self.others.total(), f"files are neither audio nor .npy: left out ({printable(kinds)})"),
+            (self.n_hidden, "audio or .npy files are hidden: left out"),
+            (self.n_shadowed, "audio files have a .npy file of the same name, which is taken in their place"),
+            (len(self.unreadable), f"folders cannot be read, such as {''.join(self.unreadable[:1])}"),
+        )
+        return "; ".join(f"{count:,} {text}" for count, text in reasons if count)
 
     def find(self, name: str, missing_suffix: str) -> Path:
         """Returns the file of a name; where there is none, the path at which it is missing.
@@ -76,15 +113,34 @@ class FeatureFiles:
         return paths[0] if paths else self.root / f"{name}{missing_suffix}"
 
 
-def _visible_files(root: Path) -> Iterator[Path]:
-    """Yields all files below a folder in the order of their names; follows links to folders, but not in a circle."""
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        folders[:] = [] if here in seen else sorted(name for name in folders if not name.startswith("."))
-        if here not in seen:
-            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        seen.add(here)
+def _all_files(root: Path, unreadable: list[str]) -> Iterator[Path]:
+    """Yields all files below a folder. Links to folders are followed, to each folder once and after all that are none.
+
+    Folders that cannot be read are added to `unreadable`.
+    """
+    seen, waiting = set[str](), [root]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for folder, folders, names in os.walk(start, onerror=lambda error: unreadable.append(str(error))):
+                real = os.path.realpath(folder)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                links += (Path(folder, name) for name in sorted(folders))
+                yield from (Path(folder, name) for name in names)
+        waiting = [path for path in links if path.is_symlink() and not path.name.startswith(".")]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Returns names of files without their suffixes, or with them where several would be the same."""
+    stems = [str(path.with_suffix("")) if (path := PurePosixPath(name)).name else name for name in names]
+    counts, whole = Counter(stems), set(names)
+    return [
+        name if counts[stem] > 1 or (stem in whole and stem != name) else stem
+        for stem, name in zip(stems, names, strict=True)
+    ]
 
 
 def below(folder: Path, name: str, origin: str) -> Path:
@@ -95,14 +151,20 @@ def below(folder: Path, name: str, origin: str) -> Path:
     """
     path = PurePosixPath(name)
     if not path.name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
-        raise DataError(
-            f"{origin}: a path must stay below {folder.resolve()}. Received: {name!r}; paths are relative to it"
-        )
+        hint = "paths are relative to it"
+        if "\\" in name:
+            hint = "write / in place of \\"
+        elif path.is_relative_to(folder.resolve()):
+            hint = f"write {path.relative_to(folder.resolve())}"
+        raise DataError(f"{origin}: a path must stay below {folder.resolve()}. Received: {name!r}; {hint}")
     if max(len(part.encode(errors="replace")) for part in path.parts) > _LONGEST_NAME:
         raise DataError(
             f"{origin}: the names in a path must have at most {_LONGEST_NAME} bytes. Received: {name[:80]!r}..."
         )
-    return folder / path
+    if name.isascii() or (folder / path).exists():
+        return folder / path
+    others = (folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))  # a Mac writes the latter
+    return next((other for other in others if other.exists()), folder / path)
 
 
 def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", rest: str = "") -> list[dict[str, str]]:
@@ -121,8 +183,14 @@ def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", res
     header = [name.strip() for name in lines[0]] if lines else []
     lacking = [name for name in required if name not in header]
     if lacking or len(set(header)) < len(header):
+        hint = ""
+        if len(header) == 1 and any(divider in header[0] for divider in ";\t,"):
+            hint = f"; {'tabs' if delimiter == chr(9) else 'commas'} must divide the cells"
+        elif {name.lower() for name in header} >= set(required):
+            hint = "; write the names in lower case"
         raise DataError(
-            f"{path}: must be a table with the columns {', '.join(required)}, each once. Received: {', '.join(header)}"
+            f"{path}: must be a table with the columns {', '.join(required)}, each once. Received:"
+            f" {', '.join(header)}{hint}"
         )
     rows = []
     for number, cells in enumerate(lines[1:], 2):
@@ -137,14 +205,14 @@ def read_table(path: Path, required: Sequence[str], *, delimiter: str = ",", res
 
 
 def read_cells(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
-    """Yields the cells of every line that is not empty; raises as `read_table`."""
+    """Yields the cells of every line that holds something; raises as `read_table`."""
     if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise DataError(f"{path}: must be a file")
     before = csv.field_size_limit(_MAX_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, dialect=_Tabs if delimiter == "\t" else "excel", strict=True)
-            yield from (cells for cells in lines if cells)
+            yield from (cells for cells in lines if any(map(str.strip, cells)))  # spreadsheets leave rows of commas
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
@@ -174,6 +242,11 @@ def split_name(text: str, origin: str) -> str:
     if name is None:
         raise DataError(f"{origin}: a split must be train, validation or test. Received: {text!r}")
     return name
+
+
+def path_id(name: str) -> str:
+    """Returns the track id of a file without labels: its path from the given folder on, as printable text."""
+    return printable("-".join(PurePosixPath(name).parts))
 
 
 def plain_ids(names: Sequence[str]) -> list[str]:

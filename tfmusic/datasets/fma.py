@@ -6,6 +6,8 @@ Layout of the folder:
     fma_metadata/genres.csv     genre_id, parent, title
     fma_small/000/000002.mp3    or fma_medium, fma_large, fma_full; .npy or other audio in its place
 
+The tracks of a subset are also found in the folder of a larger one (fma_small in fma_medium or fma_large).
+
 Whole tracks (fma_full) have the metadata of fma_large.
 """
 
@@ -53,7 +55,10 @@ class Options(OfficialSection):
     subset: Literal["small", "medium", "large", "full"] = "small"
     """Each holds the tracks of those before it; full has whole tracks."""
     genres: Literal["top", "top_first", "all"] = "top"
-    """The top genre; the top genre with the others behind it, for a soft target; all genres as tags."""
+    """The top genre; the top genre with the others behind it, for a soft target; all genres as tags.
+
+    top_first takes the first top-level genre of genres_all where the top genre is empty; top leaves such tracks out.
+    """
     merge: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(default_factory=dict)
     """New names of classes, each with the genres that it stands for."""
 
@@ -90,7 +95,9 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
     metadata = folder / "fma_metadata" if (folder / "fma_metadata").is_dir() else folder
     tree = _Genres.read(metadata / "genres.csv", options.merge)
     rows = _read_tracks(metadata / "tracks.csv", SUBSETS[subset])
-    files = FeatureFiles.below(folder / f"fma_{subset}")
+    larger = [folder / f"fma_{name}" for name, held in SUBSETS.items() if subset in held and name != "full"]
+    here = folder / f"fma_{subset}"
+    files = FeatureFiles.below(next((place for place in (here, *larger) if place.is_dir()), here))
     labels_of: Callable[[dict[str, str], str], tuple[str, ...]] = {
         "top": tree.top, "top_first": tree.top_first, "all": tree.all
     }[genres]  # fmt: skip
@@ -151,8 +158,9 @@ class _Genres:
         return tuple(sorted(self._merged(sorted(self.titles[genre] for genre in genres))))
 
     def top_first(self, row: Mapping[str, str], origin: str) -> tuple[str, ...]:
-        """Returns the top genre and then the others, or nothing where there is no top genre."""
-        top = self.top(row, origin)
+        """Returns the top genre, or the first of genres_all that has no parent, and then the others."""
+        first = next((self.titles[genre] for genre in _ids(row["all"], origin) if self.parents.get(genre) == 0), "")
+        top = self.top({"top": row["top"] or first}, origin)
         return tuple(dict.fromkeys((*top, *self.all(row, origin)))) if top else ()
 
     def _merged(self, names: Sequence[str]) -> tuple[str, ...]:

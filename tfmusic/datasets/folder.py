@@ -20,7 +20,7 @@ from tfmusic.console import console
 from tfmusic.core.track import Dataset, Track, check_unique
 from tfmusic.datasets.files import SPLIT_NAMES, FeatureFiles, check_labels, plain_ids, split_name
 from tfmusic.datasets.options import OfficialSection
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, printable
 
 # --- What the data set is -------------------------------------------------------------------------------------
 
@@ -40,34 +40,39 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
     """Returns all files of the class folders, in the order of their names.
 
     The id of a track is its path without split and suffix, such as happy-1, with a hash at its end where that is no
-    plain name or not unique.
+    plain name or not unique. Files that differ in their suffix keep it, and stay in one fold.
 
     Raises:
-        DataError: there are no such folders, or two files of one name in one of them.
+        DataError: there are no such folders.
     """
     files = FeatureFiles.below(folder)
-    if files.others:
-        console.warn(f"{folder}: {files.others} files are neither audio nor .npy: left out")
-    names = sorted(files.paths)
+    if left_out := files.describe_left_out():
+        console.warn(f"{folder}: {left_out}")
+    names = sorted(files.named)
+    empty = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if empty := [name for name in empty if not any(file.startswith(f"{name}/") for file in names)] if names else []:
+        console.warn(f"{folder}: folders without a usable file are no classes: {', '.join(map(printable, empty))}")
     has_splits = _has_splits(folder, names)
     in_class = [name.partition("/")[2] if has_splits else name for name in names]
     loose = [name for name, inner in zip(names, in_class, strict=True) if "/" not in inner]
     if loose or not names:
         raise DataError(f"{folder}: {_EXPECTED}. Received: {loose[0] if loose else 'no such file'}")
-    labels = [
-        check_labels([inner.partition("/")[0]], f"{folder / name}") for name, inner in zip(names, in_class, strict=True)
-    ]
+    labels = [check_labels([printable(inner.partition("/")[0])], str(folder)) for inner in in_class]
     splits = [split_name(name.partition("/")[0], str(folder)) if has_splits else None for name in names]
     ids = plain_ids(in_class) if len(set(in_class)) == len(in_class) else plain_ids(names)
     check_unique(ids, str(folder))
     tracks = tuple(
-        Track(track_id, files.find(name, ".wav"), label, split)
+        Track(track_id, files.named[name], label, split, duplicate_of=None if name in files.paths else _stem(name))
         for track_id, name, label, split in zip(ids, names, labels, splits, strict=True)
     )
     return Dataset(task, "single", tuple(sorted({label for track in tracks for label in track.labels})), tracks)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def _has_splits(folder: Path, names: list[str]) -> bool:

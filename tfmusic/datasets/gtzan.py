@@ -2,14 +2,16 @@
 
 Layout of the folder:
 
-    wav/blues/blues.00000.wav   audio, or .npy in its place; genres_original/, genres/ or the folder itself will do
-    split/train.txt             a clip a line: blues/blues.00029.wav, blues.00029.wav or blues.00029; may be missing
+    wav/blues/blues.00000.wav   audio, or .npy in its place; genres_original/, genres/ or the folder itself will do,
+                                also below Data/
+    split/train.txt             a clip a line: blues/blues.00029.wav, blues.00029.wav or blues.00029; may be missing, or
+                                lie beside the genres
     split/valid.txt             or validation.txt; may be missing: then some clips of train.txt validate
     split/test.txt
 
 Lists without the clips that are repeated, mislabelled or distorted (Sturm 2013; the split of Kereliuk et al. 2015) go
 into a folder of their own, which `data.lists` names; there train_filtered.txt, valid_filtered.txt and
-test_filtered.txt will do as well. Clips in none of the lists are left out.
+test_filtered.txt, or train_stratified.txt and so on, will do as well. Clips in none of the lists are left out.
 """
 
 import hashlib
@@ -33,9 +35,9 @@ EIGHT = tuple(genre for genre in GENRES if genre not in ("blues", "rock"))
 _CLIP = re.compile(rf"({'|'.join(GENRES)})\.\d{{1,6}}")
 _NO_LISTS = ("split", "none")  # what the lists may be called where there are none
 _LISTS = {
-    "train": ("train.txt", "train_filtered.txt"),
-    "validation": ("valid.txt", "validation.txt", "valid_filtered.txt"),
-    "test": ("test.txt", "test_filtered.txt"),
+    "train": ("train.txt", "train_filtered.txt", "train_stratified.txt"),
+    "validation": ("valid.txt", "validation.txt", "valid_filtered.txt", "valid_stratified.txt"),
+    "test": ("test.txt", "test_filtered.txt", "test_stratified.txt"),
 }
 
 
@@ -66,8 +68,8 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
         DataError: a folder is missing, or a list names what is no clip, or one clip twice.
     """
     genres = GENRES if options.n_classes == len(GENRES) else EIGHT
-    lists = folder / options.lists
     files = _find_audio(folder, genres)
+    lists = _find_lists(folder, files.root, options.lists)
     split_of = _read_lists(lists, genres)
     present = [name.split("/")[-1] for name in files.paths]
     if split_of:
@@ -90,8 +92,24 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
 # --- Parts -----------------------------------------------------------------------------------------------------
 
 
+def _find_lists(folder: Path, root: Path, name: str) -> Path:
+    """Returns the folder of the lists: the one that is named, else that of lists beside the clips."""
+    if name != "split" or _has_lists(folder / name):
+        return folder / name
+    for place in dict.fromkeys((root, root.parent, folder, root.parent / name)):
+        if _has_lists(place):
+            console.say(f"splits of the lists in {place}; data.lists=none leaves them out")
+            return place
+    return folder / name
+
+
+def _has_lists(folder: Path) -> bool:
+    return any((folder / name).is_file() for names in _LISTS.values() for name in names)
+
+
 def _find_audio(folder: Path, genres: tuple[str, ...]) -> FeatureFiles:
-    places = [folder / "wav", folder / "genres_original", folder / "genres", folder]
+    tops = [folder, folder / "Data"]  # the latter is Kaggle's
+    places = [top / name for top in tops for name in ("wav", "genres_original", "genres", "")]
     for place in places:
         if any((place / genre).is_dir() for genre in genres):
             files = FeatureFiles.below(place, only=genres)

@@ -8,7 +8,8 @@ Layout of the folder, that of the data set's repository with the audio beside it
 
 `data/` may be left out. A table begins with the row TRACK_ID ARTIST_ID ALBUM_ID PATH DURATION TAGS, cells divided by
 tabs; a track has as many cells of tags as it has tags, each such as mood/theme---happy. The spectrograms that the data
-set itself offers are logarithmic already and must not stand in audio/.
+set itself offers are read with `feature=jamendo data.audio=FOLDER`. `tfmusic inspect` names files that are shorter or
+longer than DURATION says; lengths are still counted in the audio, as DURATION is rounded.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
+from tfmusic.core.track import NO_METADATA, Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.files import FeatureFiles, below, check_labels, read_table
 from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
@@ -113,4 +114,15 @@ def _track(row: Mapping[str, str], split: str, files: FeatureFiles, origin: str,
         split or None,
         (row["ARTIST_ID"],) if row["ARTIST_ID"] else (),
         row["ALBUM_ID"] or None,
+        {"duration_s": _seconds(row["DURATION"], here)} if row["DURATION"] else NO_METADATA,
     )
+
+
+def _seconds(text: str, origin: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise DataError(f"{origin}: DURATION must be a number of seconds. Received: {text!r}")
+    return seconds

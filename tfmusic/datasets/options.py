@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tfmusic.core.section import PositiveOrZero, Section, Seed
+from tfmusic.core.section import Fraction, PositiveOrZero, Section, Seed
+from tfmusic.core.track import MIN_SHARE
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -22,6 +23,8 @@ class DataSection(Section):
     """For a track that cannot be used: stop the build, or leave it out and list it."""
     min_s: PositiveOrZero = 0.0
     """Shorter tracks cannot be used, s."""
+    min_share: Fraction = MIN_SHARE
+    """Share of the samples its headers state that a sound file must hold; 0 also takes Ogg without its last page."""
 
     @property
     def makes_folds(self) -> bool:
@@ -50,7 +53,7 @@ class OfficialSection(DataSection):
     splits: Literal["official", "folds"] = "official"
     """Keep the official splits, or assign all tracks to folds."""
     artist_leaks: Literal["report", "drop"] = "report"
-    """Training tracks whose artist is also in a split that is scored: warn of them, or leave them out."""
+    """Training tracks whose artist, or file, is also in a split that is scored: warn of them, or leave them out."""
 
     @property
     def makes_folds(self) -> bool:

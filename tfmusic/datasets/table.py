@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
-from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, split_name
+from tfmusic.datasets.files import below, check_labels, plain_ids, read_table, short_names, split_name
+from tfmusic.datasets.labels import warn_of_several
 from tfmusic.datasets.options import Name, OfficialSection
 from tfmusic.errors import DataError
 
@@ -58,13 +59,12 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
         repeated = next(name for name, count in counts.items() if count > 1)
         raise DataError(f"{path}: the path {repeated} appears twice; every track must be one file")
     given = "id" in rows[0]
-    ids = (
-        [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids([_stem(name) for name in names])
-    )
+    ids = [check_track_id(row["id"], str(path)) for row in rows] if given else plain_ids(short_names(names))
     check_unique(ids, str(path))
     tracks = tuple(
         _track(row, track_id, folder, f"{path}: {row['path']}") for row, track_id in zip(rows, ids, strict=True)
     )
+    warn_of_several(tracks, options.kind, str(path))
     labels = tuple(sorted({label for track in tracks for label in track.labels}))
     return Dataset(task, options.kind, labels, tracks)
 
@@ -72,17 +72,13 @@ def load(folder: Path, options: Options, *, task: str) -> Dataset:
 # --- Parts -----------------------------------------------------------------------------------------------------
 
 
-def _stem(name: str) -> str:
-    return str(Path(name).with_suffix("")) if Path(name).name else name
-
-
 def _track(row: Mapping[str, str], track_id: str, folder: Path, origin: str) -> Track:
     artists = tuple(_parts(row.get("artist", "")))
     path = below(folder, row["path"], origin)
-    extracted = path.with_suffix(".npy")
+    extracted = (path.with_name(f"{path.name}.npy"), path.with_suffix(".npy"))
     return Track(
         track_id,
-        extracted if extracted.is_file() and not path.is_file() else path,
+        path if path.is_file() else next((other for other in extracted if other.is_file()), path),
         check_labels(_parts(row["labels"]), origin),
         split_name(row["split"], origin) if row.get("split") else None,
         artists,

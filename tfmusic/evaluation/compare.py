@@ -1,15 +1,103 @@
-"""Several runs side by side: what was trained how, and what came out."""
+"""Several runs side by side: what was trained how, and what came out; and all runs of a folder at a glance."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfmusic.config.loading import load_config
+from tfmusic.config.loading import dump_value, find_config, load_config
+from tfmusic.config.sections import Config
+from tfmusic.core.files import locked
 from tfmusic.core.rundir import RunDir, reading
-from tfmusic.errors import RunError
+from tfmusic.errors import ConfigError, RunError, TfmusicError, UsageError, printable
 
-HEADER = ("run", "task", "model", "seed", "epochs", "scored on", "metric", "value", "95 % interval", "folds", "seconds")
+_AREAS = ("ROC-AUC", "PR-AUC")  # macro
+HEADER = (
+    "run", "task", "model", "seed", "epochs", "scored on", "metric", "value", "95 % interval", *_AREAS, "folds",
+    "seconds",
+)  # fmt: skip
+OVERVIEW = ("run", "state", "score", "MB", "date", "differs from the config of its task in")
+
+
+def find_runs(root: Path, tasks: Sequence[str] = ()) -> list[RunDir]:
+    """Returns the run folders `root/TASK/NAME` or `root/NAME`, of some tasks or of all, the newest first."""
+    outer = [path for path in root.glob("*") if (path / "config.yaml").is_file()]
+    inner = [path for path in root.glob("*/*") if (path / "config.yaml").is_file() and path.parent not in outer]
+    chosen = [RunDir(path) for path in outer + inner if not tasks or {path.name, path.parent.name} & set(tasks)]
+    return sorted(chosen, key=lambda run: -run.config.stat().st_mtime)
+
+
+def overview(run: RunDir) -> tuple[str, ...]:
+    """Returns a row of `OVERVIEW`; a run that cannot be read says why in its state."""
+    size = sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir())
+    date = datetime.fromtimestamp(run.config.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    try:
+        config = load_config(run.config)
+        with reading(run.evaluation):
+            score = _score(run) if run.calibration.is_file() else "-"  # while it trains, that of an older model
+            row = (_state(run, config), score, f"{size / 1e6:,.1f}", date, _differences(config))
+    except TfmusicError as error:
+        row = (f"damaged: {error}", "-", f"{size / 1e6:,.1f}", date, "-")
+    return (str(run.path), *row)
+
+
+def remove_run(path: Path) -> int:
+    """Removes a run folder and returns its bytes.
+
+    Raises:
+        UsageError: it is no run folder, is a link, or another process is writing it.
+    """
+    inner = ("contract.json", "fold*/config.yaml", "*/fold*/config.yaml")  # a training, cross-validations
+    is_a_run = (path / "config.yaml").is_file() and any(any(path.glob(name)) for name in inner)
+    if path.is_symlink() or not is_a_run:
+        raise UsageError(f"{path}: must be a run folder, which tfmusic fit writes. Received: none; nothing is removed")
+    size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    with locked(path):
+        shutil.rmtree(path)
+    return size
+
+
+def _state(run: RunDir, config: Config) -> str:
+    if run.calibration.is_file():
+        return "finished"
+    n_folds = len(run.folds())
+    if config.training.fold == "all":
+        return f"unfinished: {n_folds} of {config.data.folds} folds"
+    return f"unfinished: epoch {len(run.history())} of {config.training.epochs}"
+
+
+def _score(run: RunDir) -> str:
+    """Returns metric, value and interval of the last evaluation of each task; "-" where there is none."""
+    if not list(run.evaluation.rglob("report.json")):
+        return "-"
+    scores = []
+    for report in read_reports(run):
+        low, high = report["interval"]
+        scores.append(f"{report['task']} {report['metric']} {report['value']:.3f} [{low:.3f}, {high:.3f}]")
+    return ", ".join(scores)
+
+
+def _differences(config: Config) -> str:
+    """Returns the keys that differ from the shipped config of the same task; "-" for none, or no such config."""
+    try:
+        usual = dict(leaves(load_config(find_config(config.task_name)).model_dump(mode="json")))
+    except ConfigError:
+        return "-"
+    own = dict(leaves(config.model_dump(mode="json")))
+    changed = [f"{key}={dump_value(value)}" for key, value in own.items() if value != usual.get(key)]
+    return " ".join(changed) or "-"
+
+
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every key of a nested mapping with its value, as `section.key`."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def compare(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
@@ -28,7 +116,7 @@ def compare(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Returns the rows as a Markdown table."""
     lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(printable, line)) + " |" for line in lines)
 
 
 def read_reports(run: RunDir) -> list[dict[str, Any]]:
@@ -54,6 +142,7 @@ def _row(run: RunDir, report: dict[str, Any]) -> tuple[str, ...]:
         report["metric"],
         f"{report['value']:.3f}",
         f"{low:.3f} to {high:.3f}",
+        *(f"{report['metrics'][name][0]:.3f}" if name in report["metrics"] else "-" for name in _AREAS),
         _folds(report),
         f"{_seconds(run):,.0f}",
     )
@@ -63,11 +152,10 @@ def _model(run: RunDir, name: str) -> str:
     """Returns the name of the model, or of those that an ensemble joins with their shares."""
     if run.folds():
         return f"{_model(run.folds()[0], name)}, a model a fold"
-    if not run.ensemble.is_file():
-        return name
-    members = run.read_json(run.ensemble)["members"]
-    total = sum(member["weight"] for member in members) or 1.0
-    return " + ".join(f"{member['weight'] / total:.2f} {member['run'].rsplit('/runs/', 1)[-1]}" for member in members)
+    members = run.members().values()
+    total = sum(member.weight for member in members) or 1.0
+    parts = [f"{member.weight / total:.2f} {member.run.rsplit('/runs/', 1)[-1]}" for member in members]
+    return " + ".join(parts) or name
 
 
 def _splits(report: dict[str, Any]) -> str:

@@ -4,21 +4,195 @@ A plain run is scored on the splits asked for, or on its validation fold. A cros
 every track once, by the model of the fold that holds it out, with a scorer fitted on the other folds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from tfmusic.config.loading import load_config
 from tfmusic.config.sections import Config
-from tfmusic.console import console
+from tfmusic.console import console, format_table
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
-from tfmusic.errors import RecordsError, UsageError
-from tfmusic.evaluation.evaluation import Evaluation
-from tfmusic.evaluation.held_out import fit_scorers_apart, score_held_out, score_splits
+from tfmusic.errors import RecordsError, UsageError, printable
+from tfmusic.evaluation.held_out import TrackLogits, fit_scorers_apart, score_held_out, score_splits
+from tfmusic.inference.predict import predictions_table
 from tfmusic.inference.predictor import BATCH_SIZES, load_run
 from tfmusic.records.manifest import Manifest
+from tfmusic.scoring import metrics
+from tfmusic.scoring.metrics import metric_intervals
+from tfmusic.scoring.ranking import area_intervals, label_areas
+from tfmusic.scoring.track_scorer import TrackScorer
+
+_SHOWN_LABELS = 15
+_LABEL_COLUMNS = ("label", "tracks", "precision", "recall", "f1", "roc_auc", "pr_auc")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of labelled tracks under every aggregator, and of their windows.
+
+    Attributes:
+        contract: labels and kind of the task.
+        scorer: how windows become tracks; of several folds the first one's, whose shifts are its own.
+        track_ids: names of the tracks.
+        targets: bool [n_tracks, n_labels].
+        scores: [n_tracks, n_labels] by aggregator.
+        window_scores: [n_windows, n_labels] of all tracks, one track after the other.
+        window_counts: how many of the windows each track has, int [n_tracks].
+    """
+
+    contract: Contract
+    scorer: TrackScorer
+    track_ids: tuple[str, ...]
+    targets: np.ndarray
+    scores: Mapping[str, np.ndarray]
+    window_scores: np.ndarray
+    window_counts: np.ndarray
+
+    @classmethod
+    def of(cls, contract: Contract, scorer: TrackScorer, tracks: TrackLogits) -> "Evaluation":
+        """Returns the evaluation of the logits of labelled tracks."""
+        logits = tracks.logits
+        return cls(
+            contract,
+            scorer,
+            tracks.track_ids,
+            tracks.targets,
+            {name: np.stack([scorer.track_scores(track, name) for track in logits]) for name in scorer.aggregators},
+            scorer.window_scores(np.concatenate(logits)),
+            np.array([len(track) for track in logits]),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        """Returns one evaluation of the tracks of several folds; no two share a track."""
+        first = parts[0]
+        return cls(
+            first.contract,
+            first.scorer,
+            tuple(track_id for part in parts for track_id in part.track_ids),
+            np.concatenate([part.targets for part in parts]),
+            {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
+            np.concatenate([part.window_scores for part in parts]),
+            np.concatenate([part.window_counts for part in parts]),
+        )
+
+    @property
+    def headline(self) -> float:
+        """The metric of the task under the scorer's aggregator."""
+        return self._value(self.scorer.aggregator)
+
+    @property
+    def track_scores(self) -> np.ndarray:
+        """Scores of the tracks under the scorer's aggregator, [n_tracks, n_labels]."""
+        return self.scores[self.scorer.aggregator]
+
+    def report(self) -> dict[str, Any]:
+        """Returns all numbers as JSON-ready values."""
+        kind, labels = self.contract.kind, self.contract.labels
+        predicted, (predicted_names, true_names) = self.scorer.decide(self.track_scores), self.names()
+        per_label, window_value = metrics.per_label(predicted, self.targets), self._window_value()
+        columns: dict[str, list[Any]] = {name: values.tolist() for name, values in per_label.items()}
+        for name, areas in zip(("roc_auc", "pr_auc"), label_areas(self.track_scores, self.targets), strict=True):
+            columns[name] = [value if np.isfinite(value) else None for value in areas.tolist()]
+        report: dict[str, Any] = {
+            "task": self.contract.task,
+            "metric": metrics.headline_name(kind),
+            "value": self.headline,
+            "interval": metrics.bootstrap_interval(metrics.hits_and_totals(predicted_names, true_names, kind)),
+            "aggregator": self.scorer.aggregator,
+            "tracks": len(self.track_ids),
+            "windows": len(self.window_scores),
+            "metrics": metric_intervals(predicted, self.targets, kind)
+            | area_intervals(self.track_scores, self.targets),
+            "aggregators": {name: self._value(name) for name in self.scores},
+            "window_value": window_value,
+            "track_gain": self.headline - window_value,
+            "labels": {label: {name: values[i] for name, values in columns.items()} for i, label in enumerate(labels)},
+            "baseline_value": metrics.majority_baseline(true_names, kind),
+        }
+        if kind == "single":
+            counts = metrics.confusion(predicted.argmax(1), self.targets.argmax(1), len(labels))
+            report["confusion"] = counts.tolist()
+        return report
+
+    def windows_of(self, place: int) -> np.ndarray:
+        """Returns the window scores [n_windows, n_labels] of the track at a place."""
+        first = int(self.window_counts[:place].sum())
+        return self.window_scores[first : first + int(self.window_counts[place])]
+
+    def names(self) -> tuple[list[Any], list[Any]]:
+        """Returns predicted and true label names of every track, lists of names where a track has several."""
+        labels = self.contract.labels
+        return self.scorer.names(self.track_scores, labels), metrics.names(self.targets, labels, self.contract.kind)
+
+    def _value(self, aggregator: str) -> float:
+        return metrics.headline(self.scorer.decide(self.scores[aggregator]), self.targets, self.contract.kind)
+
+    def _window_value(self) -> float:
+        """Returns the metric of single windows; those of a track weigh 1 together, as it does among tracks."""
+        kind, counts = self.contract.kind, self.window_counts
+        predicted, targets = metrics.decide(self.window_scores, kind), np.repeat(self.targets, counts, axis=0)
+        return metrics.headline(predicted, targets, kind, np.repeat(1 / counts, counts))
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Returns the report as text for a terminal."""
+    lines = [
+        printable(
+            f"{report['task']}: {report['metric']} {report['value']:.4f}"
+            f" (95 % interval {report['interval'][0]:.3f} to {report['interval'][1]:.3f}) on {report['tracks']:,}"
+            f" tracks of {', '.join(report['splits'])} ({report['windows']:,} windows scored), aggregator"
+            f" {report['aggregator']}"
+        ),
+        f"single windows {report['window_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
+        f" the majority baseline {report['baseline_value']:.4f}",
+        *_fold_line(report),
+        "",
+        format_table(
+            [(name, *values) for name, values in report["metrics"].items()], ("metric", "value", "low", "high")
+        ),
+        *_left_out_line(report["labels"]),
+        "",
+        format_table(list(report["aggregators"].items()), ("aggregator", report["metric"])),
+        "",
+        format_table(_label_rows(report["labels"]), _LABEL_COLUMNS),
+    ]
+    if len(report["labels"]) > _SHOWN_LABELS:
+        lines.append(f"... {len(report['labels']) - _SHOWN_LABELS} more labels in report.json")
+    return "\n".join(lines)
+
+
+def _left_out_line(labels: dict[str, Any]) -> list[str]:
+    """Returns the labels of which the areas under curves say nothing, as no track has them, or every track."""
+    names = [name for name, entry in labels.items() if entry.get("roc_auc") is None]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        [printable(f"without ROC-AUC, as no scored track has them, or all: {', '.join(names[:5])}{more}")]
+        if names
+        else []
+    )
+
+
+def _fold_line(report: dict[str, Any]) -> list[str]:
+    """Returns the values of the folds of a cross-validation with their mean and standard deviation."""
+    if "folds" not in report:
+        return []
+    values = np.array(report["folds"])
+    listed = " ".join(f"{value:.3f}" for value in values)
+    return [f"folds {listed}: mean {values.mean():.4f}, standard deviation {values.std(ddof=1):.4f}"]
+
+
+def _label_rows(labels: dict[str, Any]) -> list[tuple[Any, ...]]:
+    ordered = sorted(labels.items(), key=lambda item: -item[1]["support"])
+    return [
+        (name, entry["support"], *("-" if entry.get(key) is None else float(entry[key]) for key in _LABEL_COLUMNS[2:]))
+        for name, entry in ordered[:_SHOWN_LABELS]
+    ]
 
 
 @dataclass(frozen=True)
@@ -27,6 +201,23 @@ class EvaluationReport:
 
     evaluation: Evaluation
     report: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every metric of the whole tracks by its name, the first one the task's own."""
+        return {name: value for name, (value, *_) in self.report["metrics"].items()}
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """A row for each label: precision, recall, F1, and support, the number of its tracks."""
+        return pd.DataFrame.from_dict(self.report["labels"], orient="index")
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """A row for each track: prediction, target and scores, as in predictions.csv."""
+        predicted, targets = self.evaluation.names()
+        labels, scores = self.evaluation.contract.labels, self.evaluation.track_scores
+        return predictions_table(self.evaluation.track_ids, predicted, scores, labels, targets)
 
 
 def evaluate(
@@ -143,6 +334,7 @@ class Audit:
         in_backbone: have the id of a track that trained the backbone or the embeddings that the model began with.
         shared_group: share an artist or album with a training track; None where the training records are gone.
         ungrouped: have neither a known artist nor a known album, so that nothing can be said.
+        duplicates: are the same music as a training track of another id: equal bytes, or a name with another suffix.
     """
 
     scored: int
@@ -150,6 +342,7 @@ class Audit:
     in_backbone: int
     shared_group: int | None
     ungrouped: int
+    duplicates: int = 0
 
 
 def audit(scored: Iterable[tuple[RunDir, Sequence[str]]], manifest: Manifest) -> Audit:
@@ -167,6 +360,7 @@ def audit(scored: Iterable[tuple[RunDir, Sequence[str]]], manifest: Manifest) ->
         sum(part.in_backbone for part in parts),
         sum(shared) if len(shared) == len(parts) else None,
         sum(part.ungrouped for part in parts),
+        sum(part.duplicates for part in parts),
     )
 
 
@@ -180,6 +374,7 @@ def _audit_run(run: RunDir, track_ids: set[str], manifest: Manifest) -> Audit:
         len(track_ids & set(used.get("backbone_tracks", ()))),
         None if training is None else sum(bool(group & training) for group in groups),
         sum(not group for group in groups),
+        len(track_ids & manifest.duplicates_of(used["training_tracks"])),
     )
 
 
@@ -199,6 +394,11 @@ def _note(checked: Audit, *, chosen: str) -> str:
     """Returns what a reader must know before believing the number; `chosen` was chosen on some of these tracks."""
     if checked.trained_on:
         return f"note: the model was TRAINED on {checked.trained_on} of these tracks: this is no estimate for new music"
+    if checked.duplicates:
+        return (
+            f"note: the model was trained on the same music as {checked.duplicates} of these tracks under other names:"
+            " new music will score lower"
+        )
     if checked.in_backbone:
         return (
             f"note: {checked.in_backbone} of these tracks have the ids of tracks that trained the backbone or the"
@@ -209,12 +409,12 @@ def _note(checked: Audit, *, chosen: str) -> str:
             f"note: some of these tracks are validation tracks, on which the training has chosen: {chosen}; new music"
             " will score a little lower"
         )
-    return "note: by their ids, none of these tracks was trained on"
+    return "note: by their ids and files, none of these tracks was trained on"
 
 
 def _fold_note(run: RunDir, checked: Audit, kind: str) -> str:
     """Returns what a reader must know of out-of-fold scores before believing them."""
-    if checked.trained_on or checked.in_backbone:
+    if checked.trained_on or checked.duplicates or checked.in_backbone:
         return _note(checked, chosen="")
     note = "note: every track was scored by the model whose fold holds it out"
     note += ", at a threshold of the other folds" if kind == "multi" else ""
@@ -239,13 +439,12 @@ def _chosen_on_validation(run: RunDir) -> str:
 
 def _trainings(run: RunDir) -> Iterator[RunDir]:
     """Yields the trainings that a run is made of: itself, or those of the members of an ensemble."""
-    if not run.ensemble.is_file():
+    members = run.members()
+    if not members:
         yield run
-        return
-    for member in run.read_json(run.ensemble)["members"]:
-        folder = RunDir(run.path / member["run"])
-        if folder.config.is_file():
-            yield from _trainings(folder)
+    for member in members:
+        if member.config.is_file():
+            yield from _trainings(member)
 
 
 def _config(run: RunDir) -> Config:

@@ -7,17 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tfmusic import __version__
 from tfmusic.config.loading import load_config
 from tfmusic.config.sections import Config
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
 from tfmusic.core.rundir import RunDir, is_run, reading
 from tfmusic.inference.predictor import Predictor, WindowPredictor
 from tfmusic.reports.page import render, without_paths
 from tfmusic.scoring.track_scorer import TrackScorer
 
-CARD_JSON, CARD_MARKDOWN = "model_card.json", "MODEL_CARD.md"
+CARD_JSON, CARD_MARKDOWN = "model_card.json", "README.md"  # the latter is what Hugging Face shows of a folder
 CARD_VERSION = 1
+
+_HUB_METRICS = {
+    "micro-F1": "f1",
+    "macro-F1": "f1",
+    "macro recall": "recall",
+    "ROC-AUC": "roc_auc",
+    "micro ROC-AUC": "roc_auc",
+    "PR-AUC": "average_precision",
+    "micro PR-AUC": "average_precision",
+}  # others have the hub's own names
 
 
 def model_card(run: RunDir, predictor: WindowPredictor) -> dict[str, Any]:
@@ -33,7 +46,7 @@ def model_card(run: RunDir, predictor: WindowPredictor) -> dict[str, Any]:
     report = run.read_json(path) if path.is_file() else None
     report = report if report and "interval" in report else None  # those of an older tfmusic say less
     with reading(path):
-        scored, limitations = report and _evaluation(report), _limits(contract, report)
+        scored, limitations = report and _evaluation(report), _limits(contract, predictor.scorer, report)
     return {
         "card_version": CARD_VERSION,
         "task": contract.task,
@@ -60,8 +73,30 @@ def read_card(folder: Path, predictor: Predictor) -> dict[str, Any]:
 
 
 def card_markdown(card: dict[str, Any]) -> str:
-    """Returns the card for readers."""
-    return render("card.md", card=card)
+    """Returns the card for readers, with the front matter of the Hugging Face Hub: the folder can be uploaded."""
+    front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n{render('card.md', card=card)}"
+
+
+def _front_matter(card: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metadata of the card; the licence is for the owner of the model to fill in."""
+    front: dict[str, Any] = {
+        "license": "unknown",
+        "library_name": "keras",
+        "pipeline_tag": "audio-classification",
+        "tags": ["music", "tfmusic", card["task"]],
+    }
+    evaluation = card["evaluation"]
+    if not evaluation:
+        return front
+    metrics = [
+        {"name": name, "type": _HUB_METRICS.get(name, name), "value": round(value, 4)}
+        for name, (value, *_) in evaluation["metrics"].items()
+    ]
+    dataset = {"name": card["data"]["records"], "type": card["data"]["loader"]}
+    result = {"task": {"type": "audio-classification"}, "dataset": dataset, "metrics": metrics}
+    model = {"name": f"{card['task']} {card['model']['architecture']}", "results": [result]}
+    return front | {"metrics": sorted({one["type"] for one in metrics}), "model-index": [model]}
 
 
 def _input(contract: Contract) -> dict[str, Any]:
@@ -74,8 +109,40 @@ def _input(contract: Contract) -> dict[str, Any]:
         "window_s": round(contract.frames / contract.frames_per_s, 3),
         "hop_frames": contract.hop_frames,
         "hop_s": round(contract.hop_frames / contract.frames_per_s, 3),
+        "scored": _scored(contract),
         "metadata_fields": fields,
+        "computed_as": _computed_as(contract.feature),
     }
+
+
+def _computed_as(feature: Feature) -> str:
+    """Returns what the feature is exactly, and a call that computes it elsewhere."""
+    rate_hz, n_fft, hop = feature.sample_rate_hz, feature.n_fft, feature.hop_length
+    stft = f"y, n_fft={n_fft}, hop_length={hop}"
+    mels = (
+        f"librosa.feature.melspectrogram(y=y, sr={rate_hz}, n_fft={n_fft}, hop_length={hop}, n_mels={feature.n_bins})"
+    )
+    bank = (
+        f"power |STFT|^2 of mono sound at {rate_hz} Hz, full scale 1, under a periodic Hann window, frames centred on"
+        f" their samples with zeros beyond both ends; mel filters of Slaney's formula from 0 to {rate_hz / 2:g} Hz, all"
+        " of area 1 (norm slaney)"
+    )
+    texts = {
+        "mel": f"{bank}; y, a waveform: {mels} of librosa 0.11 gives the same numbers",
+        "log-mel": f"{bank}, in dB, at least -100; librosa.power_to_db({mels}, top_db=None) of librosa 0.11",
+        "stft": f"power |STFT|^2; abs(librosa.stft({stft}))**2 of librosa 0.11 gives the same numbers",
+    }
+    return texts.get(feature.name, f"tfmusic.mel(FILE, feature={feature.model_dump()}) computes it")
+
+
+def _scored(contract: Contract) -> str:
+    """Returns which part of a track the model scores."""
+    segments = contract.segments
+    if segments is None:
+        return "the whole track"
+    which = {"first": "the first", "random": "random", "even": "evenly spaced"}[segments.choice]
+    seconds = segments.frames / contract.frames_per_s
+    return f"{which} {segments.count} segments of {segments.frames} frames ({seconds:.1f} s) of a track"
 
 
 def _prediction(scorer: TrackScorer) -> dict[str, Any]:
@@ -89,7 +156,7 @@ def _prediction(scorer: TrackScorer) -> dict[str, Any]:
 
 
 def _model(run: RunDir, config: Config, n_parameters: int) -> dict[str, Any]:
-    members = len(run.read_json(run.ensemble)["members"]) if run.ensemble.is_file() else 1
+    members = len(run.members()) or 1
     return {
         "architecture": config.model.name,
         "parameters": n_parameters,
@@ -130,13 +197,13 @@ def _intended_use(contract: Contract) -> str:
     )
 
 
-def _limits(contract: Contract, report: dict[str, Any] | None) -> list[str]:
+def _limits(contract: Contract, scorer: TrackScorer, report: dict[str, Any] | None) -> list[str]:
     limits = [
         "It knows no other labels: music of another kind, speech and noise are given these labels too.",
         "Predictions for spectrograms of another sample rate, FFT size, hop, filterbank or scale are meaningless.",
         "Labels are opinions of the annotators. Labels that are rare in the training data are rarely predicted.",
     ]
-    if contract.kind == "multi":
+    if scorer.window_shift or any(scorer.track_shifts.values()):
         limits.append("Scores are shifted so that .5 is the best threshold: they rank tags and are no probabilities.")
     if contract.metadata:
         limits.append("It uses metadata too; without metadata, predictions are based on the spectrogram alone.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmusic.core.files import locked, put_in_place, write_checksums, write_json, write_text
+from tfmusic.core.files import replacing_folder, write_checksums, write_json, write_text
 from tfmusic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,18 +54,11 @@ def export_run(run: "RunDir", out: Path, format_name: str = "saved_model", task:
     from tfmusic.inference.predictor import load_run
 
     predictor = load_run(run, task)
-    with locked(out):
-        partial = out.parent / f".{out.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            _write_documents(run, predictor, partial)
-            importlib.import_module(FORMATS[format_name].module).write(predictor, partial)
-            files = [path for path in partial.rglob("*") if path.is_file()]
-            write_checksums(partial, [path.relative_to(partial).as_posix() for path in files])
-            put_in_place(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with replacing_folder(out) as partial:
+        _write_documents(run, predictor, partial)
+        importlib.import_module(FORMATS[format_name].module).write(predictor, partial)
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        write_checksums(partial, [path.relative_to(partial).as_posix() for path in files])
 
 
 def _write_documents(run: "RunDir", predictor: "WindowPredictor", folder: Path) -> None:

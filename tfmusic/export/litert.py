@@ -11,8 +11,13 @@ from tfmusic.inference.predictor import WindowPredictor
 
 
 def write(predictor: WindowPredictor, folder: Path) -> None:
-    """Writes the model into an export folder; raises RunError where it has recurrent layers."""
+    """Writes the model into an export folder; raises RunError where it has recurrent layers or mixed precision."""
     model = predictor.model
+    if half := {layer.compute_dtype for layer in model.layers} & {"float16", "bfloat16"}:
+        raise RunError(
+            "--format litert needs a model of training.precision=float32, since LiteRT alone has no other operations."
+            f" Received: {', '.join(half)}; use --format onnx or saved_model"
+        )
     recurrent = [
         layer.name for layer in model.layers if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
     ]

@@ -13,7 +13,9 @@ import keras
 import tensorflow as tf
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.windows import Segments, even_places, priority
 from tfmusic.errors import RunError
+from tfmusic.export.waveform import feature_fn
 from tfmusic.inference.predictor import WindowPredictor
 from tfmusic.models.surgery import fuse_batch_norm
 from tfmusic.scoring.track_scorer import TrackScorer
@@ -24,7 +26,9 @@ _EPSILON = 1e-7
 
 
 class TrackModel(tf.Module):
-    """Predicts one track: `module(mel)` with mel [n_bins, n_frames] or [1, n_bins, n_frames], linear power.
+    """Predicts one track: `module(mel)` with mel [n_bins, n_frames], linear power.
+
+    [1, n_bins, n_frames] is taken for what a file has: power too, unless the feature has a `log10_factor`.
 
     A model with metadata takes `module(mel, tokens)` as well, with tokens such as "genres=jazz", string [n].
 
@@ -42,12 +46,19 @@ class TrackModel(tf.Module):
         self._track_shift = scorer.track_shifts.get(scorer.aggregator, 0.0)
         self._scale = contract.scale
         self._table = tf.constant(contract.scale.table()) if contract.dtype == "uint8" else None
+        self._feature_fn = feature_fn(contract.feature)
+
+    @property
+    def takes_waveforms(self) -> bool:
+        """Whether the graph can compute the feature of a waveform."""
+        return self._feature_fn is not None
 
     @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, mel: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the prediction for one track."""
         if mel.shape.rank == 3:
-            mel = mel[0]
+            factor = self._contract.feature.log10_factor
+            mel = mel[0] if factor is None else tf.pow(10.0, mel[0] / factor)
         codes = self._encode(mel)
         windows, starts = self._windows(codes)
         logits = self._logits(codes, windows, self._metadata(tokens)) - self._scorer.window_shift
@@ -73,17 +84,51 @@ class TrackModel(tf.Module):
             tokens: metadata tokens, string [n_tracks, most_tokens], padded with empty strings.
         """
         rule = "n_frames must be 1 to the frames of mel, one for each track"
-        fits = tf.reduce_all((n_frames >= 1) & (n_frames <= tf.shape(mel)[2]))
-        same = tf.equal(tf.shape(n_frames)[0], tf.shape(mel)[0])
+        return self._each(mel, n_frames, tokens, self, rule)
+
+    def _each(
+        self, tracks: tf.Tensor, lengths: tf.Tensor, tokens: tf.Tensor | None, predict_fn: Callable[..., Any], rule: str
+    ) -> dict[str, tf.Tensor]:
+        """Returns the scores of tracks [n_tracks, ..., longest], one after the other; `rule` is that of the lengths."""
+        fits = tf.reduce_all((lengths >= 1) & (lengths <= tf.shape(tracks)[-1]))
+        same = tf.equal(tf.shape(lengths)[0], tf.shape(tracks)[0])
         with tf.control_dependencies([tf.debugging.Assert(fits & same, [rule])]):
-            places = tf.range(tf.shape(mel)[0])
+            places = tf.range(tf.shape(tracks)[0])
 
         def one(place: tf.Tensor) -> tf.Tensor:
             track_tokens = None if tokens is None else tokens[place]
-            return self(mel[place, :, : n_frames[place]], track_tokens)["track_scores"]
+            outputs: dict[str, tf.Tensor] = predict_fn(tracks[place, ..., : lengths[place]], track_tokens)
+            return outputs["track_scores"]
 
         scores = tf.map_fn(one, places, fn_output_signature=tf.TensorSpec([len(self._contract.labels)], tf.float32))
         return {"track_scores": scores}
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def predict_waveform(self, audio: tf.Tensor, tokens: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns the prediction for one track from its mono waveform [n_samples], float32, at the feature's rate."""
+        shortest = self._contract.feature.n_fft or 1
+        usable = tf.reduce_all(tf.math.is_finite(audio)) & (tf.size(audio) >= shortest)
+        rule = f"audio must be finite samples at {self._contract.feature.sample_rate_hz} Hz, {shortest} or more"
+        with tf.control_dependencies([tf.debugging.Assert(usable, [rule])]):
+            audio = tf.identity(audio)
+        assert self._feature_fn is not None  # the caller asks `takes_waveforms`
+        prediction: dict[str, tf.Tensor] = self(self._feature_fn(audio), tokens)
+        return prediction
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def predict_waveforms(
+        self, audio: tf.Tensor, n_samples: tf.Tensor, tokens: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `track_scores` [n_tracks, n_labels] of waveforms [n_tracks, most_samples]; see `predict_batch`."""
+        rule = "n_samples must be 1 to the samples of audio, one for each track"
+        return self._each(audio, n_samples, tokens, self.predict_waveform, rule)
+
+    @tf.function(input_signature=[], autograph=False)  # type: ignore[untyped-decorator]
+    def info(self) -> dict[str, tf.Tensor]:
+        """Returns what the input must be: sample rate, FFT window, hop and bins, int32; and the names of the labels."""
+        feature, labels = self._contract.feature, list(self._contract.labels)
+        values = feature.parameters() | {"feature": feature.name, "labels": labels}
+        return {name: tf.constant(value) for name, value in values.items()}
 
     @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
     def labels(self) -> tf.Tensor:
@@ -107,11 +152,10 @@ class TrackModel(tf.Module):
 
     def _windows(self, codes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns frame indices [n_windows, frames] and first frames [n_windows], as `core.windows` has them."""
-        frames, hop = self._contract.frames, self._contract.hop_frames
+        frames, hop, segments = self._contract.frames, self._contract.hop_frames, self._contract.segments
         n_frames = tf.shape(codes)[0]
-        last = tf.maximum(n_frames - frames, 0)
-        starts = tf.range(0, last + 1, hop)
-        starts = tf.cond(tf.equal(starts[-1], last), lambda: starts, lambda: tf.concat([starts, [last]], 0))
+        stretches = _stretches(segments, n_frames) if segments else (tf.zeros(1, tf.int32), n_frames[None])
+        starts = _starts(*stretches, frames=frames, hop_frames=hop)
         # The check above reports a track without frames; this division does not wait for it.
         return (starts[:, None] + tf.range(frames)[None, :]) % tf.maximum(n_frames, 1), starts
 
@@ -148,6 +192,32 @@ class TrackModel(tf.Module):
         _, parts = tf.while_loop(lambda begin, _: begin < n_windows, body, (0, parts), parallel_iterations=1)
         logits = tf.ensure_shape(parts.concat(), [None, len(self._contract.labels)])
         return tf.cast(logits, tf.float64)
+
+
+def _starts(begins: tf.Tensor, ends: tf.Tensor, *, frames: int, hop_frames: int) -> tf.Tensor:
+    """Returns the first frames of the windows of stretches, as `core.windows.segment_starts`, one after another."""
+    last = tf.maximum(ends - begins - frames, 0)
+    counts = 1 + (last + hop_frames - 1) // hop_frames
+    place = tf.range(tf.reduce_sum(counts)) - tf.repeat(tf.cumsum(counts, exclusive=True), counts)
+    return tf.repeat(begins, counts) + tf.minimum(place * hop_frames, tf.repeat(last, counts))
+
+
+def _stretches(segments: Segments, n_frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the beginnings and ends of what the chosen segments cover, as `Segments.stretches`."""
+    sizes = {"frames": segments.frames, "hop_frames": segments.hop_frames}
+    starts = _starts(tf.zeros(1, tf.int32), n_frames[None], **sizes)
+    n = tf.size(starts, tf.int64)
+    count = tf.minimum(n, segments.count)
+    places = tf.range(count)
+    if segments.choice == "random":
+        places = tf.sort(tf.argsort(priority(tf.range(n), n, segments.seed))[:count])
+    elif segments.choice == "even":
+        places = tf.cond(n > count, lambda: even_places(places, n, segments.count), lambda: places)
+    starts = tf.gather(starts, places)
+    is_apart = starts[1:] > starts[:-1] + segments.frames
+    begins = tf.boolean_mask(starts, tf.concat([[True], is_apart], 0))
+    ends = tf.boolean_mask(starts, tf.concat([is_apart, [True]], 0)) + segments.frames
+    return begins, tf.minimum(ends, n_frames)
 
 
 def _largest_batch(n_left: tf.Tensor) -> tf.Tensor:
@@ -202,8 +272,11 @@ def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
     """Returns the signatures of the SavedModel.
 
     `serving_default` takes one track [n_bins, n_frames], `file` one as a file has it, [1, n_bins, n_frames]; `batch`
-    several [n_tracks, n_bins, most_frames] with their lengths `n_frames` [n_tracks]. Models that read metadata have
-    `with_metadata`, one track and tokens [n], and `batch_with_metadata`, several and tokens [n_tracks, most_tokens].
+    several [n_tracks, n_bins, most_frames] with their lengths `n_frames` [n_tracks]. `waveform` takes the samples of
+    one track [n_samples], `waveform_batch` those of several [n_tracks, most_samples] with `n_samples` [n_tracks], where
+    the graph can compute the feature. Models that read metadata have all but `file` with `tokens` as well:
+    `with_metadata`, `waveform_with_metadata` and so on, [n] or [n_tracks, most_tokens]. `info` says what the input
+    must be.
     """
     specs = {"serving_default": [contract.n_bins, None], "file": [1, contract.n_bins, None]}
     mels = {name: tf.TensorSpec(shape, tf.float32, name="mel") for name, shape in specs.items()}
@@ -213,11 +286,21 @@ def signatures(module: TrackModel, contract: Contract) -> dict[str, Any]:
         tf.TensorSpec([None], tf.int32, name="n_frames"),
     )
     functions["batch"] = module.predict_batch.get_concrete_function(*several)
+    functions["info"] = module.info.get_concrete_function()
+    waveform = tf.TensorSpec([None], tf.float32, name="audio")
+    waveforms = tf.TensorSpec([None, None], tf.float32, name="audio"), tf.TensorSpec([None], tf.int32, name="n_samples")
+    if module.takes_waveforms:
+        functions["waveform"] = module.predict_waveform.get_concrete_function(waveform)
+        functions["waveform_batch"] = module.predict_waveforms.get_concrete_function(*waveforms)
     if contract.metadata:
         tokens = tf.TensorSpec([None], tf.string, name="tokens")
         functions["with_metadata"] = module.__call__.get_concrete_function(mels["serving_default"], tokens)
-        tokens = tf.TensorSpec([None, None], tf.string, name="tokens")
-        functions["batch_with_metadata"] = module.predict_batch.get_concrete_function(*several, tokens)
+        batch_tokens = tf.TensorSpec([None, None], tf.string, name="tokens")
+        functions["batch_with_metadata"] = module.predict_batch.get_concrete_function(*several, batch_tokens)
+        if module.takes_waveforms:
+            functions["waveform_with_metadata"] = module.predict_waveform.get_concrete_function(waveform, tokens)
+            several_waveforms = module.predict_waveforms.get_concrete_function(*waveforms, batch_tokens)
+            functions["waveform_batch_with_metadata"] = several_waveforms
     return functions
 
 

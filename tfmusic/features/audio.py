@@ -5,29 +5,51 @@ n samples at rate r become ceil(n s / r) samples at rate s.
 """
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfmusic.core.runtime import without_decoder_notes
-from tfmusic.errors import DataError
-from tfmusic.features.mpeg import Mp3WithCount, count_without_xing
+from tfmusic.core.track import MIN_SHARE
+from tfmusic.errors import DataError, printable
+from tfmusic.features.containers import FOREIGN, Part, PartFile, find_parts, foreign_kind
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".au")
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".m4b", ".wma", ".webm", ".mka")  # through the extra `av`
 
-_CONTAINERS = frozenset(("mov", "mp4", "m4a", "aac", "asf", "matroska", "webm", "ogg", "mp3", "wav", "flac"))
-
+_CONTAINERS = ("mov", "mp4", "aac", "asf", "matroska", "webm", "ogg", "mp3", "wav", "flac", "aiff")
+_TIMED_CONTAINERS = ("mov", "matroska", "asf")  # whose headers have the length
 MAX_HOURS = 3.0  # a few kilobytes can decode to days
-_MIN_RATE_HZ = 1000
+_MIN_RATE_HZ, _MAX_RATE_HZ, _MAX_CHANNELS = 1000, 384_000, 32
+_MAX_VALUES = (
+    MAX_HOURS * 3600 * 48_000 * 2
+)  # of all channels: a small file of a high rate can hold a worker for minutes
 _BLOCK_VALUES = 1 << 18
-_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU")  # formats whose header has the number of samples
-_SHORT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_CHUNKS = 32  # of a block: what is decoded before damage is kept
+_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF")  # formats whose header has the number of samples
+_SHORT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_BYTES = 0x7FFFF000  # a program that writes into a pipe does not know the size: it writes 0, or at least this
-_MP3_SLACK = 2 * 1152  # samples that a decoder may add or remove at the ends
+_MP3_SLACK = 3 * 1152  # samples that a decoder may add or remove at the ends
+
+
+_until: ContextVar[float] = ContextVar("until", default=float("inf"))
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Lets files that are decoded in the body take so many seconds; then one is given up with DataError."""
+    token = _until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
 
 
 def is_audio(path: Path) -> bool:
@@ -35,28 +57,30 @@ def is_audio(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES + AV_SUFFIXES
 
 
-def read_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
+def read_blocks(path: Path, sample_rate_hz: int, min_share: float = MIN_SHARE) -> Iterator[np.ndarray]:
     """Yields the track as blocks of mono samples, float32 [n], full scale 1.
 
     Raises:
-        DataError: the file is missing, damaged, truncated, empty or longer than `MAX_HOURS`, has NaN or infinite
-            samples, or needs a decoder that is not installed.
+        DataError: the file is missing, damaged, empty or longer than `MAX_HOURS`, has less than `min_share` of the
+            samples that its headers state, has NaN or infinite samples, or needs a decoder that is not installed.
     """
-    return _resampled(_native_blocks(path), sample_rate_hz)
+    return resampled(_native_blocks(path, min_share), sample_rate_hz)
 
 
-def count_samples(path: Path, sample_rate_hz: int) -> int:
+def count_samples(path: Path, sample_rate_hz: int, min_share: float = MIN_SHARE) -> int:
     """Returns how many samples `read_blocks` yields.
 
-    The headers of .wav, .flac, .aiff and .au have the number, and `read_blocks` checks it later. Other headers may be
-    wrong: such a file is decoded, an .mp3 at about 1,000 seconds of music a second. Raises as `read_blocks`.
+    The headers of .wav, .flac, .aiff and .au have the number, which is compared with the size of the file. Other
+    headers may be wrong: such a file is decoded, an .mp3 at about 1,000 seconds of music a second. Raises as
+    `read_blocks`.
     """
-    length = None if path.suffix.lower() in AV_SUFFIXES else _header_length(path)
-    native_hz, n_samples = length or (sample_rate_hz, 0)
-    if length is None:
-        for native_hz, block in _native_blocks(path):  # noqa: B007 - the last one counts
-            n_samples += len(block)
-    return resampled_length(n_samples, native_hz, sample_rate_hz)
+    parts, _ = _find_parts(path)
+    lengths = [_header_length(path, part, min_share) for part in parts]
+    if not lengths or None in lengths:
+        lengths = [(rate_hz, len(block)) for rate_hz, block in _native_blocks(path, min_share)]
+    stretches = groupby(filter(None, lengths), key=itemgetter(0))
+    totals = [(rate_hz, sum(n_samples for _, n_samples in stretch)) for rate_hz, stretch in stretches]
+    return sum(resampled_length(n_samples, rate_hz, sample_rate_hz) for rate_hz, n_samples in totals)
 
 
 def resampled_length(n_samples: int, rate_hz: int, target_hz: int) -> int:
@@ -76,71 +100,203 @@ def versions() -> dict[str, str]:
     }
 
 
-def _resampled(blocks: Iterator[tuple[int, np.ndarray]], target_hz: int) -> Iterator[np.ndarray]:
+def resampled(blocks: Iterator[tuple[int, np.ndarray]], target_hz: int) -> Iterator[np.ndarray]:
+    """Yields resampled blocks; where the rate changes, resampling begins anew."""
+    for rate_hz, stretch in groupby(blocks, key=itemgetter(0)):
+        same = (block for _, block in stretch)
+        yield from same if rate_hz == target_hz else _resampled_stretch(same, rate_hz, target_hz)
+
+
+def _resampled_stretch(blocks: Iterator[np.ndarray], rate_hz: int, target_hz: int) -> Iterator[np.ndarray]:
     """Yields resampled blocks; each one waits for its successor, because the last needs the exact length."""
     import soxr
 
-    stream, waiting = None, np.zeros(0, np.float32)
-    rate_hz, n_read, n_yielded = target_hz, 0, 0
-    for rate_hz, block in blocks:
+    stream = soxr.ResampleStream(rate_hz, target_hz, 1, dtype="float32", quality="HQ")
+    waiting, n_read, n_yielded = np.zeros(0, np.float32), 0, 0
+    for block in blocks:
         n_read += len(block)
-        if rate_hz == target_hz:
-            yield block
-            continue
-        stream = stream or soxr.ResampleStream(rate_hz, target_hz, 1, dtype="float32", quality="HQ")
         n_yielded += len(waiting)
         yield waiting
         waiting = stream.resample_chunk(block)
-    if stream is not None:  # the samples that the filter still holds; soxr's total may be off by one
-        rest = np.concatenate([waiting, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
-        n_missing = resampled_length(n_read, rate_hz, target_hz) - n_yielded
-        yield np.pad(rest[:n_missing], (0, max(n_missing - len(rest), 0)))
+    # The samples that the filter still holds; soxr's total may be off by one.
+    rest = np.concatenate([waiting, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
+    n_missing = resampled_length(n_read, rate_hz, target_hz) - n_yielded
+    yield np.pad(rest[:n_missing], (0, max(n_missing - len(rest), 0)))
 
 
-def _native_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _native_blocks(path: Path, min_share: float = MIN_SHARE) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the rate and the mono samples of every block of a file, checked."""
-    n_samples, first_hz = 0, 0
-    decode = _decode_av if path.suffix.lower() in AV_SUFFIXES else _decode_soundfile
-    for rate_hz, block in decode(path):
-        n_samples, first_hz = n_samples + len(block), first_hz or rate_hz
-        if rate_hz != first_hz:
-            raise DataError(f"{path}: the sample rate must not change. Received: {first_hz} Hz, then {rate_hz} Hz")
-        _check_length(path, n_samples, rate_hz)
+    seconds, until = 0.0, _until.get()
+    for rate_hz, block in _decode(path, min_share):
+        seconds += len(block) / rate_hz
+        _check_length(path, seconds, rate_hz)
+        if time.monotonic() > until:
+            raise DataError(f"{path}: takes too long to decode: {seconds:.0f} s of sound in the time of the request")
         if not np.isfinite(block).all():
             raise DataError(f"{path}: samples must be finite. Received: NaN or infinity")
         yield rate_hz, np.ascontiguousarray(block, np.float32)
-    if n_samples == 0:
+    if seconds == 0:
         raise DataError(f"{path}: must contain audio. Received: no samples")
 
 
-def _check_length(path: Path, n_samples: int, rate_hz: int) -> None:
-    if rate_hz < _MIN_RATE_HZ:
-        raise DataError(f"{path}: the sample rate must be at least {_MIN_RATE_HZ} Hz. Received: {rate_hz}")
-    if n_samples > MAX_HOURS * 3600 * rate_hz:
+def _check_length(path: Path, seconds: float, rate_hz: int, n_channels: int = 1) -> None:
+    if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
+        raise DataError(
+            f"{path}: the sample rate must be {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz. Received: {rate_hz}; resample it"
+        )
+    if n_channels > _MAX_CHANNELS or seconds * rate_hz * n_channels > _MAX_VALUES:
+        raise DataError(
+            f"{path}: must have at most {_MAX_CHANNELS} channels and the samples of {MAX_HOURS:g} hours of stereo"
+            f" at 48,000 Hz. Received: {n_channels} channels of {seconds:.0f} s at {rate_hz} Hz; mix or resample it"
+        )
+    if seconds > MAX_HOURS * 3600:
         raise DataError(f"{path}: must be at most {MAX_HOURS:g} hours long. Received: more; split the file")
 
 
-def _decode_soundfile(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _check_whole(path: Path, n_read: int, expected: int, rate_hz: int, min_share: float, reason: str = "") -> None:
+    """Raises DataError where less than `min_share` of the samples that the headers state could be decoded."""
+    if n_read < min_share * expected:
+        raise DataError(
+            f"{path}: truncated or damaged: the decoder stopped at {n_read / rate_hz:.2f} of {expected / rate_hz:.2f} s"
+            f"{f' ({reason})' if reason else ''}. Replace the file, or lower data.min_share in the config"
+        )
+
+
+def _decode(path: Path, min_share: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields rate and mono samples: by libsndfile where it knows the content, else by FFmpeg, whatever the suffix."""
+    parts, reason = _find_parts(path)
+    if not parts:
+        yield from _decode_av(path, reason, min_share)
+    for part in parts:
+        yield from _decode_part(path, part, min_share)
+
+
+def _find_parts(path: Path) -> tuple[list[Part], str]:
+    """Returns the parts that libsndfile reads, or none and the reason why it reads none."""
     import soundfile
 
-    with _open(path) as (file, is_exact):
-        expected, n_read = _expected_length(file, path) if is_exact else None, 0
-        if expected is not None:
-            _check_length(path, expected, file.samplerate)
-        frames = max(_BLOCK_VALUES // file.channels, 1)
-        while True:
-            try:
-                with without_decoder_notes():
-                    block = file.read(frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise _damaged(path, error) from error
-            if len(block) == 0:
-                break
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: must contain audio. Received: an empty file")
+    kind = foreign_kind(path)
+    if kind is not None:
+        return [], kind
+    parts = find_parts(path)
+    try:
+        with _open(path, parts[0]) as file:
+            return find_parts(path, file.format) if file.format == "MP3" else parts, ""
+    except soundfile.LibsndfileError as error:
+        return [], _reason(error)
+
+
+@contextmanager
+def _open(path: Path, part: Part) -> Iterator[Any]:
+    """Opens a part with libsndfile."""
+    import soundfile
+
+    class Stream(soundfile.SoundFile):
+        """Does not seek after every read: that would reset the decoder of an .mp3."""
+
+        def seekable(self) -> bool:
+            return False
+
+    with PartFile(path, part) as bytes_file:
+        with without_decoder_notes():
+            file = Stream(bytes_file)
+        with file:
+            yield file
+
+
+def _decode_part(path: Path, part: Part, min_share: float) -> Iterator[tuple[int, np.ndarray]]:
+    with _open(path, part) as file:
+        expected, n_read, reason = _expected_length(path, file, part, min_share), 0, ""
+        _check_length(path, expected / file.samplerate, file.samplerate, file.channels)
+        while not reason:
+            block, reason = _read_block(file, expected - n_read)
             n_read += len(block)
-            yield file.samplerate, _mix(block)
-        slack = _MP3_SLACK if file.format == "MP3" else 0
-        if expected is not None and n_read < expected - slack:
-            raise DataError(f"{path}: truncated: its header says {expected:,} samples. Received: {n_read:,}")
+            yield file.samplerate, block
+            if not len(block):
+                break
+        if reason and not expected:
+            raise DataError(f"{path}: must be a complete audio file. Received: {reason}")
+        _check_whole(path, n_read, expected, file.samplerate, min_share, reason)
+
+
+def _read_block(file: Any, n_left: int) -> tuple[np.ndarray, str]:
+    """Returns the next mono samples, none at the end, and why the decoder stopped where it did before that.
+
+    Of the `n_left` samples that are expected none is lost where bytes that are no music follow.
+    """
+    import soundfile
+
+    chunks, at_once = [np.zeros(0, np.float32)], max(_BLOCK_VALUES // _CHUNKS // file.channels, 1)
+    try:
+        with without_decoder_notes():
+            for _ in range(_CHUNKS):
+                n_frames = min(at_once, n_left) if n_left > 0 else at_once
+                chunks.append(_mix(file.read(n_frames, dtype="float32", always_2d=True)))
+                n_left -= n_frames
+                if len(chunks[-1]) == 0:
+                    break
+    except soundfile.LibsndfileError as error:
+        return np.concatenate(chunks), _reason(error)
+    return np.concatenate(chunks), ""
+
+
+def _reason(error: Exception) -> str:
+    # soundfile repeats the path, and libsndfile says that a file which mpg123 cannot open does not exist.
+    reason = str(error).splitlines()[0].rpartition(": ")[2] if str(error) else type(error).__name__
+    return "the decoder found no audio" if reason.startswith("File does not exist") else reason
+
+
+def _expected_length(path: Path, file: Any, part: Part, min_share: float) -> int:
+    """Returns the number of samples by the headers, at most; 0 where they leave it open."""
+    _check_last_page(path, part, min_share)
+    expected = part.n_samples or (file.frames if 0 < file.frames < 1 << 48 else 0)
+    if file.format == "MP3":
+        return max(expected - _MP3_SLACK, 0)
+    stated = _SHORT.search(file.extra_info)
+    is_short = stated and 0 < int(stated[2]) < int(stated[1]) < _UNKNOWN_BYTES
+    if file.subtype.startswith("MPEG"):
+        if stated and is_short and int(stated[2]) < min_share * int(stated[1]):
+            raise DataError(
+                f"{path}: truncated: {int(stated[2]):,} of {int(stated[1]):,} bytes of music are there. Replace the"
+                " file, or lower data.min_share in the config"
+            )
+        return max(expected - _MP3_SLACK, 0)
+    if stated and is_short:
+        return expected * int(stated[1]) // int(stated[2])
+    return int(expected)
+
+
+def _check_last_page(path: Path, part: Part, min_share: float) -> None:
+    if part.is_cut and min_share > 0:
+        raise DataError(
+            f"{path}: truncated: the last page of the Ogg stream is missing. Replace the file, or set data.min_share=0"
+            " in the config"
+        )
+
+
+def _header_length(path: Path, part: Part, min_share: float) -> tuple[int, int] | None:
+    """Returns rate and number of samples by the header, or None where only decoding tells the number."""
+    import soundfile
+
+    with _open(path, part) as file:
+        expected = _expected_length(path, file, part, min_share)
+        _check_length(path, expected / file.samplerate, file.samplerate, file.channels)
+        if file.subtype.startswith("MPEG"):
+            return None
+        if file.format in _EXACT_HEADERS and 0 < file.frames < 1 << 48:
+            _check_whole(path, file.frames, expected, file.samplerate, min_share)
+            return file.samplerate, file.frames
+        if file.format != "FLAC" or not expected:
+            return None
+        try:
+            file.seek(expected - 1)
+            return (file.samplerate, expected) if len(file.read(2)) == 1 else None
+        except soundfile.LibsndfileError:
+            return None
 
 
 def _mix(block: np.ndarray) -> np.ndarray:
@@ -151,72 +307,56 @@ def _mix(block: np.ndarray) -> np.ndarray:
     return np.asarray(total / np.float32(block.shape[1]))
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, bool]]:
-    """Opens an audio file; yields it, and whether its header is known to have its length."""
-    import soundfile
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: must contain audio. Received: an empty file")
-    with ExitStack() as stack:
-        try:
-            with without_decoder_notes():
-                file = stack.enter_context(soundfile.SoundFile(path))
-            uncounted = count_without_xing(path) if file.format == "MP3" else 0
-            if file.frames < uncounted - _MP3_SLACK:
-                with without_decoder_notes():
-                    file = stack.enter_context(soundfile.SoundFile(stack.enter_context(Mp3WithCount(path))))
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix of headerless audio
-            raise _damaged(path, error) from error
-        yield file, file.format in _EXACT_HEADERS or (file.format == "MP3" and not uncounted)
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    # soundfile repeats the path, and libsndfile says that a file which mpg123 cannot open does not exist.
-    reason = str(error).splitlines()[0].rpartition(": ")[2] if str(error) else type(error).__name__
-    reason = "the decoder found no audio" if reason.startswith("File does not exist") else reason
-    return DataError(f"{path}: must be a complete audio file. Received: {reason}")
-
-
-def _expected_length(file: Any, path: Path) -> int | None:
-    """Returns the number of samples by the header, or None if the header leaves it open."""
-    if file.format in ("WAV", "WAVEX"):
-        short = _SHORT_WAV.search(file.extra_info)
-        if short and int(short[2]) < int(short[1]) < _UNKNOWN_BYTES:
-            raise DataError(f"{path}: truncated: its header says {short[1]} bytes of audio. Received: {short[2]}")
-    return int(file.frames) if 0 < file.frames < 1 << 48 else None
-
-
-def _header_length(path: Path) -> tuple[int, int] | None:
-    """Returns rate and number of samples by the header, or None if the format's header cannot be trusted."""
-    with _open(path) as (file, _):
-        expected = _expected_length(file, path) if file.format in _EXACT_HEADERS else None
-        if expected is None:
-            return None
-        _check_length(path, expected, file.samplerate)
-        return file.samplerate, expected
-
-
-def _decode_av(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _decode_av(path: Path, kind: str, min_share: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields rate and mono samples by FFmpeg; `kind` is what the file is, or why libsndfile does not read it."""
+    is_foreign = kind in FOREIGN or path.suffix.lower() in AV_SUFFIXES
     try:
         import av
     except ImportError as error:
-        raise DataError(f"{path}: {path.suffix} needs the extra av: pip install -e '.[av]'") from error
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        if not is_foreign:
+            raise DataError(f"{path}: must be a complete audio file. Received: {kind}") from error
+        kind = kind if kind in FOREIGN else f"a {path.suffix} file"
+        raise DataError(f"{path}: is {kind}, which needs the extra av: pip install 'tfmusic[av]'") from error
+    n_read, rate_hz, expected_s, reason = 0, 1, 0.0, ""
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}  # no playlists
     try:
-        with av.open(str(path), container_options={"protocol_whitelist": "file"}) as container:
-            if not _CONTAINERS.intersection(container.format.name.split(",")):  # a playlist, for example
-                raise DataError(f"{path}: must be an audio file. Received: {container.format.name}")
+        is_text = printable(str(path)) == str(path)  # FFmpeg takes no names that are not UTF-8, but open files
+        with (
+            nullcontext(str(path)) if is_text else path.open("rb") as file,
+            av.open(file, container_options=options, metadata_errors="replace") as container,
+        ):
             if not container.streams.audio:
                 raise DataError(f"{path}: must contain audio. Received: no audio stream")
-            planar = av.AudioResampler(format="fltp")  # the same rate and channels, one plane each
-            for frame in container.decode(audio=0):
-                for part in planar.resample(frame):
-                    yield part.sample_rate, part.to_ndarray().mean(axis=0)
-    except av.FFmpegError as error:
-        raise DataError(
-            f"{path}: must be a complete audio file. Received: {error.strerror or type(error).__name__}"
-        ) from error
+            if container.format.name == "ogg":
+                _check_last_page(path, find_parts(path)[-1], min_share)
+            stream = container.streams.audio[0]
+            if container.format.name.startswith(_TIMED_CONTAINERS):
+                expected_s = _seconds(container, stream)
+            for frame in _planar(container.decode(stream)):
+                n_read, rate_hz = n_read + frame.samples, frame.sample_rate
+                yield rate_hz, frame.to_ndarray().mean(axis=0)
+    except (av.FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+    if reason and not n_read:
+        raise DataError(f"{path}: must be a complete audio file. Received: {reason if is_foreign else kind}")
+    expected = int(expected_s * rate_hz) - _MP3_SLACK
+    _check_whole(path, n_read, max(expected, n_read + 1 if reason else 0), rate_hz, min_share, reason)
+
+
+def _seconds(container: Any, stream: Any) -> float:
+    """Returns the length of a stream by the header of its container, 0 where it leaves it open."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
+def _planar(frames: Iterator[Any]) -> Iterator[Any]:
+    """Yields frames as floats, one plane a channel, at their own rate, which may change."""
+    import av
+
+    known, resampler = None, av.AudioResampler(format="fltp")
+    for frame in frames:
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        if kind != known:
+            known, resampler = kind, av.AudioResampler(format="fltp")
+        yield from resampler.resample(frame)

@@ -5,15 +5,17 @@ track_ids      text [n_tracks]
 tracks         float32 [n_tracks, n_dims], the mean over the segments of each track
 trained_on     text, ids of the tracks that trained the network, as far as known
 segments/ID    float32 [n_segments, n_dims] of the track ID
-start_s/ID     float32 [n_segments], start of each segment, seconds
+n_segments     int64 [n_tracks], of each track
+start_s        float32 [the sum of these], start of each segment, seconds, track after track
 """
 
 import json
+import os
 import sys
 import zipfile
 import zlib
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +26,9 @@ from typing import Any, Self
 import numpy as np
 
 from tfmusic.core.feature import EMBEDDING, Feature
+from tfmusic.core.files import held, new_temporary
 from tfmusic.errors import DataError
+from tfmusic.features.npy import open_arrays
 
 # What numpy, zipfile and zlib raise for archives and arrays that are damaged, pickled or larger than memory.
 _DAMAGED = (
@@ -40,11 +44,12 @@ class EmbeddingsWriter:
 
     def __init__(self, path: Path, feature: Feature, trained_on: Iterable[str] = ()) -> None:
         """Opens a hidden file beside the target; `trained_on` are the ids of the tracks that trained the network."""
-        self.path, self._partial = path, path.with_name(f".{path.name}.partial")
-        self._partial.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._partial, self._lock = path, new_temporary(path), ExitStack()
+        self._lock.enter_context(held(self._partial))
         self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         self._ids: list[str] = []
         self._means: list[np.ndarray] = []
+        self._starts: list[np.ndarray] = []
         try:
             self._write("feature", np.array(json.dumps(feature.model_dump(), sort_keys=True)))
             self._write("trained_on", np.array(sorted(trained_on), dtype=np.str_))
@@ -57,13 +62,17 @@ class EmbeddingsWriter:
         self._ids.append(track_id)
         self._means.append(segments.mean(axis=0, dtype=np.float64).astype(np.float32))
         self._write(f"segments/{track_id}", segments.astype(np.float32))
-        self._write(f"start_s/{track_id}", start_s.astype(np.float32))
+        self._starts.append(start_s.astype(np.float32))
 
     def finish(self) -> None:
         """Writes the arrays of all tracks and renames the file."""
         self._write("track_ids", np.array(self._ids))
         self._write("tracks", np.stack(self._means))
+        self._write("n_segments", np.array([len(starts) for starts in self._starts]))
+        self._write("start_s", np.concatenate(self._starts))
         self._archive.close()
+        with self._partial.open("rb") as file:
+            os.fsync(file.fileno())
         self._partial.replace(self.path)
 
     def __enter__(self) -> Self:
@@ -77,7 +86,7 @@ class EmbeddingsWriter:
     def _drop(self) -> None:
         with suppress(OSError, ValueError):  # close() writes: the disk may be full, or a member unfinished
             self._archive.close()
-        self._partial.unlink(missing_ok=True)
+        self._lock.close()  # removes the file, unless it has its name
 
     def _write(self, name: str, value: np.ndarray) -> None:
         with self._archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as member:
@@ -147,8 +156,10 @@ def _texts(values: Any) -> tuple[str, ...]:
     texts = np.atleast_1d(np.asarray(values))
     if texts.size == 0:
         return ()
+    if texts.dtype.kind != "U" or texts.dtype.itemsize == 0:  # of no width, a few bytes can be any number of texts
+        raise ValueError("an array that is not text")
     code_points = np.ascontiguousarray(texts.astype(texts.dtype.newbyteorder("="))).view(np.uint32)
-    if texts.dtype.kind != "U" or code_points.max() > sys.maxunicode:
+    if code_points.max() > sys.maxunicode:
         raise ValueError("an array that is not text")
     return tuple(str(text) for text in texts)
 
@@ -160,7 +171,4 @@ def _line(error: Exception) -> str:
 @lru_cache(maxsize=4)
 def _open_version(path: Path, mtime_ns: int) -> Any:
     """Returns the open archive, cached: its list of members is read once a process, a member when it is accessed."""
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("no .npz archive")
-    return file
+    return open_arrays(path)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tfmusic.core.feature import Feature
+from tfmusic.core.feature import C1_HZ, Feature
 from tfmusic.errors import DataError
 
 # The mel scale of Slaney's Auditory Toolbox (1998): linear up to 1 kHz, then logarithmic, 27 mels from 1 to 6.4 kHz.
@@ -32,6 +32,18 @@ def mel_filterbank(n_bins: int, *, sample_rate_hz: int, n_fft: int) -> np.ndarra
     falling = (edges_hz[2:, None] - bins_hz) / widths[1:, None]
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     return np.asarray(triangles * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None])
+
+
+def bin_hz(feature: Feature) -> np.ndarray | None:
+    """Returns the frequency at the centre of every bin, Hz [n_bins]; None where bins are no frequencies."""
+    if feature.name in ("mel", "log-mel"):
+        edges = np.linspace(0.0, _hz_to_mel(np.array(feature.sample_rate_hz / 2.0)), feature.n_bins + 2)
+        return _mel_to_hz(edges[1:-1])
+    if feature.name == "stft":
+        return np.linspace(0.0, feature.sample_rate_hz / 2.0, feature.n_bins)
+    if feature.name in ("cqt", "cqt_normalised"):
+        return np.asarray(C1_HZ * 2.0 ** (np.arange(feature.n_bins) / 12))
+    return None
 
 
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:

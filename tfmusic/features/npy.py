@@ -7,11 +7,12 @@ import json
 import math
 import os
 import stat
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -20,7 +21,7 @@ from tfmusic.core.feature import Feature
 from tfmusic.core.files import read_json_file, write_text
 from tfmusic.errors import DataError
 
-_MAGIC = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY"
 
 
 def count_mel_frames(path: Path, n_bins: int) -> int:
@@ -78,6 +79,7 @@ def check_power(mel: np.ndarray, origin: str) -> None:
             raise DataError(
                 f"{origin}: power must be finite and at least 0. Received: {int(bad.sum())} {name} values,"
                 f" the first at bin {index[0]}, frame {index[1]}"
+                f"{'; where files hold dB, set feature.log10_factor=10' if name == 'negative' else ''}"
             )
 
 
@@ -90,6 +92,18 @@ def check_finite(values: np.ndarray, origin: str) -> None:
             f"{origin}: values must be finite. Received: {int(bad.sum())} NaN or infinite values, the first at bin"
             f" {index[0]}, frame {index[1]}"
         )
+
+
+def open_arrays(path: Path) -> Any:
+    """Returns an .npz file whose arrays are stored as they are, since a few compressed megabytes can take all memory.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: it is no such file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("compressed arrays; they must be stored as they are")
+    return np.load(path, allow_pickle=False)
 
 
 class _Header(NamedTuple):
@@ -106,7 +120,8 @@ def _mel_shape(path: Path, header: _Header, n_bins: int) -> tuple[int, int]:
         raise DataError(f"{path}: values must be real floats such as float32. Received: dtype {header.dtype}")
     shape = header.shape[1:] if header.shape[:1] == (1,) and len(header.shape) == 3 else header.shape
     if len(shape) != 2 or shape[0] != n_bins:
-        raise DataError(f"{path}: shape must be [1, {n_bins}, n_frames]. Received: {list(header.shape)}")
+        hint = "; transpose it" if shape[1:] == (n_bins,) else ""
+        raise DataError(f"{path}: shape must be [1, {n_bins}, n_frames]. Received: {list(header.shape)}{hint}")
     if shape[1] == 0:
         raise DataError(f"{path}: must have at least one frame. Received: shape {list(header.shape)}")
     return shape[0], shape[1]
@@ -133,7 +148,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Header]]:
 
 def _read_header(file: IO[bytes]) -> _Header:
     """Returns the header of an .npy file; raises ValueError if it is damaged or the file is shorter than it says."""
-    if file.read(len(_MAGIC)) != _MAGIC:
+    if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("a file that does not begin like .npy")
     file.seek(0)
     version = npy_format.read_magic(file)

@@ -14,7 +14,7 @@ import numpy as np
 from tfmusic.features.filterbanks import mel_filterbank
 
 _VALUES_AT_ONCE = 1 << 21  # 16 MiB of spectra
-_MIN_POWER = 1e-10  # before a logarithm
+MIN_POWER = 1e-10  # before a logarithm
 
 _TEMPOGRAM_MELS = 128
 _TEMPOGRAM_DB_RANGE = 80.0  # below the loudest value of the track
@@ -97,7 +97,7 @@ def log_mel(
 ) -> np.ndarray:
     """Returns mel power in dB, 10 log10(power), at least -100, float32 [n_bins, n_frames]."""
     power = mel(blocks, sample_rate_hz=sample_rate_hz, n_fft=n_fft, hop_length=hop_length, n_bins=n_bins)
-    return np.asarray(10.0 * np.log10(np.maximum(power, np.float32(_MIN_POWER))))
+    return np.asarray(10.0 * np.log10(np.maximum(power, np.float32(MIN_POWER))))
 
 
 def tempogram(

@@ -17,23 +17,14 @@ from tfmusic.core.scale import Encoder
 from tfmusic.core.track import Track
 from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track, segment_starts
 from tfmusic.errors import UsageError
-from tfmusic.features.audio import is_audio
 from tfmusic.features.embeddings import EmbeddingsWriter
-from tfmusic.features.filterbanks import map_filterbank
-from tfmusic.features.npy import read_any_mel
-from tfmusic.features.read import read_feature
+from tfmusic.features.read import read_input
 from tfmusic.inference.predict import TrackReader, feature_fn
 from tfmusic.inference.predictor import BATCH_SIZES, load_run
 from tfmusic.models import build_model, for_prediction
 from tfmusic.models.musicnn import FEATURE as MUSICNN
 from tfmusic.models.musicnn import FRAMES
 from tfmusic.pretrained.sources import trained_on
-
-# By the number of bins, which is all that a .npy file says: the authors' own mels, and those of AI Rush.
-_FEATURES = {
-    MUSICNN.n_bins: MUSICNN,
-    128: Feature.model_validate("airush"),
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,8 @@ class Embedder:
     Attributes:
         feature: what its embeddings are, as records and contracts name them.
         track_ids: the tracks that have trained it, where they are known.
-        codes_fn: a track to the network's input, [n_frames, n_bins].
+        read_fn: a track to linear power [n_bins, n_frames].
+        encode_fn: linear power to the network's input, [n_frames, n_bins].
         embed_fn: windows [batch, frames, n_bins] to embeddings [batch, n_dims].
         frames: length of a window.
         hop_frames: distance of the windows.
@@ -52,11 +44,20 @@ class Embedder:
 
     feature: Feature
     track_ids: frozenset[str]
-    codes_fn: Callable[[Track], np.ndarray]
+    read_fn: Callable[[Track], np.ndarray]
+    encode_fn: Callable[[np.ndarray], np.ndarray]
     embed_fn: Callable[[np.ndarray], Any]
     frames: int
     hop_frames: int
     frames_per_s: float
+
+    def embed_power(self, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the embeddings of a track [n_windows, n_dims], and the first frames of its windows [n_windows]."""
+        sizes: dict[str, Any] = {"frames": self.frames, "hop_frames": self.hop_frames}
+        codes = self.encode_fn(power)
+        batches = batch_windows([(0, codes, None)], **sizes, batch_sizes=BATCH_SIZES)
+        _, vectors = next(outputs_by_track(batches, self.embed_fn))
+        return vectors, segment_starts(len(codes), **sizes)
 
 
 def run_embedder(run: RunDir) -> Embedder:
@@ -66,14 +67,13 @@ def run_embedder(run: RunDir) -> Embedder:
         RunError: the run has no model, contract or calibration.
         UsageError: the run is an ensemble, which has as many last layers as members.
     """
-    if run.ensemble.is_file():
-        members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
-        raise UsageError(f"{run.path}: is an ensemble; embed with one of its members: {', '.join(members)}")
+    if members := run.members():
+        names = ", ".join(member.run for member in members.values())
+        raise UsageError(f"{run.path}: is an ensemble; embed with one of its members: {names}")
     contract = Contract.load(run.contract)
     loaded = load_run(run, next(iter(contract.parts())))
     heads = [layer for layer in loaded.model.layers if layer.name.startswith("logits")]
     model = for_prediction(keras.Model(loaded.model.inputs[0], heads[-1].input))
-    encoder, read = Encoder(contract.scale, contract.dtype), feature_fn(contract)
     feature = Feature(
         name=EMBEDDING,
         source=f"{contract.task} {_digest(model)}",
@@ -84,7 +84,8 @@ def run_embedder(run: RunDir) -> Embedder:
     return Embedder(
         feature,
         trained_on(run),
-        lambda track: encoder.encode(read(track)),
+        feature_fn(contract),
+        Encoder(contract.scale, contract.dtype).encode,
         model.predict_on_batch,
         contract.frames,
         contract.hop_frames,
@@ -122,7 +123,16 @@ def musicnn_embedder(weights: Path, network: str) -> Embedder:
         sample_rate_hz=MUSICNN.sample_rate_hz,
         hop_length=FRAMES * MUSICNN.hop_length,
     )
-    return Embedder(feature, frozenset(), _musicnn_codes, model.predict_on_batch, FRAMES, FRAMES, MUSICNN.frames_per_s)
+    return Embedder(
+        feature,
+        frozenset(),
+        lambda track: read_input(track.feature_path, track.track_id, MUSICNN),
+        lambda power: np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32),
+        model.predict_on_batch,
+        FRAMES,
+        FRAMES,
+        MUSICNN.frames_per_s,
+    )
 
 
 def embed_tracks(
@@ -138,7 +148,7 @@ def embed_tracks(
     reader, n_frames = TrackReader(tuple(tracks), on_track), {}
 
     def readable() -> Iterator[TrackCodes]:
-        for row, codes in reader.read(embedder.codes_fn):
+        for row, codes in reader.read(lambda track: embedder.encode_fn(embedder.read_fn(track))):
             n_frames[row] = len(codes)
             yield row, codes, None
         reader.check_any(len(n_frames))
@@ -150,15 +160,6 @@ def embed_tracks(
     with EmbeddingsWriter(out, embedder.feature, embedder.track_ids) as writer:
         for row, vectors in chain([first], embeddings):
             starts = segment_starts(n_frames[row], frames=frames, hop_frames=hop)
-            writer.add(reader.tracks[row].track_id, vectors, starts / embedder.frames_per_s)
+            writer.add(reader.sources[row].track_id, vectors, starts / embedder.frames_per_s)
         writer.finish()
-    return [(reader.tracks[row].track_id, reason) for row, reason in sorted(reader.skipped.items())]
-
-
-def _musicnn_codes(track: Track) -> np.ndarray:
-    if is_audio(track.feature_path):  # sound becomes the authors' spectrogram itself
-        power = read_feature(track.feature_path, track.track_id, MUSICNN)
-    else:
-        mel = read_any_mel(track.feature_path, tuple(_FEATURES))
-        power = map_filterbank(mel, _FEATURES[len(mel)], MUSICNN)
-    return np.ascontiguousarray(np.log10(10000.0 * power + 1.0).T, dtype=np.float32)
+    return [(reader.sources[row].track_id, reason) for row, reason in sorted(reader.skipped.items())]

@@ -134,7 +134,7 @@ def _importance(
 def _slices(
     fall: Callable[[np.ndarray], np.ndarray], prediction: TrackPrediction, edges: np.ndarray, frames: int
 ) -> np.ndarray:
-    """Returns the mean fall of each moment, [n_labels, n_slices].
+    """Returns the mean fall of each moment, [n_labels, n_slices]; 0 where no window sees it.
 
     Moments that no window sees together are hidden in one run, so that long tracks cost no more runs than short ones.
     """
@@ -145,7 +145,8 @@ def _slices(
     for first in range(min(step, n_slices)):
         falls = fall((place % step == first)[None, :])
         for moment in range(first, n_slices, step):
-            falls_by_moment.append((moment, falls[sees[:, moment]].mean(0)))
+            seen = sees[:, moment]  # no window of a part of the track that is not scored
+            falls_by_moment.append((moment, seen @ falls / max(seen.sum(), 1)))
     return np.stack([value for _, value in sorted(falls_by_moment, key=lambda item: item[0])], axis=1)
 
 

@@ -13,6 +13,7 @@ from tfmusic.core.files import check_files
 from tfmusic.core.rundir import is_run
 from tfmusic.core.runtime import start_tensorflow, without_runtime_notes
 from tfmusic.errors import RunError, UsageError, one_line
+from tfmusic.inference.graphs import check_litert, check_onnx, check_saved_model
 
 _Shape = tuple[tuple[Any, ...], str]  # of one example, and the type of its values
 
@@ -49,6 +50,7 @@ class ExportedWindowModel:
             package = importlib.import_module(runtime.package)
         except ImportError as error:
             raise UsageError(f"{folder}: needs an extra: pip install 'tfmusic[{form}]'") from error
+        check_model(folder)
         with without_runtime_notes():
             try:
                 self._session = runtime.load(package, str(self._path))
@@ -76,11 +78,31 @@ def check_fits(path: Path, contract: Contract, inputs: Sequence[_Shape], outputs
         )
 
 
+def check_model(folder: Path) -> None:
+    """Checks the graph of an export before a runtime loads it; LiteRT's is checked when it is loaded.
+
+    Raises:
+        RunError: it is damaged, or holds what no export of tfmusic does; the message names it.
+    """
+    path = folder / MODEL_FILES[window_format(folder) or "saved_model"]
+    try:
+        if path.name == SAVED_MODEL:
+            check_saved_model(folder)
+        elif path.suffix == ".onnx":
+            check_onnx(path)
+    except ValueError as error:
+        raise RunError(f"{path}: must be a model as tfmusic exports it: {one_line(str(error))}") from error
+
+
 def load_predict_fn(folder: Path) -> Callable[..., dict[str, np.ndarray]]:
     """Returns the function of a SavedModel: linear power [n_bins, n_frames] and metadata tokens to numpy arrays.
 
     The arrays are `track_scores`, `window_scores` and `window_starts`. A model without metadata ignores the tokens.
+
+    Raises:
+        RunError: the graph holds what no export of tfmusic does.
     """
+    check_model(folder)
     start_tensorflow()
     import tensorflow as tf
 
@@ -113,6 +135,7 @@ def _load_onnx(package: Any, path: str) -> _Session:
 
 def _load_litert(package: Any, path: str) -> _Session:
     interpreter = package.Interpreter(path)
+    check_litert([operation["op_name"] for operation in interpreter._get_ops_details()])
     inputs = _codes_first(_tensors(interpreter.get_input_details()))
     outputs = _tensors(interpreter.get_output_details())
     logits = next(iter(outputs))

@@ -17,7 +17,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir, is_run, to_finish
 from tfmusic.core.runtime import start_tensorflow
 from tfmusic.core.scale import Encoder
-from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track, segment_starts
+from tfmusic.core.windows import TrackCodes, batch_windows, outputs_by_track, window_starts
 from tfmusic.errors import RunError
 from tfmusic.inference.model_folder import (
     ExportedWindowModel,
@@ -94,12 +94,11 @@ class WindowPredictor(Predictor):
                 metadata = np.array(contract.encode_metadata(tokens), np.float32) if contract.metadata else None
                 yield row, encoder.encode(power), metadata
 
-        sizes = {"frames": contract.frames, "hop_frames": contract.hop_frames}
-        batches = batch_windows(encoded(), **sizes, batch_sizes=BATCH_SIZES)
+        batches = batch_windows(encoded(), **contract.windows, batch_sizes=BATCH_SIZES)
         for row, logits in outputs_by_track(batches, self.model.predict_on_batch):
             scores = self.scorer.track_scores(logits)
             chosen = self.scorer.decide(scores[None])[0]
-            starts = segment_starts(lengths[row], **sizes)
+            starts = window_starts(lengths[row], **contract.windows)
             yield TrackPrediction(scores, chosen, self.scorer.window_scores(logits), starts, lengths[row])
 
 

@@ -21,8 +21,10 @@ Score = Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})]
 class Timeline(BaseModel):
     """Scores over time of the strongest labels."""
 
-    edges_s: list[float] = Field(description="ends of the intervals, from 0 to the end of the track")
-    scores: dict[str, list[Score]] = Field(description="by label, a score for every interval")
+    edges_s: list[float] = Field(description="ends of the intervals, from the first to the last moment that is scored")
+    scores: dict[str, list[Score | None]] = Field(
+        description="by label, a score for every interval; null where the model scores nothing"
+    )
 
 
 class Part(BaseModel):
@@ -63,7 +65,10 @@ class TrackResult(BaseModel):
             scores={name: round(float(score), 6) for name, score in zip(names, prediction.scores, strict=True)},
             timeline=Timeline(
                 edges_s=seconds(line.edges, per_s),
-                scores={names[i]: line.scores[:, i].round(6).tolist() for i in strongest},
+                scores={
+                    names[i]: [None if np.isnan(score) else score for score in line.scores[:, i].round(6).tolist()]
+                    for i in strongest
+                },
             ),
             parts=[
                 Part(

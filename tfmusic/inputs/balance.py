@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from tfmusic.config.sections import BalanceSection
-from tfmusic.console import format_table
+from tfmusic.console import console, format_table
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, read_shard
 
@@ -44,6 +44,9 @@ class Balance:
         """Returns the balance of some splits, or None where every segment comes once."""
         if not options.is_on:
             return None
+        unknown = [name for name in options.common if name not in manifest.contract.labels]
+        if unknown:
+            console.warn(f"balance.common: the records {manifest.folder} have no label {', '.join(unknown)}")
         files = [path for split in splits for path in manifest.shard_paths(split)]
         headers = [[header for header, _ in read_shard(path, manifest)] for path in files]
         every = [header for some in headers for header in some]
@@ -62,6 +65,8 @@ class Balance:
     @cached_property
     def is_rare(self) -> np.ndarray:
         """Which labels are rare, bool [n_labels]; one without tracks is not."""
+        if self.options.common:
+            return np.array([name not in self.options.common for name in self.labels]) & (self.n_tracks > 0)
         known = self.n_tracks[self.n_tracks > 0]
         return np.asarray((self.n_tracks > 0) & (self.n_tracks < self.options.rare_share * known.mean()))
 

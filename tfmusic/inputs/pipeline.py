@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -124,10 +125,30 @@ def training_batches(source: TrainingInput, epochs: range) -> tf.data.Dataset:
     batch's shape.
     """
     # One dataset for all epochs: the shuffle buffer of the next epoch fills while the model validates.
-    ds = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(lambda epoch: _epoch(source, epoch))
+    return _batches(source, tf.data.Dataset.range(epochs.start, epochs.stop), len(epochs))
+
+
+def epochs_in_turn(source: TrainingInput) -> tf.data.Dataset:
+    """Returns the batches of one epoch, as `training_batches`; every time the dataset is read, those of the next."""
+    numbers = count()
+    epoch = tf.data.Dataset.from_generator(lambda: iter([next(numbers)]), output_signature=tf.TensorSpec([], tf.int64))
+    return _batches(source, epoch, 1)
+
+
+def segments_in_order(source: TrainingInput) -> tf.data.Dataset:
+    """Returns every segment once, in file order: codes [batch, segment_frames, n_bins], targets [batch, n_labels]."""
+    ds = tf.data.TFRecordDataset(source.files).batch(source.config.training.batch_size)
+    ds = ds.map(lambda records: _parse(records, source)[:2], num_parallel_calls=_PARALLEL_CALLS)
+    ds = ds.apply(tf.data.experimental.assert_cardinality(-(-source.n_segments // source.config.training.batch_size)))
+    return ds.prefetch(2).with_options(_deterministic())
+
+
+def _batches(source: TrainingInput, epochs: tf.data.Dataset, n_epochs: int) -> tf.data.Dataset:
+    """Returns the batches of the epochs whose numbers a dataset has."""
+    ds = epochs.flat_map(lambda epoch: _epoch(source, epoch))
     # Parse and augment whole batches: one call for all instead of one a segment.
     ds = ds.map(lambda *numbered: _make_batch(source, *numbered), num_parallel_calls=_PARALLEL_CALLS)
-    ds = ds.apply(tf.data.experimental.assert_cardinality(len(epochs) * source.steps_per_epoch))
+    ds = ds.apply(tf.data.experimental.assert_cardinality(n_epochs * source.steps_per_epoch))
     return ds.prefetch(2).with_options(_deterministic())
 
 

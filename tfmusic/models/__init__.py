@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmusic.models import cnn, musicnn, recurrent, resnet, shortchunk, vgg
-from tfmusic.models.frontends import Frontend, codes_to_image, set_frontend
+from tfmusic.models import cnn, descriptors, musicnn, recurrent, resnet, shortchunk, vgg
+from tfmusic.models.frontends import FRONTEND_LAYER, Frontend, codes_to_image, set_frontend
 from tfmusic.models.heads import Outputs, add_metadata
 
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -34,6 +34,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "musicnn": musicnn.build,
     "musicnn_mlp": musicnn.build_mlp,
     "mlp": cnn.build_mlp,
+    "descriptors": descriptors.build,
 }
 
 
@@ -87,9 +88,18 @@ def build_model(
     if n_tokens:
         inputs, logits = add_metadata(inputs, logits, n_tokens, width=token_width)
     model = keras.Model(inputs, logits, name=name)
+    descriptors.set_fixed(model)
     if frontend is not None:
         set_frontend(model, frontend.matrix)
     return model
+
+
+build = build_model  # `tfmusic.models.build`, where the package says what is built
+
+
+def is_fixed(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer is a fixed matrix of a frontend or of descriptors, which never learns."""
+    return bool(layer.name == FRONTEND_LAYER or layer.name.startswith("fixed_"))
 
 
 def for_prediction(model: keras.Model) -> keras.Model:

@@ -44,9 +44,18 @@ def subsample(x: Any, stride: Stride, *, name: str) -> Any:
 
 
 def residual_stages(
-    x: Any, depths: Sequence[int], strides: Sequence[Stride], *, width: int, stochastic_depth: float = 0.0
+    x: Any,
+    depths: Sequence[int],
+    strides: Sequence[Stride],
+    *,
+    width: int,
+    stochastic_depth: float = 0.0,
+    squeeze: int = 0,
+    pools: Sequence[tuple[int, int]] = (),
 ) -> Any:
     """Returns stages of basic blocks; each stage doubles the channels, and its first block has the stage's stride.
+
+    With `pools`, a max-pool of (frames, bins) ends each stage.
 
     The last block is skipped for a share `stochastic_depth` of the training examples, earlier blocks for less in
     proportion (Huang et al. 2016, arXiv 1603.09382).
@@ -60,15 +69,19 @@ def residual_stages(
                 width * 2**stage,
                 stage_stride if block == 0 else 1,
                 skip_rate=stochastic_depth * n_blocks / sum(depths),
+                squeeze=squeeze,
                 name=f"stage{stage + 1}_block{block + 1}",
             )
+        if pools:
+            x = max_pool(x, pools[stage], name=f"stage{stage + 1}_pool")
     return x
 
 
-def basic_block(x: Any, channels: int, stride: Stride, *, skip_rate: float = 0.0, name: str) -> Any:
+def basic_block(x: Any, channels: int, stride: Stride, *, skip_rate: float = 0.0, squeeze: int = 0, name: str) -> Any:
     """Returns the residual block of two 3x3 convolutions (He et al. 2015, arXiv 1512.03385).
 
-    In training a share `skip_rate` of the examples takes the shortcut alone.
+    In training a share `skip_rate` of the examples takes the shortcut alone. `squeeze` is the reduction of
+    squeeze-and-excitation, 0 for none.
     """
     shortcut = x
     if stride not in (1, (1, 1)) or int(x.shape[-1]) != channels:
@@ -76,9 +89,21 @@ def basic_block(x: Any, channels: int, stride: Stride, *, skip_rate: float = 0.0
     y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, channels, 3, stride=stride, name=f"{name}_a"))
     # A block begins as the identity (Goyal et al. 2017, arXiv 1706.02677), so deep networks start with small logits.
     y = conv_bn(y, channels, 3, gamma="zeros", name=f"{name}_b")
+    if squeeze:
+        y = squeeze_and_excite(y, squeeze, name=name)
     if skip_rate:
         y = layers.Dropout(skip_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_skip")(y)
     return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, shortcut]))
+
+
+def squeeze_and_excite(x: Any, reduction: int, *, name: str) -> Any:
+    """Returns x with channels scaled by what the means of all say: squeeze-and-excitation (arXiv 1709.01507)."""
+    channels = int(x.shape[-1])
+    means = layers.GlobalAveragePooling2D(name=f"{name}_squeeze")(x)
+    reduced = layers.Dense(max(channels // reduction, 1), activation="relu", name=f"{name}_reduce")(means)
+    scale = layers.Dense(channels, activation="sigmoid", name=f"{name}_excite")(reduced)
+    scale = layers.Reshape((1, 1, channels), name=f"{name}_per_channel")(scale)
+    return layers.Multiply(name=f"{name}_scale")([x, scale])
 
 
 def max_pool(x: Any, size: tuple[int, int], *, name: str) -> Any:

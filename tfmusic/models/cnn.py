@@ -5,20 +5,31 @@ from typing import Any
 from keras import layers
 
 from tfmusic.models.blocks import bins_as_channels, conv_block_1d, max_pool
-from tfmusic.models.heads import Outputs, logits, pool
+from tfmusic.models.heads import Outputs, linear, logits, pool
 
 _CNN2D_POOLS = ((2, 2), (4, 2), (4, 2), (4, 4), (8, 4))  # (frames, bins); the AI Rush baseline has (bins, frames)
 
 
-def build_mlp(x: Any, n_outputs: Outputs, *, width: int = 256, pooling: str = "average", dropout: float = 0.5) -> Any:
+def build_mlp(
+    x: Any,
+    n_outputs: Outputs,
+    *,
+    width: int = 256,
+    hidden: int | None = None,
+    pooling: str = "average",
+    dropout: float = 0.5,
+) -> Any:
     """Returns the logits of one hidden layer on embeddings that are pooled over the frames.
 
     Input [batch, frames, n_dims, 1]. A frame is the embedding of one segment, made by `tfmusic embed`; a spectrogram
-    works too, as its mean over time. With the 1,506 dimensions of musicnn and 4 outputs 386,820 parameters.
+    works too, as its mean over time. `hidden` is the number of units, by default `width`; with 0 there is no hidden
+    layer, and the embeddings are standardised. With the 1,506 dimensions of musicnn and 4 outputs 386,820 parameters.
     Receptive field: 1 frame. The frontend normalises embeddings by the statistics of the records.
     """
     x = pool(bins_as_channels(x), pooling)
-    return logits(layers.Dense(width, activation="relu", name="hidden")(x), n_outputs, dropout=dropout)
+    if hidden == 0:
+        return linear(x, n_outputs, dropout=dropout)
+    return logits(layers.Dense(hidden or width, activation="relu", name="hidden")(x), n_outputs, dropout=dropout)
 
 
 def build_cnn1d(x: Any, n_outputs: Outputs, *, width: int = 32, pooling: str = "average", dropout: float = 0.5) -> Any:

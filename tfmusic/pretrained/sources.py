@@ -14,6 +14,7 @@ from tfmusic.errors import ConfigError, RunError
 from tfmusic.models import musicnn
 from tfmusic.pretrained.applications import IMAGENET_WIDTH, check_architecture, imagenet_weights
 from tfmusic.pretrained.musicnn import musicnn_weights, stored_musicnn
+from tfmusic.pretrained.torchvision import check_torchvision, torchvision_weights
 from tfmusic.pretrained.transplant import NEW_HEAD, LayerWeights, Transplant, keras_file_weights, transplant
 
 _MUSICNN = ("musicnn", "musicnn_mlp")
@@ -33,6 +34,8 @@ def find_weights(section: ModelSection) -> LayerWeights:
     path, kind = _path_of(section), _kind_of(section)
     if kind == ".keras":
         return keras_file_weights(path)
+    if kind == ".safetensors":
+        return torchvision_weights(section.name, path)
     if kind == "musicnn":
         return musicnn_weights(path)
     return imagenet_weights(section.name, path)
@@ -46,8 +49,8 @@ def check_source(config: Config, contract: Contract | None) -> None:
     """
     section = config.model
     kind, run = _kind_of(section), source_run(section)
-    if kind in ("imagenet", ".h5", ".hdf5"):
-        check_architecture(section.name)
+    if kind in ("imagenet", ".h5", ".hdf5", ".safetensors"):
+        (check_torchvision if kind == ".safetensors" else check_architecture)(section.name)
         if section.width not in (None, IMAGENET_WIDTH):
             raise ConfigError(
                 f"model.width must be {IMAGENET_WIDTH} or null with ImageNet weights. Received: {section.width}"
@@ -82,9 +85,9 @@ def trained_on(run: RunDir) -> frozenset[str]:
 
 def _check_run(run: RunDir, config: Config, contract: Contract | None) -> None:
     """Raises if a run was trained on another spectrogram or other codes than the records have."""
-    if run.ensemble.is_file():
-        members = [member["run"] for member in run.read_json(run.ensemble)["members"]]
-        raise ConfigError(f"{run.path}: must not be an ensemble. Start from one of its members: {', '.join(members)}")
+    if members := run.members():
+        names = ", ".join(member.run for member in members.values())
+        raise ConfigError(f"{run.path}: must not be an ensemble. Start from one of its members: {names}")
     trained, trained_input = Contract.load(run.contract), load_config(run.config).input
     pairs: dict[str, tuple[Any, Any]] = {}
     if contract is not None:
@@ -138,13 +141,13 @@ def _kind_of(section: ModelSection) -> str:
     path = Path(section.weights)
     if section.weights == "musicnn" and section.name in _MUSICNN:
         return "musicnn"
-    if path.suffix in (".keras", ".h5", ".hdf5"):
+    if path.suffix in (".keras", ".h5", ".hdf5", ".safetensors"):
         return path.suffix
     if section.name in _MUSICNN and (path.suffix == ".whl" or path.is_dir()):
         return "musicnn"
     raise ConfigError(
-        "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, or for"
-        f" {' or '.join(_MUSICNN)} musicnn or its wheel. Received: {path}"
+        "model.weights must be none, imagenet, a .keras file of this model, a .h5 file of Keras Applications, a"
+        f" .safetensors file of torchvision, or for {' or '.join(_MUSICNN)} musicnn or its wheel. Received: {path}"
     )
 
 

@@ -1,9 +1,7 @@
 """Weights by layer name: from a model or a .keras file, and into a model whose layers have the same names."""
 
 import io
-import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import h5py
 import keras
 import numpy as np
 
+from tfmusic.core.keras_file import check_hdf5, read_keras_file
 from tfmusic.errors import RunError
 from tfmusic.models.surgery import load_saved, other_keras
 
@@ -100,11 +99,11 @@ def archive_weights(path: Path) -> LayerWeights:
     Raises:
         OSError, KeyError, ValueError: the file is no Keras model, or damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        content = io.BytesIO(archive.read("model.weights.h5"))
+    config, content = read_keras_file(path)
+    check_hdf5(content)
+    layers = config["config"]["layers"]
     weights, counts = {}, Counter[str]()
-    with h5py.File(content, "r") as file:
+    with h5py.File(io.BytesIO(content), "r") as file:
         for layer in layers:
             kind = _WORD_BOUNDARY.sub("_", layer["class_name"]).lower()
             group = f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
@@ -118,10 +117,8 @@ def _read_group(group: Any) -> list[np.ndarray]:
     """Returns the arrays of a layer in their order; of a bidirectional layer forward before backward."""
     arrays: dict[str, np.ndarray] = {}
 
-    def visit(name: str, item: Any) -> None:  # does not follow links to other files
+    def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            if item.external:
-                raise ValueError("weights must be in the file itself")
             arrays[name] = np.asarray(item)
 
     if group is not None:
@@ -135,6 +132,11 @@ def _reason_to_skip(layer: keras.layers.Layer, source: LayerWeights, *, with_hea
         return NEW_HEAD
     if layer.name not in source:
         return "no layer of that name in the source"
-    if [value.shape for value in source[layer.name]] != [tuple(weight.shape) for weight in layer.weights]:
+    shapes = [value.shape for value in source[layer.name]]
+    wanted = [tuple(weight.shape) for weight in layer.weights]
+    if shapes != wanted:
+        if isinstance(layer, keras.layers.GRU) and shapes[:2] == wanted[:2]:  # the bias tells them apart
+            kind = str(len(shapes[2]) == 2).lower()
+            return f"a GRU of the other kind in the source: set model.reset_after={kind}"
         return "another shape in the source"
     return None

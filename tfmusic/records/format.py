@@ -30,6 +30,11 @@ def holds_copies(split: str) -> bool:
     return split.endswith(_COPIES)
 
 
+def without_copies(split: str) -> str:
+    """Returns the split whose tracks a split of copies augments, or the split itself."""
+    return split.removesuffix(_COPIES)
+
+
 def shard_name(name: str, split: str, index: int, count: int) -> str:
     """Returns the file name of a shard, such as `q2-fold0.tfrecord-00000-of-00008`."""
     return f"{name}-{split}.tfrecord-{index:05d}-of-{count:05d}"

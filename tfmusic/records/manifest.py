@@ -1,13 +1,12 @@
 """The manifest of a records folder (contract, splits, shards with checksums, statistics) and the tables it lists."""
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.files import digest_of, file_sha256, read_json_file
 from tfmusic.errors import RecordsError
 from tfmusic.records.format import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST_NAME = "manifest.json"
 TRACKS_NAME = "tracks.csv"
@@ -126,25 +128,34 @@ class Manifest:
 
     def track_ids(self, splits: Sequence[str]) -> list[str]:
         """Returns the ids of the stored tracks of some splits, in the order of tracks.csv."""
-        return [row["track_id"] for row in self._rows(splits)]
+        return self._stored(splits)["track_id"].tolist()
 
     def groups(self, splits: Sequence[str]) -> dict[str, frozenset[str]]:
         """Returns the groups (artists and album) of the tracks of some splits, by track id."""
-        return {row["track_id"]: frozenset(_groups_of(row)) for row in self._rows(splits)}
+        table = self._stored(splits)
+        return {
+            track_id: frozenset([*(f"artist {name}" for name in artists), *([f"album {album}"] if album else [])])
+            for track_id, artists, album in zip(table["track_id"], table["artists"], table["album"], strict=True)
+        }
+
+    def duplicates_of(self, track_ids: Iterable[str]) -> frozenset[str]:
+        """Returns the ids of the tracks that are the same music as one of these under another name."""
+        wanted = set(track_ids)
+        groups = [set(group) for group in self.settings.get("duplicates", ())]
+        return frozenset(other for group in groups for own in group & wanted for other in group - {own})
 
     def track_rows(self, splits: Sequence[str]) -> list[int]:
         """Returns the rows of the stored tracks of some splits."""
-        return [int(row["row"]) for row in self._rows(splits)]
+        return self._stored(splits)["row"].tolist()
 
     @property
     def n_rows(self) -> int:
         """Number of rows of tracks.csv, skipped tracks included."""
-        with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
-            return sum(1 for _ in csv.DictReader(file))
+        return len(self.read_tracks())
 
     def count_labels(self, splits: Sequence[str]) -> Counter[str]:
         """Returns the number of tracks of some splits by label."""
-        return Counter(label for row in self._rows(splits) for label in json.loads(row["labels"]))
+        return Counter(label for labels in self._stored(splits)["labels"] for label in labels)
 
     @property
     def backbone_tracks(self) -> frozenset[str]:
@@ -164,9 +175,17 @@ class Manifest:
         with path.open(encoding="utf-8") as file:
             return [tuple(json.loads(line)) for line in file]
 
-    def _rows(self, splits: Sequence[str]) -> list[dict[str, str]]:
-        with (self.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row["split"] in splits and not row["skipped"]]
+    def read_tracks(self) -> "pd.DataFrame":
+        """Returns tracks.csv, a row for each track: labels and artists as lists, n_frames as numbers."""
+        import pandas as pd
+
+        table = pd.read_csv(self.folder / TRACKS_NAME, dtype=str, keep_default_na=False)
+        lists = {name: [json.loads(text or "[]") for text in table[name]] for name in ("labels", "artists")}
+        return table.assign(**lists).astype({"row": int, "n_frames": int})
+
+    def _stored(self, splits: Sequence[str]) -> "pd.DataFrame":
+        table = self.read_tracks()
+        return table[table["split"].isin(list(splits)) & (table["skipped"] == "")]
 
     def shard_paths(self, split: str) -> list[Path]:
         """Returns the files of a split; raises RecordsError as `split`."""
@@ -207,9 +226,14 @@ class Manifest:
         if digest != digest_of(body):
             raise RecordsError(f"{path}: damaged: its checksum does not match; build the records again")
         try:
-            return cls._from_body(path.parent, body)
+            manifest = cls._from_body(path.parent, body)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordsError(f"{path}: must be a manifest of tfmusic records. Received: {error!r}") from error
+        shards = (path.parent / shard.file for split in manifest.splits.values() for shard in split.shards)
+        for file in (path.parent / TRACKS_NAME, path.parent / TOKENS_NAME, *shards):
+            if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+                raise RecordsError(f"{file}: must be a file. Received: a folder, a pipe or a device")
+        return manifest
 
     @classmethod
     def _from_body(cls, folder: Path, body: dict[str, Any]) -> Self:
@@ -254,11 +278,6 @@ def _exact_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values *= values
         squares += (ones[: len(values)] @ values).astype(np.int64)
     return total, squares
-
-
-def _groups_of(row: Mapping[str, str]) -> list[str]:
-    artists = [f"artist {name}" for name in json.loads(row["artists"] or "[]")]
-    return artists + ([f"album {row['album']}"] if row["album"] else [])
 
 
 def _check_sha256(path: Path, sha256: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google")  # packages whose errors concern keys and networks
 _PARTIAL = ".tfmusic.tmp"  # ends the name of a file that is still being written
+_LISTINGS = 5  # tries to list a folder in which another build removes files
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
@@ -88,12 +89,16 @@ class Store:
     def names(self, *, partial: bool = False) -> set[str]:
         """Returns the names of the files there; with `partial`, of unfinished files that a killed process has left."""
         with self._files() as (files, root):
-            try:
-                entries = files.ls(root, detail=True)
-                names = {str(entry["name"]).rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"} - {""}
-                return {name for name in names if _is_partial(name) == partial}
-            except FileNotFoundError:
-                return set()
+            entries: list[dict[str, Any]] = []
+            for _ in range(_LISTINGS):
+                try:
+                    entries = files.ls(root, detail=True)
+                    break
+                except FileNotFoundError:  # the folder; or a file that another build removed while it was listed
+                    if not files.exists(root):
+                        break
+            names = {str(entry["name"]).rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"} - {""}
+            return {name for name in names if _is_partial(name) == partial}
 
     def put(self, path: Path) -> None:
         """Uploads a file; it appears under its name when it is complete."""
@@ -129,10 +134,11 @@ class Store:
                 return None
 
     def remove(self, names: "Iterable[str]") -> None:
-        """Removes files."""
+        """Removes files; those that another build has removed already are gone."""
         with self._files() as (files, root):
             for name in sorted(names):
-                files.rm_file(f"{root}/{name}")
+                with suppress(FileNotFoundError):
+                    files.rm_file(f"{root}/{name}")
 
 
 def fetch(url: str) -> Path:

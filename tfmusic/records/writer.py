@@ -78,7 +78,7 @@ class ShardWriter:
         self._n_bytes = offset
 
     def __enter__(self) -> Self:
-        self._file = os.open(self._tmp, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._file = os.open(self._tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         return self
 
     def write(self, track: int, start: int, codes: np.ndarray) -> None:

@@ -1,5 +1,9 @@
-"""report.html: an evaluation as a page, metrics first, then labels, calibration, tracks, training and splits."""
+"""report.html: an evaluation as a page, metrics first, then labels, calibration, tracks, training and splits.
 
+`comparison_page` sets several runs side by side: metrics with intervals, learning curves, differences of their configs.
+"""
+
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,14 +12,18 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from tfmusic.config.loading import load_config
 from tfmusic.core.rundir import RunDir
 from tfmusic.core.windows import segment_starts
-from tfmusic.evaluation.evaluation import Evaluation
+from tfmusic.evaluation.compare import HEADER, compare, leaves, read_reports
+from tfmusic.evaluation.evaluate import Evaluation
+from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import StoredTrack, iterate_tracks
 from tfmusic.reports.page import render, short_name, without_paths
-from tfmusic.reports.svg import N_SERIES, Line, line_chart, track_chart
+from tfmusic.reports.svg import N_SERIES, Line, interval_chart, line_chart, track_chart
 from tfmusic.scoring.metrics import reliability, threshold_curve, track_f1
+from tfmusic.scoring.ranking import curves
 from tfmusic.scoring.timeline import timeline
 
 MAX_TRACKS = 4  # with the worst, and with the best predictions
@@ -54,7 +62,9 @@ def evaluation_page(evaluation: Evaluation, report: dict[str, Any], run: RunDir,
         note=report["note"].removeprefix("note: "),
         kind=evaluation.contract.kind,
         window_s=evaluation.contract.frames / evaluation.contract.frames_per_s,
-        labels=_label_rows(report["labels"]),
+        labels=(labels := _label_rows(report["labels"])),
+        curves=_curve_charts(evaluation, scores, [row["name"] for row in labels]),
+        classes=_classes(labels, run, manifest),
         n_shown_labels=_MAX_LABELS,
         confusion=_confusion(report),
         confused=_confused(report),
@@ -120,6 +130,39 @@ def _confused(report: dict[str, Any]) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])[:5]
 
 
+def _curve_charts(evaluation: Evaluation, scores: np.ndarray, names: Sequence[str]) -> list[tuple[str, Markup]]:
+    """Returns ROC and precision-recall of the labels that most tracks have; none where no label has both kinds."""
+    places = [evaluation.contract.labels.index(name) for name in names]
+    shown = [place for place in places if 0 < evaluation.targets[:, place].sum() < len(scores)][:N_SERIES]
+    found = [curves(scores[:, place], evaluation.targets[:, place]) for place in shown]
+    ids = [evaluation.contract.labels[place] for place in shown]
+
+    def chart(key: str, x: str, y: str, x_label: str, y_label: str, *, has_diagonal: bool) -> Markup:
+        lines = [
+            Line(getattr(curve, x).tolist(), getattr(curve, y).tolist(), name, f"series{i}")
+            for i, (name, curve) in enumerate(zip(ids, found, strict=True), 1)
+        ]
+        return line_chart(
+            key, lines, x_label=x_label, y_label=y_label, has_diagonal=has_diagonal, x_range=(0, 1), y_range=(0, 1.02)
+        )
+
+    if not shown:
+        return []
+    return [
+        ("ROC", chart("roc", "false_share", "recall", "false positive rate", "true positive rate", has_diagonal=True)),
+        ("Precision-recall", chart("pr", "recall", "precision", "recall", "precision", has_diagonal=False)),
+    ]
+
+
+def _classes(labels: Sequence[dict[str, Any]], run: RunDir, manifest: Manifest) -> list[tuple[str, int, int]]:
+    """Returns label, training tracks and evaluated tracks; none where the training records are others."""
+    splits = run.read_json(run.records)["training"]
+    if not set(splits) <= set(manifest.splits):
+        return []
+    counts = manifest.count_labels([split for split in splits if not holds_copies(split)])
+    return [(row["name"], counts[row["name"]], row["support"]) for row in labels]
+
+
 def _threshold_chart(evaluation: Evaluation, scores: np.ndarray) -> Markup | None:
     if evaluation.contract.kind == "single":
         return None
@@ -151,10 +194,12 @@ def _calibration(evaluation: Evaluation, scores: np.ndarray) -> dict[str, Any]:
 
 
 def _ends(evaluation: Evaluation, scores: np.ndarray, manifest: Manifest) -> list[tuple[str, list[TrackView]]]:
-    """Returns the tracks with the worst and the best predictions, with their pictures."""
+    """Returns the tracks with the worst and the best predictions, with pictures; no wrong one is among the best."""
     order = np.argsort(_quality(evaluation, scores), kind="stable")
     n = min(MAX_TRACKS, len(order) // 2)
-    chosen = {"worst": order[:n].tolist(), "best": order[::-1][:n].tolist()}
+    is_right = (evaluation.scorer.decide(scores) & evaluation.targets).any(1)
+    chosen = {"worst": order[:n].tolist(), "best": [place for place in order[::-1].tolist() if is_right[place]][:n]}
+    chosen = {which: places for which, places in chosen.items() if places}
     names = {evaluation.track_ids[place] for places in chosen.values() for place in places}
     stored = _find(manifest, names)
     return [
@@ -237,3 +282,58 @@ def _splits(manifest: Manifest, scored: Sequence[str]) -> list[dict[str, Any]]:
         {"name": name, "tracks": split.tracks, "segments": split.segments, "is_scored": name in scored}
         for name, split in manifest.splits.items()
     ]
+
+
+_MAX_LABELS = 20
+
+
+def comparison_page(runs: Sequence[RunDir]) -> str:
+    """Returns the page; raises RunError where a run has not been evaluated."""
+    names = [short_name(run.path) for run in runs]
+    rows = iter(compare(runs))
+    table = [(name, *next(rows)[1:]) for run, name in zip(runs, names, strict=True) for _ in read_reports(run)]
+    return render(
+        "comparison.html",
+        names=names,
+        header=HEADER,
+        table=[[without_paths(cell) for cell in row] for row in table],
+        tasks=_tasks(runs, names),
+        learning=learning_charts(runs),
+        n_series=N_SERIES,
+        n_labels=_MAX_LABELS,
+        differences=_differences(runs),
+    )
+
+
+def _tasks(runs: Sequence[RunDir], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns for each task the chart of its runs and their F1 by label."""
+    reports: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for report in read_reports(run):
+            reports.setdefault(report["task"], []).append((name, report))
+    return [_task(task, named) for task, named in reports.items()]
+
+
+def _task(task: str, reports: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    values: list[tuple[str, float, float, float]] = [
+        (name, report["value"], *report["interval"]) for name, report in reports
+    ]
+    chart: Markup = interval_chart(f"intervals-{task}", values, x_label=f"{reports[0][1]['metric']}, 95 % interval")
+    labels: dict[str, int] = {}
+    for _, report in reports:
+        labels |= {label: entry["support"] for label, entry in report["labels"].items()}
+    shown = sorted(labels, key=lambda label: -labels[label])[:_MAX_LABELS]
+    rows = [
+        (label, labels[label], [report["labels"].get(label, {}).get("f1") for _, report in reports]) for label in shown
+    ]
+    return {"name": task, "runs": [name for name, _ in reports], "chart": chart, "labels": rows}
+
+
+def _differences(runs: Sequence[RunDir]) -> list[tuple[str, list[str]]]:
+    """Returns the keys in which the configs differ, with the value of each run."""
+    configs = [dict(leaves(load_config(run.config).model_dump(mode="json"))) for run in runs]
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    rows = [
+        (key, [without_paths(json.dumps(config.get(key), ensure_ascii=False)) for config in configs]) for key in keys
+    ]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tfmusic.core.contract import Contract
-from tfmusic.reports.fonts import choose_fonts
 from tfmusic.reports.page import clock, render
-from tfmusic.reports.svg import PLACEHOLDERS, draw_spectrogram, style, to_svg
+from tfmusic.reports.pictures import choose_fonts
+from tfmusic.reports.svg import PLACEHOLDERS, draw_spectrogram, name_times, style, to_svg
 
 _LINES = 5
 _ON_PAPER = {
@@ -125,12 +125,13 @@ def _draw(picture: TrackPicture, label: str, colours: Mapping[str, str], lines: 
     weights = importance["labels"][label]
     edges = np.array(importance["slice_edges_s"])
     _draw_signed(moments, edges, weights["slices"], colours, orientation="vertical")
-    moments.set(xlabel="seconds", ylabel="weight")
+    moments.set(xlabel="time (m:ss)", ylabel="weight")
     bins = np.array(importance["band_edges_bins"])
     _draw_signed(bands, bins, weights["bands"], colours, orientation="horizontal")
     bands.set(xlabel="weight", ylim=(0, picture.contract.n_bins), yticks=[])
     for over_time in (spectrogram, scores, moments):
         over_time.set_xlim(0, end)
+        name_times(over_time)
     for upper in (spectrogram, scores):
         upper.tick_params(labelbottom=False)
     return figure
@@ -140,8 +141,8 @@ def _draw_scores(axes: Any, picture: TrackPicture, colours: Mapping[str, str]) -
     line = picture.result["timeline"]
     for i, label in enumerate(picture.shown):
         axes.stairs(
-            line["scores"][label], line["edges_s"], baseline=None, color=colours[f"series{i + 1}"], linewidth=1.6,
-            label=label,
+            np.array(line["scores"][label], float), line["edges_s"], baseline=None,
+            color=colours[f"series{i + 1}"], linewidth=1.6, label=label,
         )  # fmt: skip
     axes.set(ylim=(-0.04, 1.04), ylabel="score")
 

@@ -1,11 +1,9 @@
 """What a data set or its records hold: labels, lengths, which tags go together, and what is wrong with which file."""
 
-import csv
 import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,21 @@ import numpy as np
 from tfmusic.console import format_table
 from tfmusic.core.feature import POWER, Feature
 from tfmusic.core.pool import run_all
+from tfmusic.core.scale import too_loud
 from tfmusic.core.track import Dataset, Track
-from tfmusic.errors import DataError
+from tfmusic.datasets.options import DataSection
+from tfmusic.errors import DataError, printable
+from tfmusic.features.audio import read_blocks
 from tfmusic.features.read import read_feature
 from tfmusic.records.format import holds_copies
-from tfmusic.records.manifest import TRACKS_NAME, Manifest
+from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
+from tfmusic.reports.page import render
 
-FAULTS = ("missing", "corrupt", "too short", "silent", "duplicate", "skipped")
+FAULTS = ("missing", "corrupt", "too short", "other length", "too loud", "silent", "duplicate", "skipped")
 _SILENCE = 1e-9  # of the loudest cell of the median track: 90 dB below
+_OTHER_LENGTH_S, _OTHER_LENGTH_SHARE = 5.0, 0.05  # more than both is another length than the metadata's
+_SHOWN_VALUES = 5  # of a field of the metadata
 _FEW_TRACKS = 16  # are looked at in this process: starting others takes longer
 
 
@@ -55,12 +59,16 @@ class Inspection:
         kind: `single`, `multi` or `tasks`.
         items: all tracks, those with faults too.
         faults: in the order of `FAULTS`.
+        metadata: tracks of every value of every field, the most common first.
+        tracks_with: how many tracks have every field.
     """
 
     name: str
     kind: str
     items: tuple[Item, ...]
     faults: tuple[Fault, ...]
+    metadata: Mapping[str, Counter[str]] = field(default_factory=dict)
+    tracks_with: Counter[str] = field(default_factory=Counter)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -122,6 +130,10 @@ class Inspection:
             "labels_per_track": self.labels_per_track,
             "pairs": [[*pair, count] for pair, count in self.pairs.items()],
             "faults": [vars(fault) for fault in self.faults],
+            "metadata": {
+                name: {"tracks": self.tracks_with[name], "most_frequent": dict(values.most_common(_SHOWN_VALUES))}
+                for name, values in self.metadata.items()
+            },
         }
 
 
@@ -148,20 +160,25 @@ class _Look:
 
 
 def inspect_data(
-    dataset: Dataset, feature: Feature, *, min_s: float, workers: int, on_track: Callable[[], None]
+    dataset: Dataset,
+    feature: Feature,
+    section: DataSection,
+    *,
+    workers: int,
+    on_track: Callable[[], None],
 ) -> Inspection:
     """Returns the inspection of a data set; every file is read and its feature computed once.
 
     Args:
         dataset: the tracks.
         feature: name and parameters of the spectrogram.
-        min_s: shorter tracks are a fault.
+        section: tracks shorter than its `min_s`, and sound files that hold less than its `min_share`, are faults.
         workers: processes.
         on_track: called after each track.
     """
-    tasks = [(track.feature_path, track.track_id, feature) for track in dataset.tracks]
+    tasks = [(track.feature_path, track.track_id, feature, section.min_share) for track in dataset.tracks]
     results: dict[str, _Look] = {}
-    for (_, track_id, _), look in run_all(_look, tasks, workers if len(tasks) > _FEW_TRACKS else 1):
+    for (_, track_id, *_), look in run_all(_look, tasks, workers if len(tasks) > _FEW_TRACKS else 1):
         results[track_id] = look
         on_track()
     looks = [results[track.track_id] for track in dataset.tracks]
@@ -171,21 +188,32 @@ def inspect_data(
         for track, look in zip(dataset.tracks, looks, strict=True)
     )
     faults = [
-        *_faults_of_files(dataset.tracks, looks, feature, min_s, s_per_frame),
+        *_faults_of_files(dataset.tracks, looks, feature, section.min_s, s_per_frame),
         *_duplicates(dataset.tracks, looks),
     ]
     ordered = sorted(faults, key=lambda fault: FAULTS.index(fault.kind))
-    return Inspection(dataset.task, dataset.kind, items, tuple(ordered))
+    metadata, tracks_with = _count_metadata(dataset.tracks)
+    return Inspection(dataset.task, dataset.kind, items, tuple(ordered), metadata, tracks_with)
 
 
-def _look(task: tuple[Path, str, Feature]) -> _Look:
-    path, track_id, feature = task
+def _count_metadata(tracks: Sequence[Track]) -> tuple[dict[str, Counter[str]], Counter[str]]:
+    """Returns how many tracks have every value of every field, and how many have the field."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for track in tracks:
+        for name, value in track.metadata.items():
+            values = value if isinstance(value, list) else [value]
+            counts[name].update({" ".join(str(item).split())[:40] for item in values})
+    return dict(counts), Counter(name for track in tracks for name in track.metadata)
+
+
+def _look(task: tuple[Path, str, Feature, float]) -> _Look:
+    path, track_id, feature, min_share = task
     if not path.is_file():
         return _Look("no such file")
     try:
-        values = read_feature(path, track_id, feature)
+        values = read_feature(path, track_id, feature, min_share=min_share)
     except DataError as error:
-        return _Look(str(error).replace(str(path), path.name))
+        return _Look(str(error).replace(printable(str(path)), printable(path.name)))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     loudest, quietest = float(values.max()), float(values.min())
@@ -196,21 +224,28 @@ def _faults_of_files(
     tracks: Sequence[Track], looks: Sequence[_Look], feature: Feature, min_s: float, s_per_frame: float
 ) -> Iterator[Fault]:
     loudest = [look.loudest for look in looks if not look.fault]
+    is_power = feature.name in POWER
+    odd = too_loud([look.loudest if is_power and not look.fault else 0.0 for look in looks])
     silence = _SILENCE * float(np.median(loudest)) if loudest and feature.name in POWER else -np.inf
-    for track, look in zip(tracks, looks, strict=True):
+    for track, look, is_odd in zip(tracks, looks, odd, strict=True):
         if look.fault:
             kind = "missing" if look.fault == "no such file" else "corrupt"
-            yield Fault(
-                kind,
-                track.track_id,
-                f"{track.feature_path.name}: {look.fault.removeprefix(f'{track.feature_path.name}: ')}",
-            )
+            name = printable(track.feature_path.name)
+            yield Fault(kind, track.track_id, f"{name}: {look.fault.removeprefix(f'{name}: ')}")
             continue
         seconds = look.n_frames * s_per_frame
         if seconds < min_s:
             yield Fault("too short", track.track_id, f"{seconds:.2f} s, data.min_s is {min_s:g}")
+        stated = track.metadata.get("duration_s")
+        if stated and abs(seconds - stated) > max(_OTHER_LENGTH_S, _OTHER_LENGTH_SHARE * stated):
+            yield Fault("other length", track.track_id, f"{seconds:.1f} s, the metadata says {stated:g} s")
+        if is_odd:
+            times = look.loudest / float(np.median([value for value in loudest if value > 0]))
+            yield Fault("too loud", track.track_id, f"{10 * np.log10(times):.0f} dB above the median track")
         if look.is_constant or look.loudest <= silence:
-            yield Fault("silent", track.track_id, f"{track.feature_path.name}: nothing above {look.loudest:g}")
+            yield Fault(
+                "silent", track.track_id, f"{printable(track.feature_path.name)}: nothing above {look.loudest:g}"
+            )
 
 
 def _duplicates(tracks: Sequence[Track], looks: Sequence[_Look]) -> Iterator[Fault]:
@@ -232,15 +267,12 @@ def _duplicates(tracks: Sequence[Track], looks: Sequence[_Look]) -> Iterator[Fau
 def inspect_records(manifest: Manifest) -> Inspection:
     """Returns the inspection of records: what tracks.csv says; tracks that the build skipped are its faults."""
     manifest.verify([])
-    with (manifest.folder / TRACKS_NAME).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     items, faults = [], []
-    for row in rows:
+    for row in manifest.read_tracks().to_dict("records"):
         if holds_copies(row["split"]):  # changed copies are no tracks of their own
             continue
-        n_frames = int(row["n_frames"])
-        seconds = n_frames / manifest.contract.frames_per_s if n_frames else None
-        items.append(Item(row["track_id"], tuple(json.loads(row["labels"])), row["split"], seconds))
+        seconds = row["n_frames"] / manifest.contract.frames_per_s if row["n_frames"] else None
+        items.append(Item(row["track_id"], tuple(row["labels"]), row["split"], seconds))
         if row["skipped"]:
             faults.append(Fault("skipped", row["track_id"], row["skipped"]))
     return Inspection(manifest.name, manifest.contract.kind, tuple(items), tuple(faults))
@@ -276,7 +308,7 @@ def examples_of_data(dataset: Dataset, feature: Feature, track_ids: set[str]) ->
     """Yields the middle of every chosen track; reads the files again."""
     for track in dataset.tracks:
         if track.track_id in track_ids:
-            values = read_feature(track.feature_path, track.track_id, feature)
+            values = read_feature(track.feature_path, track.track_id, feature, min_share=0.0)
             yield _middle(track.track_id, values, feature.frames_per_s)
 
 
@@ -296,6 +328,31 @@ def _middle(track_id: str, values: np.ndarray, frames_per_s: float) -> Example:
     return Example(track_id, values[:, start : start + n_frames].copy(), start / frames_per_s)
 
 
+_SOUND_HZ = 22050  # ten seconds are 441 kB
+
+
+def write_sounds(folder: Path, name: str, sounds: Sequence[tuple[str, str, Example, Path]]) -> None:
+    """Writes examples.html, which plays the ten seconds of one example a label beside its pictures.
+
+    Args:
+        folder: of the pictures; gets a .wav file an example.
+        name: of the task.
+        sounds: name of the picture's file, label, example, audio file.
+    """
+    import soundfile
+
+    shown = []
+    for file, label, example, path in sounds:
+        first, n_samples = int(example.start_s * _SOUND_HZ), int(_EXAMPLE_S * _SOUND_HZ)
+        samples = np.concatenate(list(read_blocks(path, _SOUND_HZ)))[first : first + n_samples]
+        soundfile.write(folder / f"{file}.wav", np.clip(samples, -1.0, 1.0), _SOUND_HZ, subtype="PCM_16")
+        end_s = example.start_s + len(samples) / _SOUND_HZ
+        shown.append(
+            {"file": file, "label": label, "track_id": example.track_id, "start_s": example.start_s, "end_s": end_s}
+        )
+    (folder / "examples.html").write_text(render("examples.html", name=name, examples=shown), encoding="utf-8")
+
+
 # --- Tables ----------------------------------------------------------------------------------------------------
 
 _BAR = 30  # columns of the longest bar
@@ -309,7 +366,23 @@ def format_inspection(inspection: Inspection, names: dict[str, str]) -> str:
     parts = [_summary(inspection), _labels(inspection, names), _lengths(inspection)]
     if max(inspection.labels_per_track) > 1:
         parts += [_labels_per_track(inspection), _pairs(inspection)]
+    if inspection.metadata:
+        parts.append(_metadata(inspection))
     return "\n\n".join([*parts, _faults(inspection)])
+
+
+def _metadata(inspection: Inspection) -> str:
+    rows = [
+        (
+            name,
+            inspection.tracks_with[name],
+            f"{100 * inspection.tracks_with[name] / len(inspection.items):.1f} %",
+            len(values),
+            "; ".join(f"{value} {count}" for value, count in values.most_common(_SHOWN_VALUES)),
+        )
+        for name, values in inspection.metadata.items()
+    ]
+    return format_table(rows, ("metadata", "tracks", "share", "values", "most frequent"))
 
 
 def _summary(inspection: Inspection) -> str:
@@ -318,7 +391,7 @@ def _summary(inspection: Inspection) -> str:
     hours = inspection.seconds.sum() / 3600
     line = f"{inspection.name}: {len(inspection.items):,} tracks, {len(inspection.counts)} {what}, {hours:,.2f} hours"
     parts = ", ".join(f"{split} {splits[split]:,}" for split in inspection.splits)
-    return f"{line}\nsplits: {parts}" if parts else line
+    return printable(line) + (f"\n{printable(f'splits: {parts}')}" if parts else "")
 
 
 def _labels(inspection: Inspection, names: dict[str, str]) -> str:
@@ -369,7 +442,8 @@ def _faults(inspection: Inspection) -> str:
     if not inspection.faults:
         return "faults: none"
     counts = Counter(fault.kind for fault in inspection.faults)
-    lines = [f"{fault.kind} {fault.track_id}: {fault.reason}" for fault in inspection.faults[:_SHOWN_FAULTS]]
+    shown = inspection.faults[:_SHOWN_FAULTS]
+    lines = [printable(f"{fault.kind} {fault.track_id}: {fault.reason}") for fault in shown]
     if len(inspection.faults) > _SHOWN_FAULTS:
         lines.append(f"... {len(inspection.faults) - _SHOWN_FAULTS} more")
     return "\n".join(["faults: " + ", ".join(f"{counts[kind]} {kind}" for kind in FAULTS if counts[kind]), *lines])

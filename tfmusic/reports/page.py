@@ -6,8 +6,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from tfmusic import __version__
+from tfmusic.errors import printable
 
 
 def render(template: str, **context: Any) -> str:
@@ -29,7 +31,7 @@ def short_name(path: Path) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tfmusic.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_printable_lines,
     )  # fmt: skip
     environment.filters |= {
         "percent": "{:.1%}".format,
@@ -41,6 +43,11 @@ def _environment() -> Environment:
         "thousands": "{:,}".format,
     }
     return environment
+
+
+def _printable_lines(value: Any) -> Any:
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return "\n".join(map(printable, value.split("\n"))) if is_text else value
 
 
 def _in_markdown(text: str) -> str:

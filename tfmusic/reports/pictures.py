@@ -1,8 +1,9 @@
-"""Pictures as PNG: those of an inspection, and confusion matrices for TensorBoard."""
+"""Pictures as PNG: those of an inspection, and confusion matrices for TensorBoard; fonts for labels of any script."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findSystemFonts, fontManager
+from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from tfmusic.reports.fonts import choose_fonts
+from tfmusic.core.feature import Feature
 from tfmusic.reports.inspection import Example, Inspection
+from tfmusic.reports.svg import name_bins, name_times
 
 _MAX_NAMED = 30  # classes of a confusion matrix
 _DPI = 110
@@ -119,9 +123,10 @@ class Pictures:
         return path
 
     def examples(
-        self, number: int, label: str, examples: Sequence[Example], *, frames_per_s: float, is_power: bool
+        self, number: int, label: str, examples: Sequence[Example], *, feature: Feature, is_power: bool
     ) -> Path:
         """Draws a page of spectrograms of one label, all over the same number of seconds."""
+        frames_per_s = feature.frames_per_s
         n_rows, longest_s = -(-len(examples) // 2), max(example.values.shape[1] for example in examples) / frames_per_s
         with self._figure(f"examples-{number:02d}", 10.0, 0.8 + 2.2 * n_rows) as (figure, path):
             grid = figure.subplots(n_rows, 2, squeeze=False)
@@ -143,8 +148,9 @@ class Pictures:
                 )
                 axes.set_xlim(example.start_s, example.start_s + longest_s)
                 axes.set_title(example.track_id, fontsize=9)
-                axes.set_ylabel("bin" if place % 2 == 0 else "")
-                axes.set_xlabel("s" if place >= len(examples) - 2 else "")
+                name_bins(axes, feature)
+                name_times(axes)
+                axes.set_xlabel("time (m:ss)" if place >= len(examples) - 2 else "")
             figure.suptitle(
                 f"{self.inspection.name}: {_short(self.names[label], 60)}, {self.inspection.counts[label]:,} tracks"
             )
@@ -211,3 +217,56 @@ def confusion_picture(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+_FIRST = "DejaVu Sans"  # comes with matplotlib
+_PREFERRED = (  # have the characters of Korean and Japanese
+    "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo",
+    "AppleGothic", "Source Han Sans KR", "Baekmuk Gulim", "UnDotum", "Yu Gothic", "MS Gothic", "IPAexGothic",
+    "WenQuanYi Zen Hei",
+)  # fmt: skip
+_MAX_FONTS = 4
+
+
+def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Returns names of fonts that together show some texts, and the characters that none of them has."""
+    missing = {character for text in texts for character in text if character.isprintable()} - _characters(_FIRST)
+    fonts = [_FIRST]
+    for name in _candidates() if missing else ():
+        if missing & _characters(name):
+            fonts.append(name)
+            missing -= _characters(name)
+        if not missing or len(fonts) == _MAX_FONTS:
+            break
+    return fonts, missing
+
+
+def picture_names(labels: Sequence[str], missing: set[str]) -> Mapping[str, str]:
+    """Returns what stands for each label on a picture: the label, or its number where a character has no font."""
+    return {label: f"no. {i}" if missing.intersection(label) else label for i, label in enumerate(labels, 1)}
+
+
+@cache
+def _candidates() -> list[str]:
+    """Returns the fonts of this machine beside the first, those with the characters of Korean and Japanese in front.
+
+    Matplotlib caches its list of fonts on disk; fonts that were installed later are added here.
+    """
+    listed = {font.fname for font in fontManager.ttflist}
+    for path in sorted(set(findSystemFonts()) - listed):
+        with suppress(OSError, RuntimeError, ValueError, KeyError):  # a font that matplotlib cannot read
+            fontManager.addfont(path)
+    # The font Last Resort, which comes with matplotlib, has a box for every character.
+    names = sorted({font.name for font in fontManager.ttflist if "Last Resort" not in font.name} - {_FIRST})
+    return sorted(names, key=lambda name: _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED))
+
+
+@cache
+def _characters(name: str) -> frozenset[str]:
+    """Returns the characters of a font in its regular, upright form; none where there is no such form."""
+    paths = [font.fname for font in fontManager.ttflist if font.name == name and _is_regular(font)]
+    return frozenset(map(chr, FT2Font(min(paths)).get_charmap())) if paths else frozenset()
+
+
+def _is_regular(font: Any) -> bool:
+    return font.style == "normal" and str(font.weight) in ("400", "normal", "regular", "book")

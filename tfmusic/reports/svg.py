@@ -16,15 +16,21 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import Feature
+from tfmusic.features.filterbanks import bin_hz
+from tfmusic.reports.page import clock
 
 N_SERIES = 5
 
 _NAMES = ("ink", "faint", "line", *(f"series{i + 1}" for i in range(N_SERIES)))
 PLACEHOLDERS = {name: f"#0{i + 1}0{i + 1}0{i + 1}" for i, name in enumerate(_NAMES)}
 _PALETTE_SIZE = 64
+_FREQUENCIES_HZ = (50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000)  # that are written beside bins
+_LEAST_GAP = 0.09  # of the height, between two of them
 
 
 def style(colours: Mapping[str, str]) -> Any:
@@ -136,7 +142,8 @@ def track_chart(
         draw_spectrogram(above, codes, contract)
         for i, line in enumerate(scores.T):
             below.stairs(line, edges_s, baseline=None, color=PLACEHOLDERS[f"series{i + 1}"], linewidth=1.6)
-        below.set(xlim=(edges_s[0], edges_s[-1]), ylim=(-0.04, 1.04), xlabel="seconds", ylabel="score")
+        below.set(xlim=(edges_s[0], edges_s[-1]), ylim=(-0.04, 1.04), xlabel="time (m:ss)", ylabel="score")
+        name_times(below)
         return to_svg(figure, key)
 
 
@@ -150,8 +157,28 @@ def draw_spectrogram(axes: Any, codes: np.ndarray, contract: Contract, *, column
         extent=(0, seconds, 0, contract.n_bins), interpolation="none",
     )  # fmt: skip
     axes.grid(visible=False)
-    axes.set_ylabel("bin")
-    axes.set_yticks([0, contract.n_bins // 2, contract.n_bins])
+    name_bins(axes, contract.feature)
+    name_times(axes)
+
+
+def name_bins(axes: Any, feature: Feature) -> None:
+    """Writes frequencies beside the bins of a spectrogram, Hz, or numbers of bins that are no frequencies."""
+    n_bins, hz = feature.n_bins, bin_hz(feature)
+    places: dict[float, str] = {place: str(place) for place in (n_bins, n_bins // 2, 0)}
+    if hz is not None:
+        places = {}
+        for frequency in reversed([f for f in _FREQUENCIES_HZ if hz[0] <= f <= hz[-1]]):
+            place = float(np.interp(frequency, hz, np.arange(n_bins) + 0.5))
+            if not places or min(places) - place > _LEAST_GAP * n_bins:
+                places[place] = f"{frequency // 1000}k" if frequency >= 1000 else str(frequency)
+    axes.set_yticks(list(places), list(places.values()))
+    axes.set_ylabel("bin" if hz is None else "Hz")
+
+
+def name_times(axes: Any) -> None:
+    """Writes minutes and seconds under an axis of seconds."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 1.5, 2, 3, 6, 10], integer=True))
+    axes.xaxis.set_major_formatter(lambda seconds, _: clock(max(seconds, 0.0)))
 
 
 def _shrink(rows: np.ndarray, max_rows: int) -> np.ndarray:

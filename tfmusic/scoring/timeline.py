@@ -12,8 +12,8 @@ class Timeline:
     """Scores of a track over time.
 
     Attributes:
-        edges: ends of the stretches, frames, int64 [n_stretches + 1]; the first is 0, the last the end of the track.
-        scores: [n_stretches, n_labels], each the mean of the windows that cover the stretch.
+        edges: ends of the stretches, frames, int64 [n_stretches + 1], from the first window to the end of the last.
+        scores: [n_stretches, n_labels], each the mean of the windows that cover the stretch; NaN where none does.
     """
 
     edges: np.ndarray
@@ -42,18 +42,19 @@ def timeline(window_scores: np.ndarray, starts: np.ndarray, *, frames: int, n_fr
 
     Args:
         window_scores: [n_windows, n_labels].
-        starts: first frame of every window, ascending from 0, [n_windows].
+        starts: first frame of every window, ascending, [n_windows].
         frames: length of a window.
         n_frames: length of the track, frames.
     """
     ends = np.minimum(starts + frames, n_frames)
     edges = np.unique(np.concatenate([starts, ends]))
     covers = (starts[None, :] <= edges[:-1, None]) & (ends[None, :] >= edges[1:, None])  # [n_stretches, n_windows]
-    return Timeline(edges, covers @ window_scores / covers.sum(1, keepdims=True))
+    n_windows = covers.sum(1, keepdims=True)
+    return Timeline(edges, covers @ window_scores / np.where(n_windows, n_windows, np.nan))
 
 
 def parts(line: Timeline, *, n_named: int, change_cost: float = CHANGE_COST) -> list[Part]:
-    """Returns the parts of a track from its beginning to its end, the fewest that the scores justify.
+    """Returns the parts of a track in order, the fewest that the scores justify; none where no window lies.
 
     The leading labels are the sequence with the highest sum of log scores, less a cost for every change (Viterbi
     1967), so that one odd window does not make a part of its own.
@@ -63,12 +64,12 @@ def parts(line: Timeline, *, n_named: int, change_cost: float = CHANGE_COST) -> 
         n_named: how many labels a part names at most.
         change_cost: of a change of the leading label, nats.
     """
-    leading = _best_path(np.log(np.maximum(line.scores, 1e-7)), change_cost)
-    begins = np.flatnonzero(np.append(True, leading[1:] != leading[:-1]))
-    ends = np.append(begins[1:], len(leading))
-    return [
-        _part(line, int(begin), int(end), int(leading[begin]), n_named) for begin, end in zip(begins, ends, strict=True)
-    ]
+    scored = np.flatnonzero(~np.isnan(line.scores[:, 0]))
+    leading = _best_path(np.log(np.maximum(line.scores[scored], 1e-7)), change_cost)
+    is_first = np.append(True, (leading[1:] != leading[:-1]) | (np.diff(scored) > 1))
+    is_last = np.append(is_first[1:], True)
+    ranges = zip(scored[is_first], scored[is_last] + 1, leading[is_first], strict=True)
+    return [_part(line, int(begin), int(end), int(label), n_named) for begin, end, label in ranges]
 
 
 def _part(line: Timeline, begin: int, end: int, leading: int, n_named: int) -> Part:

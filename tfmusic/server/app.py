@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ import numpy as np
 import uvicorn
 from pydantic import BaseModel
 from starlette.applications import Starlette
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -30,17 +32,21 @@ from tfmusic.console import console
 from tfmusic.core.files import parse_json
 from tfmusic.datasets.metadata import tokens_of
 from tfmusic.errors import DataError, UsageError
+from tfmusic.features.audio import time_limit
+from tfmusic.features.npy import MAGIC as NPY_MAGIC
 from tfmusic.features.npy import write_feature
-from tfmusic.features.read import read_feature
+from tfmusic.features.read import read_input
 from tfmusic.inference.predictor import Predictor
 from tfmusic.server.guard import Guard, error_response, server_config
-from tfmusic.server.schemas import Card, Failed, Predictions, Status, Track, openapi
+from tfmusic.server.schemas import Card, Failed, Models, Predictions, ServedModel, Status, Track, openapi
 
 T = TypeVar("T")
 
 MAX_FILES = 20
 RETRY_AFTER_S = 5
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # on the disk, or for another open file
+_FOLDER = "tfmusic-serve-"  # of a request, with the process after it
+_FILE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl says
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 _PAGE = Path(__file__).parent / "page"
@@ -65,9 +71,18 @@ class Limits:
 
 
 def serve(
-    predictor: Predictor, limits: Limits, *, card: Mapping[str, Any], host: str, port: int, token: str | None
+    predictor: Predictor,
+    limits: Limits,
+    *,
+    card: Mapping[str, Any],
+    host: str,
+    port: int,
+    token: str | None,
+    access_log: bool = False,
 ) -> None:
     """Serves a model until Ctrl-C; with a token under any name of the host, without one under local names alone.
+
+    `access_log` prints a line for every request.
 
     Raises:
         UsageError: the address cannot be listened on.
@@ -79,8 +94,9 @@ def serve(
     app = make_app(predictor, limits, card=card, hosts=hosts, token=token)
     name = f"[{host}]" if ":" in host else host
     console.show(f"{predictor.contract.task}: http://{name}:{port}  (Ctrl-C ends it)")
+    _remove_folders_of_killed()
     with listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(server_config(app)).run(sockets=[listener])
+        uvicorn.Server(server_config(app, access_log=access_log)).run(sockets=[listener])
     console.say("stopped")
 
 
@@ -110,11 +126,13 @@ def make_app(
     Args:
         predictor: the model.
         limits: of a request.
-        card: the model card.
+        card: the model card; None for the task and its labels alone.
         hosts: accepted values of the Host header; empty for any, which needs a token.
         token: what requests must carry, or None.
     """
-    server = Server(predictor, limits, card or {}, has_token=token is not None)
+    contract = predictor.contract
+    about = card or {"task": contract.task, "kind": contract.kind, "labels": list(contract.labels)}
+    server = Server(predictor, limits, about, has_token=token is not None)
     pages = {"/": _PAGE / "index.html", "/style.css": _STYLE}
     pages |= {f"/{name}": _PAGE / name for name in ("page.css", "page.js")}
     routes = [
@@ -122,6 +140,7 @@ def make_app(
         Route("/health", server.health),
         Route("/ready", server.ready),
         Route("/v1/card", server.card),
+        Route("/v1/models", server.models),
         Route("/v1/openapi", server.openapi),
         Route("/v1/predict", server.predict, methods=["POST"]),
     ]
@@ -169,12 +188,19 @@ class Server:
         """Returns the model card."""
         return _json(Card(dict(self.model_card)))
 
+    async def models(self, _: Request) -> Response:
+        """Returns the model that answers: its task, labels and input."""
+        contract = self.predictor.contract
+        labels = list(contract.labels)
+        served = ServedModel(task=contract.task, kind=contract.kind, labels=labels, input=str(contract.feature))
+        return _json(Models(models=[served]))
+
     async def openapi(self, _: Request) -> Response:
         """Returns the OpenAPI document of the server."""
         return JSONResponse(self.document)
 
     async def predict(self, request: Request) -> Response:
-        """Returns the predictions for the files of a form."""
+        """Returns the predictions for the files of a form, or for the one file that is the body itself."""
         try:
             with self.queue.place():
                 async with asyncio.timeout(self.limits.time_limit_s):
@@ -193,36 +219,45 @@ class Server:
 
     async def _predict(self, request: Request) -> Response:
         try:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind in _FILE_TYPES or kind.startswith(("audio/", "video/")):
+                tokens = _read_tokens(request.query_params)
+                async with _body(request) as file:
+                    return await self._predict_files([file], tokens)
             async with request.form(max_files=MAX_FILES, max_fields=2, max_part_size=1 << 16) as form:
                 files = [item for item in form.getlist("files") if isinstance(item, UploadFile)]
                 if not files:
-                    return error_response(422, "a form (multipart/form-data) must hold at least one file named files")
-                tokens = _read_tokens(form)
-                # A new folder with names of our own: uploaded names never become paths.
-                with tempfile.TemporaryDirectory(prefix="tfmusic-") as folder:
-                    # Without this file, read_feature would look for one in the folders above.
-                    write_feature(Path(folder), self.predictor.contract.feature, {})
-                    return await self._predict_files(files, tokens, Path(folder))
+                    return error_response(
+                        422,
+                        "the body must be a file, or a form (multipart/form-data) with at least one file named files",
+                    )
+                return await self._predict_files(files, _read_tokens(form))
         except DataError as error:
             return error_response(422, str(error))
         except UnicodeError:
             return error_response(400, "the form must be in UTF-8")
 
-    async def _predict_files(self, files: Sequence[UploadFile], tokens: Sequence[str], folder: Path) -> Response:
+    async def _predict_files(self, files: Sequence[UploadFile], tokens: Sequence[str]) -> Response:
         tracks: list[Track | Failed] = []
-        for i, file in enumerate(files):
-            path = folder / f"track{i}{_suffix(file.filename or '')}"
-            await asyncio.to_thread(_store, file, path)
-            name = (file.filename or "").encode("utf-8", "replace").decode()
-            tracks.append(await self.queue.run(partial(self._predict_file, path, name, tokens)))
-            path.unlink()
+        # A new folder with names of our own: uploaded names never become paths.
+        with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-") as place:
+            folder = Path(place)
+            # Without this file, read_input would look for one in the folders above.
+            write_feature(folder, self.predictor.contract.feature, {})
+            for i, file in enumerate(files):
+                path = folder / f"track{i}{_suffix(file.filename or '')}"
+                await asyncio.to_thread(_link, file, path)
+                name = (file.filename or "").encode("utf-8", "replace").decode()
+                tracks.append(await self.queue.run(partial(self._predict_file, path, name, tokens)))
+                path.unlink()
         has_prediction = any(isinstance(track, Track) for track in tracks)
         return _json(Predictions(tracks=tracks), 200 if has_prediction else 422)
 
     def _predict_file(self, path: Path, name: str, tokens: Sequence[str]) -> Track | Failed:
         contract = self.predictor.contract
         try:
-            mel = read_feature(path, path.stem, contract.feature)
+            with time_limit(self.limits.time_limit_s):  # one thread does all the work: nothing may hold it
+                mel = read_input(path, path.stem, contract.feature)
         except DataError as error:
             return Failed(file=name, error=str(error).replace(str(path), "the file"))
         minutes = mel.shape[1] / contract.frames_per_s / 60
@@ -292,7 +327,20 @@ def _file(path: Path) -> Any:
     return send
 
 
-def _read_tokens(form: FormData) -> tuple[str, ...]:
+@asynccontextmanager
+async def _body(request: Request) -> AsyncIterator[UploadFile]:
+    """Yields the body of a request as a file, under the name in its query or one that tells .npy from sound."""
+    begin = b""
+    with tempfile.SpooledTemporaryFile(max_size=1 << 20) as file:
+        async for chunk in request.stream():
+            begin = begin or chunk[: len(NPY_MAGIC)]
+            await asyncio.to_thread(file.write, chunk)
+        file.seek(0)
+        name = request.query_params.get("name") or ("body.npy" if begin == NPY_MAGIC else "body.wav")
+        yield UploadFile(file, filename=name)  # type: ignore[arg-type]
+
+
+def _read_tokens(form: FormData | QueryParams) -> tuple[str, ...]:
     text = form.get("metadata", "{}")
     try:
         metadata = parse_json(text if isinstance(text, str) else "")
@@ -307,6 +355,22 @@ def _suffix(name: str) -> str:
     return match[0] if match else ""
 
 
-def _store(file: UploadFile, path: Path) -> None:
-    with path.open("xb") as target:
-        shutil.copyfileobj(file.file, target)
+def _link(file: UploadFile, path: Path) -> None:
+    """Gives an uploaded file a name; under Linux only that of a link, as its bytes lie in one that ends with us."""
+    descriptor = file.file.fileno()  # moves an upload that is still in memory to a file without a name
+    file.file.flush()
+    if sys.platform == "linux":
+        path.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+    else:
+        with path.open("xb") as target:
+            shutil.copyfileobj(file.file, target)
+
+
+def _remove_folders_of_killed() -> None:
+    """Removes what servers that were killed have left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        with suppress(ValueError, OverflowError, PermissionError):
+            try:
+                os.kill(int(folder.name.removeprefix(_FOLDER).partition("-")[0]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+import logging
 import resource
 import time
 from collections.abc import Collection, Mapping
@@ -21,9 +22,6 @@ OPEN_PATHS = ("/", "/style.css", "/page.css", "/page.js", "/health", "/ready")
 
 GRACE_S = 10.0  # until the pace of a body is checked
 MIN_BYTES_PER_S = 32 << 10  # 32 KiB
-
-_MAX_DRAINED = 256 << 20  # 256 MiB
-_DRAIN_S = 10
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -84,13 +82,11 @@ class Guard:
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             if received > self.max_bytes:
-                await _drain(receive)
-                raise HTTPException(413, self._too_large, {"Connection": "close"})
+                raise HTTPException(413, self._too_large)
             return message
 
         refusal = self._refuse(scope)
         if refusal is not None:
-            await _drain(receive)
             await refusal(scope, receive, send_with_headers)
             return
         await self.app(scope, receive_within_limit, send_with_headers)
@@ -112,7 +108,7 @@ class Guard:
             )
         length = headers.get("content-length", "0")
         is_within_limit = length.isdecimal() and int(length) <= self.max_bytes
-        return None if is_within_limit else error_response(413, self._too_large, {"Connection": "close"})
+        return None if is_within_limit else error_response(413, self._too_large)
 
     def _has_token(self, headers: Headers) -> bool:
         assert self.token is not None
@@ -126,18 +122,6 @@ class Guard:
     @property
     def _too_slow(self) -> str:
         return f"a request must come at {MIN_BYTES_PER_S >> 10} KiB/s or more"
-
-
-async def _drain(receive: Receive) -> None:
-    """Reads the rest of a body, within bounds: a client that is still sending does not read the response."""
-    left = _MAX_DRAINED
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
 
 
 def error_response(status: int, why: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -155,55 +139,136 @@ def _is_same_origin(headers: Headers, host: str) -> bool:
 
 HEAD_S = 10.0  # for the head of a request to arrive
 _KEEP_ALIVE_S = 5
+_LINGER_S = 3.0  # for a client to stop sending and to take its answer
+_MIN_WAIT_S = 1.0  # before a connection may have to make room
 _SHUTDOWN_S = 10
 _MAX_CONNECTIONS = 1024
 _OTHER_FILES = 128  # open in a process with TensorFlow, beside the connections
 
 
-def server_config(app: ASGIApp, *, head_s: float = HEAD_S) -> uvicorn.Config:
+def server_config(app: ASGIApp, *, head_s: float = HEAD_S, access_log: bool = False) -> uvicorn.Config:
     """Returns the settings of uvicorn.
 
     HTTP/1.1 alone, parsed by h11, which refuses requests that two parsers could read in two ways; no WebSockets, no
-    trust in headers of proxies.
+    trust in headers of proxies. The log holds faults of the server, not those of its clients.
     """
     max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
-        http=_head_timeout_protocol(head_s), timeout_graceful_shutdown=_SHUTDOWN_S, timeout_keep_alive=_KEEP_ALIVE_S,
+        app, log_level="info" if access_log else "error", access_log=access_log,
+        server_header=False, proxy_headers=False, ws="none",
+        http=_bounded_protocol(head_s), timeout_graceful_shutdown=_SHUTDOWN_S, timeout_keep_alive=_KEEP_ALIVE_S,
         limit_concurrency=max(min(_MAX_CONNECTIONS, max_files - _OTHER_FILES), 64),
     )  # fmt: skip
 
 
-def _head_timeout_protocol(head_s: float) -> type[asyncio.Protocol]:
-    """Returns the HTTP protocol that closes a connection when the head of a request does not arrive in time."""
+def _bounded_protocol(head_s: float) -> type[asyncio.Protocol]:
+    """Returns the HTTP protocol with a clock that runs whenever the server waits for the client.
 
-    class HeadTimeoutProtocol(H11Protocol):
-        """HTTP/1.1 of uvicorn with a timeout for the head."""
+    A connection ends where `head_s` seconds after its begin or its last answer no head of a request has arrived, where
+    an answer is taken at less than `MIN_BYTES_PER_S`, and after an answer to a request whose body is not complete. When
+    there are as many connections as are allowed, the one that has waited longest makes room for a new one.
+    """
+    waiting: dict[Any, float] = {}  # since when, the longest first
 
-        head_timer: asyncio.TimerHandle | None = None
+    class BoundedProtocol(H11Protocol):
+        """HTTP/1.1 of uvicorn, bounded."""
+
+        clock: asyncio.TimerHandle | None = None
+        is_ending = False
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._start_timer()
+            super().connection_made(_GentleTransport(transport, self))  # type: ignore[arg-type]
+            for longest, since_s in [*waiting.items()]:
+                is_full = self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
+                if not is_full or self.loop.time() - since_s < _MIN_WAIT_S:
+                    break
+                longest._expire()
+                self.connections.discard(longest)
+            self._set_clock()
 
         def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.conn.their_state is h11.IDLE:
-                self._start_timer()
+            if not self.is_ending:  # or else they are dropped: a client that is still sending does not read its answer
+                super().data_received(data)
+                self._set_clock()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            self.end()
+
+        def on_response_complete(self) -> None:
+            if self.conn.their_state is h11.SEND_BODY:
+                self.end()
+            super().on_response_complete()
+            self._set_clock()
+
+        def end(self) -> None:
+            """Closes the connection once the client has its answer; one that still sends gets a moment to read it."""
+            if self.is_ending:
+                return
+            self.is_ending = True
+            if self.cycle is not None:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            self._stop_clock()
+            self._set_clock()
+            transport = self.transport.real  # type: ignore[attr-defined]
+            if self.conn.their_state in (h11.SEND_BODY, h11.ERROR) and not transport.is_closing():
+                self.flow.resume_reading()
+                with contextlib.suppress(OSError):
+                    transport.write_eof()
             else:
-                self._stop_timer()
+                transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
+            self.is_ending = True
             super().connection_lost(exc)
+            self._stop_clock()
 
-        def _start_timer(self) -> None:
-            if self.head_timer is None:  # more bytes of the same head do not extend it
-                self.head_timer = self.loop.call_later(head_s, self.transport.close)
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._set_clock()
 
-        def _stop_timer(self) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
-                self.head_timer = None
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._set_clock()
 
-    return HeadTimeoutProtocol
+        def _set_clock(self) -> None:
+            """Starts the clock where the server waits for the client, and stops it where the client waits."""
+            is_answering = self.cycle is not None and not self.cycle.response_complete
+            if is_answering and not self.flow.write_paused and not self.is_ending:
+                self._stop_clock()
+            elif self.clock is None:
+                seconds = _LINGER_S if self.is_ending else head_s
+                seconds += self.transport.get_write_buffer_size() / MIN_BYTES_PER_S
+                self.clock = self.loop.call_later(seconds, self._expire)
+                waiting[self] = self.loop.time()
+
+        def _expire(self) -> None:
+            self._stop_clock()
+            self.transport.abort()
+
+        def _stop_clock(self) -> None:
+            if self.clock is not None:
+                self.clock.cancel()
+                self.clock = None
+                del waiting[self]
+
+    return BoundedProtocol
+
+
+class _GentleTransport:
+    """A transport of asyncio that is closed as its protocol says."""
+
+    def __init__(self, real: Any, protocol: Any) -> None:
+        self.real, self.protocol = real, protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def close(self) -> None:
+        self.protocol.end()
+
+    def is_closing(self) -> bool:
+        return bool(self.protocol.is_ending or self.real.is_closing())

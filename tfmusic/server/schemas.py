@@ -34,6 +34,21 @@ class Error(BaseModel):
     error: str
 
 
+class ServedModel(BaseModel):
+    """The model of the server."""
+
+    task: str
+    kind: str
+    labels: list[str]
+    input: str
+
+
+class Models(BaseModel):
+    """All models of the server: the one."""
+
+    models: list[ServedModel]
+
+
 class Status(BaseModel):
     """State of the server."""
 
@@ -65,14 +80,20 @@ def openapi(title: str, *, max_mib: int, max_files: int, has_token: bool) -> dic
     predict = {
         "operationId": "predict",
         "summary": "Predictions for whole tracks",
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _upload(max_files)}}},
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": _upload(max_files)},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
         "responses": {
             "200": _response("a prediction or an error for each file, in their order", Predictions),
             "422": _response("there is no prediction: an error for each file, or one for all", Predictions, Error),
             **errors,
         },
     }
-    models: tuple[type[BaseModel], ...] = (Predictions, Error, Status, Card)
+    models: tuple[type[BaseModel], ...] = (Predictions, Error, Status, Card, Models)
     _, schemas = models_json_schema(
         [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -81,6 +102,7 @@ def openapi(title: str, *, max_mib: int, max_files: int, has_token: bool) -> dic
         "info": {"title": title, "version": __version__},
         "paths": {
             "/v1/predict": {"post": predict},
+            "/v1/models": {"get": _get("models", "The model that answers", Models)},
             "/v1/card": {"get": _get("card", "The model card", Card)},
             "/health": {"get": _get("health", "Whether the server runs", Status)},
             "/ready": {"get": _get("ready", "Whether the model is warmed up", Status, "503")},

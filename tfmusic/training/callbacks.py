@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmusic.console import Progress
+from tfmusic.core.files import append_line, write_text
 from tfmusic.errors import RunError
 from tfmusic.training.processes import check_interrupt
 
@@ -108,7 +109,7 @@ class MetricsLog:
         """Opens both; drops lines after `keep_epochs`, which belong to an interrupted epoch."""
         self.path, self.writer = path, None
         lines = path.read_text(encoding="utf-8").splitlines()[:keep_epochs] if path.is_file() else []
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(path, "".join(f"{line}\n" for line in lines))
         if tensorboard is not None and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -140,8 +141,7 @@ class MetricsLog:
 
     def write(self, numbers: dict[str, Any]) -> None:
         """Adds one epoch."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(numbers) + "\n")
+        append_line(self.path, json.dumps(numbers))
         if self.writer is not None:
             import tensorflow as tf
 

@@ -10,6 +10,7 @@ from tfmusic.config.loading import find_config, load_config
 from tfmusic.config.sections import Config, ModelSection
 from tfmusic.core.addons import PREFIX, check_addons
 from tfmusic.core.contract import Contract
+from tfmusic.core.feature import EMBEDDING
 from tfmusic.errors import ConfigError, RecordsError, did_you_mean
 from tfmusic.features.filterbanks import filterbank_map, frames_for_each
 from tfmusic.inputs.metadata import known_tokens
@@ -90,6 +91,11 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
     }
     wanted["record.segments"] = (config.record.segments, manifest.settings.get("segments", "all"))
     if not manifest.has_whole_tracks:
+        if stored.segments is None:
+            raise RecordsError(
+                f"{manifest.folder}: the contract must say which segments are stored (record.segments), which records"
+                " of older versions do not; build the records again"
+            )
         stored_count = manifest.settings["segments_per_track"]
         wanted["record.segments_per_track"] = (config.record.segments_per_track, stored_count)
     offline_augment = config.offline_augment.model_dump() if config.offline_augment.copies else None
@@ -97,10 +103,11 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
         wanted["offline_augment"] = (offline_augment, manifest.settings.get("perturb"))
     if manifest.has_official_splits:
         wanted["data.splits"] = ("folds" if config.data.makes_folds else "official", "official")
-    # Embeddings say themselves what they are; the config describes spectrograms.
+    # The embeddings of a file say themselves what they are; the config describes spectrograms.
+    says_itself = stored.is_embedding and config.feature.name != EMBEDDING
     wanted |= (
         {}
-        if stored.is_embedding
+        if says_itself
         else {
             "feature": (config.feature, stored.feature),
             "record.scale": (config.record.scale, stored.scale.name),
@@ -116,7 +123,7 @@ def model_contract(config: Config, manifest: Manifest, folds: Folds) -> Contract
                 f" build the records again or change {key}"
             )
     metadata = _metadata(config, manifest, folds)
-    if stored.is_embedding:
+    if says_itself:
         return replace(stored, metadata=metadata)
     return replace(stored, frames=config.input.frames, hop_frames=config.input.hop_frames, metadata=metadata)
 
@@ -158,9 +165,10 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     """
     folds = choose_folds(manifest, config.training.fold)
     contract = model_contract(config, manifest, folds)
-    if contract.is_embedding and config.model.name != "mlp":
+    if contract.is_embedding and contract.frames == 1 and config.model.name != "mlp":
         raise ConfigError(
-            f"model.name must be mlp, as {manifest.folder} holds embeddings. Received: {config.model.name}"
+            f"model.name must be mlp, as {manifest.folder} holds embeddings of which it sees one at a time."
+            f" Received: {config.model.name}"
         )
     _check_member(config, contract=contract, resume=resume)
     find_frontend(config.input.frontend, contract)
@@ -189,6 +197,8 @@ def _check_addons(config: Config) -> None:
     if not optimizer.startswith(PREFIX):
         return
     wanted: dict[str, Any] = {"precision": "float32", "ema_momentum": 0.0}
+    if training.schedule == "plateau":
+        wanted["schedule"] = "cosine or constant"
     if config.model.is_pretrained:
         wanted["backbone_rate_factor"] = 1.0
     for key, value in wanted.items():
@@ -232,6 +242,13 @@ def _check_labels(config: Config, kinds: Sequence[str]) -> None:
     """Raises ConfigError where a setting is not for these kinds of labels, `single` or `multi`, one for every task."""
     for kind in kinds:
         make_loss(config.training, kind)
+    monitor = config.training.monitor
+    fitting = {"accuracy": "single", "micro_f1": "multi"}.get(monitor or "")
+    if fitting and set(kinds) != {fitting}:
+        what = "one label" if fitting == "single" else "several tags"
+        raise ConfigError(
+            f"training.monitor={monitor} is for {what} a track: leave it out, or set macro_f1, roc_auc or pr_auc"
+        )
     if config.training.target == "soft_top" and "multi" in kinds:
         raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
     if config.training.class_weights == "balanced" and "multi" in kinds:

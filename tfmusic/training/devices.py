@@ -8,8 +8,29 @@ from typing import Any
 
 import keras
 
+from tfmusic.config.sections import Config
 from tfmusic.errors import ConfigError
+from tfmusic.models import models_with
 from tfmusic.training.processes import Processes, joined, multi_worker_strategy
+
+
+def for_this_device(config: Config) -> Config:
+    """Returns the config with `model.reset_after` set where the model takes it and it is left to the device."""
+    section = config.model
+    if section.reset_after is not None or section.name not in models_with("reset_after"):
+        return config
+    return config.model_copy(update={"model": section.model_copy(update={"reset_after": has_gpu()})})
+
+
+def has_gpu() -> bool:
+    """Returns whether the backend computes on a GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return str(jax.default_backend()) in ("gpu", "cuda", "rocm")
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from tfmusic.config.loading import load_config, to_yaml
 from tfmusic.config.sections import Config
 from tfmusic.console import console
 from tfmusic.core.contract import Contract
-from tfmusic.core.files import file_sha256, write_json, write_text
+from tfmusic.core.files import file_sha256, replacing, write_json, write_text
 from tfmusic.core.rundir import RunDir, is_run
 from tfmusic.errors import ConfigError, RunError, UsageError
 from tfmusic.evaluation.held_out import check_finished, fit_scorer, score_held_out, track_means
 from tfmusic.models.ensemble import build_ensemble, join_metadata
-from tfmusic.models.surgery import load_saved
+from tfmusic.models.surgery import load_saved, save
 from tfmusic.records.manifest import Manifest
 from tfmusic.scoring.aggregate import blend_weights
 from tfmusic.scoring.track_scorer import save_scorers
@@ -53,12 +53,14 @@ class Experiment:
         partners: the configs of its partners by name.
         manifest: the records of all.
         run_dir: the folder of the whole.
+        callbacks: Keras callbacks of the caller, for every training.
     """
 
     config: Config
     partners: Mapping[str, Config]
     manifest: Manifest
     run_dir: RunDir
+    callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
     def check(self, *, resume: bool) -> list[Part]:
         """Returns every single training in its order, checked before anything is removed or written.
@@ -102,20 +104,27 @@ class Experiment:
                 training = config.training.model_copy(update={"fold": fold})
                 yield config.model_copy(update={"training": training}), run.fold(fold)
 
+    def verify_records(self, parts: Sequence[Part]) -> None:
+        """Compares the checksums of all shards that are needed, once and not for every fold.
+
+        Raises:
+            RecordsError: one is damaged.
+        """
+        self.manifest.verify(
+            sorted({name for part in parts for name in (*part.folds.training, *part.folds.validation)})
+        )
+
     def run(self, parts: Sequence[Part], *, resume: bool) -> dict[str, TrainingProgress]:
         """Trains what is not trained yet, joins it, and returns how each training went by its folder's name.
 
         Raises:
             ConfigError, RecordsError, RunError: as `train`, or a shard is damaged.
         """
-        # The checksums of all shards are compared once, not for every fold.
-        self.manifest.verify(
-            sorted({name for part in parts for name in (*part.folds.training, *part.folds.validation)})
-        )
+        self.verify_records(parts)
         if len(parts) == 1:
             job = parts[0].prepare(self.manifest, resume=resume)
             with resumable(self.run_dir):
-                return {"": train(job, resume=resume)}
+                return {"": train(job, resume=resume, callbacks=self.callbacks)}
         if not resume:
             self._replace_folder(parts)
         for config, run in ((self.config, self.run_dir), *self.members().values()):
@@ -135,7 +144,9 @@ class Experiment:
             console.say(f"model {number} of {len(parts)}: {name}")
             has_begun = part.run.state.is_file()
             job = part.prepare(self.manifest, resume=has_begun, cache=cache)
-            progress[name] = train(job, resume=has_begun)
+            progress[name] = train(job, resume=has_begun, callbacks=self.callbacks)
+            if not progress[name].has_ended(part.config) and number < len(parts):
+                raise KeyboardInterrupt  # ended by hand: the others are for another time
             keras.backend.clear_session()  # the next one builds its own graph
         return progress
 
@@ -259,11 +270,8 @@ def _write(out: RunDir, members: Sequence[RunDir], weights: Sequence[float]) -> 
         tasks=[head.task for head in longest.heads],
         member_metadata=[Contract.load(leaf.contract).metadata for leaf, _ in leaves],
     )
-    path = out.checkpoint("best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name("best.tmp.keras")
-    joined.save(tmp)
-    tmp.replace(path)
+    with replacing(out.checkpoint("best")) as tmp:
+        save(joined, tmp)
     replace(longest, metadata=join_metadata(known)).save(out.contract)
     if not out.config.is_file():
         write_text(out.config, to_yaml(load_config(members[0].config)))
@@ -294,15 +302,13 @@ def _leaves(run: RunDir, weight: float, *, frames: int) -> list[tuple[RunDir, fl
 
     The run itself stands for them where one of them has moved or changed since, or covers other windows.
     """
-    if not run.ensemble.is_file() or Contract.load(run.contract).frames != frames:
+    members = run.members()
+    if not members or Contract.load(run.contract).frames != frames:
         return [(run, weight)]
-    members = run.read_json(run.ensemble)["members"]
-    runs = [RunDir(run.path / member["run"]) for member in members]
-    for one, member in zip(runs, members, strict=True):
-        if not is_run(one.path) or file_sha256(one.checkpoint("best")) != member.get("sha256"):
+    for one, member in members.items():
+        if not is_run(one.path) or file_sha256(one.checkpoint("best")) != member.sha256:
             return [(run, weight)]
-    pairs = zip(runs, members, strict=True)
-    return [leaf for one, member in pairs for leaf in _leaves(one, weight * member["weight"], frames=frames)]
+    return [leaf for one, member in members.items() for leaf in _leaves(one, weight * member.weight, frames=frames)]
 
 
 def _name(member: Path, out: Path) -> str:

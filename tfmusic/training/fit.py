@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfmusic.config.loading import find_config, load_config
 from tfmusic.config.sections import Config
-from tfmusic.core.files import check_target, locked
+from tfmusic.core.files import check_own_files, check_target, locked, resolved
 from tfmusic.core.rundir import RunDir, new_run_dir, unfinished_run_dir
 from tfmusic.core.runtime import start_tensorflow
 from tfmusic.errors import RunError
@@ -52,6 +52,7 @@ def fit(
     overrides: Sequence[str] = (),
     dry_run: bool = False,
     processes: Processes = Processes(),  # noqa: B008 - it never changes
+    callbacks: Sequence[Any] = (),
 ) -> FitResult:
     """Trains a config's model, or those of all folds and partners, and returns how it went.
 
@@ -64,14 +65,17 @@ def fit(
         overrides: of a resumed run, overrides of its config; `training.epochs` alone may change.
         dry_run: whether to check everything and train nothing.
         processes: those that train together; each calls this function, and the first writes the run.
+        callbacks: Keras callbacks that are called after the training's own, in every training of several.
 
     Raises:
         ConfigError, RecordsError: config and records do not go together.
-        RunError: there is nothing to resume, or the run began with another config or other records.
+        RunError: there is nothing to resume, the run began with another config or other records, or holds a link.
         UsageError: the run folder exists, or another process writes it.
     """
     manifest = Manifest.read(records)
-    run = _choose_run(config, run_dir, resume=resume)
+    run = _choose_run(config, run_dir and resolved(run_dir), resume=resume)
+    if resume:
+        check_own_files(run.path)
     if not (resume or processes.index or run.has_no_finished_epoch):  # one killed in its first epoch is replaced
         check_target(run.path, overwrite=overwrite, marker="config.yaml", what="run folders")
     if resume:
@@ -84,12 +88,17 @@ def fit(
     start_tensorflow()
     with ended_together():
         join(processes)
+        from tfmusic.training.devices import for_this_device
         from tfmusic.training.experiment import Experiment
 
-        experiment = Experiment(config, partners, manifest, run)
+        if not resume:
+            config = for_this_device(config)
+            partners = {name: for_this_device(partner) for name, partner in partners.items()}
+        experiment = Experiment(config, partners, manifest, run, tuple(callbacks))
         parts = experiment.check(resume=resume)
         description = experiment.describe(parts)
         if dry_run:
+            experiment.verify_records(parts)
             return FitResult(run, records, config, {}, description)
         with locked(run.path):
             return FitResult(run, records, config, experiment.run(parts, resume=resume), description)

@@ -14,12 +14,11 @@ from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError
 from tfmusic.evaluation.held_out import TrackLogits, score_splits
 from tfmusic.inputs.pipeline import TrainingInput
-from tfmusic.models import for_prediction
-from tfmusic.models.frontends import FRONTEND_LAYER
+from tfmusic.models import for_prediction, is_fixed
 from tfmusic.models.surgery import split_at_embedding
+from tfmusic.records.format import without_copies
 from tfmusic.records.manifest import Manifest
-
-_WITHOUT_TRAINING = {FRONTEND_LAYER, "normalise"}
+from tfmusic.training.linear import inner_folds, solve_head
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class FrozenBackbone:
             _join([cache.embeddings[key, split] for split in splits]) for splits in (source.splits, validation)
         )
         self._source = source
+        self._split_of = [
+            split for split in source.splits for _ in cache.embeddings[key, split].rows
+        ]  # of every training track
         self._windows = np.concatenate(self.training.logits)
         repeats = [len(track) for track in self.training.logits]
         self._rows = np.repeat(self.training.rows, repeats)
@@ -75,6 +77,19 @@ class FrozenBackbone:
     def steps_per_epoch(self) -> int:
         """How many whole batches there are in an epoch."""
         return len(self) // self.batch_size
+
+    def solve_head(self) -> float:
+        """Solves a linear head, with the folds of the records as inner folds; returns its loss on the training tracks.
+
+        Raises:
+            ConfigError: the head is not linear.
+        """
+        groups = self._source.manifest.groups(self._source.splits)
+        names = self.training.track_ids
+        folds = inner_folds(
+            [without_copies(split) for split in self._split_of], [groups[name] for name in names], names
+        )
+        return solve_head(self.head, self.training, folds, self._source.contract.kind)
 
     def batches(self, epochs: range) -> tf.data.Dataset:
         """Returns the batches of some epochs, mixed if the config says so: the head's inputs and its targets."""
@@ -130,7 +145,12 @@ def split_backbone(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Mod
             " to false"
         )
     backbone, head = for_prediction(halves[0]), halves[1]
-    new = [layer.name for layer in backbone.layers if layer.weights and layer.name not in {*loaded, *_WITHOUT_TRAINING}]
+    has_learned = {*loaded, "normalise"}
+    new = [
+        layer.name
+        for layer in backbone.layers
+        if layer.weights and not is_fixed(layer) and layer.name not in has_learned
+    ]
     if new:
         raise ConfigError(
             f"training.cache_frozen needs a backbone that is pretrained to its last layer. Not loaded: {', '.join(new)}"

@@ -14,8 +14,7 @@ from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.evaluation.held_out import TrackLogits, score_splits
 from tfmusic.inputs.pipeline import TrainingInput, batch_tracks, code_statistics, training_batches
-from tfmusic.models import build_model, for_prediction
-from tfmusic.models.frontends import FRONTEND_LAYER
+from tfmusic.models import build_model, for_prediction, is_fixed
 from tfmusic.pretrained.sources import Pretrained, load_pretrained
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
@@ -102,8 +101,8 @@ class Job:
             training_model = _training_model(model, contract)
         single = _training_model(keras.models.clone_model(model), contract) if devices.are_several else None
         pretrained = load_pretrained(config, model, run, resume=resume) if config.model.is_pretrained else None
-        if pretrained is not None and config.training.cache_frozen:
-            split_backbone(model, pretrained.layers.loaded)  # raises now rather than after hours
+        if config.training.cache_frozen:
+            split_backbone(model, pretrained.layers.loaded if pretrained else ())  # raises now rather than after hours
         return cls(
             config=config,
             manifest=manifest,
@@ -123,7 +122,7 @@ class Job:
         """Makes the model ready for the epochs of a stage: which layers learn, and how fast, from a new optimizer."""
         options, backbone = self.config.training, set(self.pretrained.layers.loaded if self.pretrained else ())
         for layer in self.model.layers:
-            layer.trainable = layer.name != FRONTEND_LAYER and not (stage.is_frozen and layer.name in backbone)
+            layer.trainable = not is_fixed(layer) and not (stage.is_frozen and layer.name in backbone)
         self.frozen = self._freeze() if stage.is_frozen and options.cache_frozen else None
         steps = (stage.end - stage.first_epoch) * self.steps_per_epoch
         warmup_steps = min(math.ceil(options.warmup_epochs * self.steps_per_epoch), steps // 2)
@@ -191,11 +190,10 @@ class Job:
         )
 
     def _freeze(self) -> FrozenBackbone:
-        assert self.pretrained is not None  # the config allows frozen epochs for a pretrained backbone alone
         with _precision(self.config.training.precision):
             return FrozenBackbone(
                 self.model,
-                loaded=self.pretrained.layers.loaded,
+                loaded=self.pretrained.layers.loaded if self.pretrained else (),
                 source=self.source,
                 validation=self.folds.validation,
                 cache=self.cache,
@@ -251,13 +249,17 @@ class Job:
         return lines
 
     def _describe_leak(self) -> str:
-        seen = len(self.backbone_tracks.intersection(self.manifest.track_ids(self.folds.validation)))
+        validation = set(self.manifest.track_ids(self.folds.validation))
+        seen = len(self.backbone_tracks & validation)
+        same = len(self.manifest.duplicates_of(self.manifest.track_ids(self.folds.training)) & validation)
         what = "these embeddings" if self.contract.is_embedding else "that backbone"
-        note = (
+        notes = (
             f"\nnote: tracks of the same names as {seen} of the validation tracks have trained {what}:"
-            " if they are the same, new music will score lower"
+            " if they are the same, new music will score lower",
+            f"\nnote: {same} of the validation tracks are the same music as training tracks of other names: new music"
+            " will score lower",
         )
-        return note if seen else ""
+        return "".join(note for note, count in zip(notes, (seen, same), strict=True) if count)
 
 
 def _build(config: Config, contract: Contract, mean: np.ndarray, variance: np.ndarray) -> keras.Model:

@@ -103,7 +103,13 @@ def _smooth(targets: Any, share: float) -> Any:
     return targets * (1.0 - share) + 0.5 * share if share else targets
 
 
-_OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+# `lbfgs` solves a linear head in `training.linear`; Keras needs some optimizer to compile with.
+_OPTIMIZERS = {
+    "lbfgs": keras.optimizers.SGD,
+    "adamw": keras.optimizers.AdamW,
+    "adam": keras.optimizers.Adam,
+    "sgd": keras.optimizers.SGD,
+}
 
 _LOSSES: dict[str, tuple[str, Any]] = {
     "cross_entropy": ("single", keras.losses.CategoricalCrossentropy),
@@ -201,8 +207,8 @@ def _from_addons(options: TrainingSection, model: keras.Model, steps: int, warmu
 
 
 def make_schedule(options: TrainingSection, steps: int, warmup_steps: int) -> Any:
-    """Returns the learning rate over steps: a linear warm-up, then half a cosine down to 0, or a constant."""
-    if options.schedule == "constant":
+    """Returns the learning rate over steps: a linear warm-up, then half a cosine down to 0, or a constant to begin."""
+    if options.schedule != "cosine":
         return options.learning_rate
     warmup = min(warmup_steps, steps - 1)
     if not warmup:

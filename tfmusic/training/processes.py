@@ -181,6 +181,32 @@ def multi_worker_strategy() -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+@contextmanager
+def noting_interrupt() -> Iterator[threading.Event]:
+    """Notes the first Ctrl-C in an event, and lets the second interrupt; several processes stop at the first.
+
+    Those could not agree on the epoch that ends, and outside the main thread Python takes no signals.
+    """
+    noted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    is_ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if joined().are_several or not is_ours:
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nfit ends after this epoch and finishes the run; Ctrl-C again stops at once\n")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 _asked_to_end = threading.Event()
 
 

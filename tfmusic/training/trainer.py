@@ -1,14 +1,15 @@
 """The training of one model: stages, epochs, validation, checkpoints, calibration, and what its folder holds."""
 
 import json
-import os
 import platform
 import shutil
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,36 +19,33 @@ import numpy as np
 
 from tfmusic import __version__
 from tfmusic.config.loading import to_yaml
-from tfmusic.config.sections import Config
+from tfmusic.config.sections import Config, TrainingSection
 from tfmusic.console import Progress, console
 from tfmusic.core.contract import Contract
-from tfmusic.core.files import write_json, write_text
+from tfmusic.core.files import append_line, is_temporary, replacing, write_json, write_text
 from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, TfmusicError
 from tfmusic.evaluation.held_out import TrackLogits, fit_scorer
+from tfmusic.features.npy import open_arrays
 from tfmusic.inputs.pipeline import naming_shards
 from tfmusic.models import for_prediction
-from tfmusic.models.surgery import load_saved
+from tfmusic.models.surgery import load_saved, save
 from tfmusic.records.format import holds_copies
-from tfmusic.scoring.metrics import confusion, headline, headline_name
+from tfmusic.scoring.metrics import confusion, headline_name
+from tfmusic.scoring.ranking import validation_metric
 from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.callbacks import InputWatch, MetricsLog, StepWatch
 from tfmusic.training.job import Job, Stage, stage_of
 from tfmusic.training.optimizer import averages, current_rate
-from tfmusic.training.processes import joined
+from tfmusic.training.processes import joined, noting_interrupt
 
 
 def save_state(path: Path, variables: Sequence[Any], progress: Mapping[str, Any]) -> None:
     """Writes every variable of model and optimizer, random states included, and the progress as JSON."""
     arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
     text = np.frombuffer(json.dumps(dict(progress)).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name("state.tmp.npz")
-    with tmp.open("wb") as file:
+    with replacing(path) as tmp, tmp.open("wb") as file:
         np.savez(file, allow_pickle=False, progress=text, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.replace(path)
 
 
 def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -57,7 +55,7 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         RunError: the file is missing or damaged.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
+        with open_arrays(path) as state:
             progress: dict[str, Any] = json.loads(bytes(state["progress"]).decode())
             n_variables = sum(name.startswith("variable_") for name in state.files)  # NumPy 1 adds a file of its own
             return progress, [state[f"variable_{i}"] for i in range(n_variables)]
@@ -101,6 +99,8 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
             weight.assign(value)
 
 
+_LEAST_GAIN = 1e-4  # of a validation score or a loss, for training.schedule=plateau; that of Keras
+
 Confusions = dict[str, tuple[np.ndarray, tuple[str, ...]]]
 
 
@@ -115,21 +115,23 @@ def validate(job: Job) -> tuple[dict[str, Any], Confusions]:
     confusions: Confusions = {}
     for task, part in job.contract.parts().items():
         contract, tracks = part.contract, scored.part(part.columns)
-        predicted = _predicted(job, contract, tracks)
-        found[task] = (headline_name(contract.kind), headline(predicted, tracks.targets, contract.kind))
+        predicted, scores = _predicted(job, contract, tracks)
+        name = job.config.training.monitor or headline_name(contract.kind)
+        found[task] = (name, validation_metric(name, predicted, scores, tracks.targets))
         if contract.kind == "single":
             n = len(contract.labels)
             confusions[task] = (confusion(predicted.argmax(1), tracks.targets.argmax(1), n), contract.labels)
     return _numbers(job, found), confusions
 
 
-def _predicted(job: Job, contract: Contract, tracks: TrackLogits) -> np.ndarray:
-    """Returns the predicted labels of the validation tracks, bool [n_tracks, n_labels]."""
+def _predicted(job: Job, contract: Contract, tracks: TrackLogits) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the predicted labels of the validation tracks, bool [n_tracks, n_labels], and their scores."""
     options = job.config.evaluation
     scorer = options.scorer(contract.kind)
     if options.calibrate:
         scorer = scorer.fit(tracks.logits, tracks.targets, (options.aggregator,))
-    return scorer.decide(np.stack([scorer.track_scores(logits) for logits in tracks.logits]))
+    scores = np.stack([scorer.track_scores(logits) for logits in tracks.logits])
+    return scorer.decide(scores), scores
 
 
 def _numbers(job: Job, found: dict[str, tuple[str, float]]) -> dict[str, Any]:
@@ -165,6 +167,22 @@ class TrainingProgress:
     kept_metric: float | None = None
     seconds: float = 0.0
     was_finished: bool = False
+    plateau_best: float | None = None
+    plateau_epochs: int = 0
+    rate_factor: float = 1.0
+
+    def follow_plateau(self, value: float, options: TrainingSection) -> None:
+        """Notes a validation score, or minus a loss; lets the rate fall after `plateau_epochs` without a better one."""
+        self.plateau_epochs += 1
+        if self.plateau_best is None or value > self.plateau_best + _LEAST_GAIN:
+            self.plateau_best, self.plateau_epochs = value, 0
+        elif self.plateau_epochs >= options.plateau_epochs:
+            self.rate_factor, self.plateau_epochs = self.rate_factor * options.plateau_factor, 0
+
+    def set_rate(self, optimizer: Any, options: TrainingSection) -> None:
+        """Sets the learning rate of an optimizer as the plateaus so far want it."""
+        if options.schedule == "plateau":
+            optimizer.learning_rate = options.learning_rate * self.rate_factor
 
     def has_ended(self, config: Config) -> bool:
         """Returns whether all epochs are done, or the last few, frozen ones aside, brought no better validation."""
@@ -195,7 +213,7 @@ def _print_what_is_kept(run: RunDir) -> None:
     console.say("no epoch had ended: nothing is kept. Run it again without --resume")
 
 
-def train(job: Job, *, resume: bool) -> TrainingProgress:
+def train(job: Job, *, resume: bool, callbacks: Sequence[keras.callbacks.Callback] = ()) -> TrainingProgress:
     """Trains a model into its run folder and returns how it went; `resumable` prints how to go on after an interrupt.
 
     An existing run folder is replaced unless it is resumed.
@@ -214,10 +232,10 @@ def train(job: Job, *, resume: bool) -> TrainingProgress:
     description = job.describe()
     _clear_folder(run, resume=resume)
     _write_folder(job)
-    console.log_path = run.log
+    console.log_fn = partial(append_line, run.log)
     try:
-        console.say(description)
-        _train_stages(job, progress, stage)
+        console.say(*description.split("\n"))
+        _train_stages(job, progress, stage, callbacks)
         calibrate(job)
         run.seal()
     except KeyboardInterrupt:
@@ -230,7 +248,7 @@ def train(job: Job, *, resume: bool) -> TrainingProgress:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     finally:
-        console.log_path = None
+        console.log_fn = None
     return progress
 
 
@@ -246,16 +264,26 @@ def _load_progress(job: Job) -> TrainingProgress:
     return TrainingProgress(**load_state(run.state)[0])
 
 
-def _train_stages(job: Job, progress: TrainingProgress, stage: Stage | None) -> None:
+def _train_stages(
+    job: Job, progress: TrainingProgress, stage: Stage | None, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
     """Trains the epochs that are left, with one `fit` for each stage; `stage` is the one entered already, if any."""
     config, run = job.config, job.run
     log = MetricsLog(run.metrics, run.tensorboard if config.training.tensorboard else None, keep_epochs=progress.epoch)
-    with console.progress("fit", config.training.epochs * job.source.steps_per_epoch, "steps") as bar:
+    n_steps = config.training.epochs * job.source.steps_per_epoch
+    with console.progress("fit", n_steps, "steps") as bar, noting_interrupt() as interrupt:
         bar.advance(progress.epoch * job.source.steps_per_epoch)
         while not progress.has_ended(config):
             if stage is None or progress.epoch >= stage.end:
                 stage = _enter_stage(job, progress.epoch)
-            _fit(job, stage, progress, log, bar)
+            _fit(job, stage, progress, log, bar, [*callbacks, _EndByHand(interrupt)])
+            if job.learner.stop_training:
+                break
+    if not progress.has_ended(config):
+        console.say(
+            f"ended by hand after epoch {progress.epoch} of {config.training.epochs}: the run is complete;"
+            f" --resume --out {run.path} trains the others"
+        )
 
 
 def _enter_stage(job: Job, epoch: int) -> Stage:
@@ -277,15 +305,35 @@ def _enter_stage(job: Job, epoch: int) -> Stage:
     return stage
 
 
-def _fit(job: Job, stage: Stage, progress: TrainingProgress, log: MetricsLog, bar: Progress) -> None:
+def _fit(
+    job: Job,
+    stage: Stage,
+    progress: TrainingProgress,
+    log: MetricsLog,
+    bar: Progress,
+    own: Sequence[keras.callbacks.Callback],
+) -> None:
     """Trains the epochs of a stage that are left."""
+    if progress.epoch == stage.first_epoch:
+        progress.plateau_best, progress.plateau_epochs, progress.rate_factor = None, 0, 1.0
+    progress.set_rate(job.learner.optimizer, job.config.training)
     epochs, inputs = range(progress.epoch, stage.end), InputWatch()
+    end = _EpochEnd(job, progress, inputs, log, bar)
+    if job.config.training.optimizer == "lbfgs":
+        watching = keras.callbacks.CallbackList([end, *own], model=job.learner, epochs=1, steps=1)
+        watching.on_train_begin()
+        watching.on_epoch_begin(epochs.start)
+        assert job.frozen is not None  # the config wants the cache
+        watching.on_epoch_end(epochs.start, {"loss": job.frozen.solve_head()})
+        watching.on_train_end()
+        return
     ds = job.batches(epochs)
     if job.frozen is None and not job.devices.are_several:  # several devices fetch ahead of a step
         ds = inputs.watched(ds)
     callbacks = [
         StepWatch(bar, job.tracks_of, shows_steps=job.frozen is None),
-        _EpochEnd(job, progress, inputs, log, bar),
+        end,
+        *own,  # last: they see the numbers of the epoch in `logs`
     ]
     with naming_shards(job.manifest, job.folds.training), job.devices.training(job.learner):
         job.learner.fit(
@@ -299,6 +347,19 @@ def _fit(job: Job, stage: Stage, progress: TrainingProgress, log: MetricsLog, ba
         )
 
 
+class _EndByHand(keras.callbacks.Callback):
+    """Ends the training after the epoch in which an event was set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self.event = event
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Ends the training."""
+        if self.event.is_set():
+            self.model.stop_training = True
+
+
 class _EpochEnd(keras.callbacks.Callback):
     """Validates after every epoch and saves checkpoints, metrics and the state to resume from."""
 
@@ -308,6 +369,7 @@ class _EpochEnd(keras.callbacks.Callback):
         super().__init__()
         self.job, self.progress, self.inputs, self.log, self.bar = job, progress, inputs, log, bar
         self.begin_s = time.monotonic()
+        self.numbers: dict[str, Any] = {}  # of the last epoch, as in metrics.jsonl
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the clocks."""
@@ -318,6 +380,7 @@ class _EpochEnd(keras.callbacks.Callback):
         """Ends the epoch, and the training where nothing is left to do."""
         loss = float(logs["loss"])
         self.job.devices.run_on_one(lambda: self._end_epoch(loss))
+        logs.update(self.numbers)
         if self.progress.has_ended(self.job.config):
             self.model.stop_training = True
 
@@ -341,6 +404,9 @@ class _EpochEnd(keras.callbacks.Callback):
         if job.frozen:
             self.bar.advance(job.source.steps_per_epoch)
         self.log.write(numbers)
+        self.numbers = numbers
+        progress.follow_plateau(numbers.get("validation", -loss), job.config.training)
+        progress.set_rate(job.learner.optimizer, job.config.training)
         save_state(job.run.state, job.variables, vars(progress))
         # Shown last, when the epoch can no longer be lost.
         console.say(_epoch_line(numbers, job.config.training.epochs, progress))
@@ -359,12 +425,8 @@ def _keep_checkpoints(job: Job, progress: TrainingProgress, metric: float | None
 
 
 def _save_model(job: Job, name: str) -> None:
-    path = job.run.checkpoint(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f"{name}.tmp.keras")
-    with job.devices.unsynchronized(job.model):
-        job.model.save(tmp)
-    tmp.replace(path)
+    with replacing(job.run.checkpoint(name)) as tmp, job.devices.unsynchronized(job.model):
+        save(job.model, tmp)
 
 
 def _epoch_line(numbers: dict[str, Any], epochs: int, progress: TrainingProgress) -> str:
@@ -422,5 +484,5 @@ def _clear_folder(run: RunDir, *, resume: bool) -> None:
 
 
 def _clear_leftovers(run: RunDir) -> None:
-    for leftover in run.path.rglob("*.tmp*"):
+    for leftover in filter(is_temporary, run.path.rglob(".*")):
         leftover.unlink()

@@ -4,21 +4,23 @@ A file appears under its name when it is whole, so an interrupted run continues 
 `feature.json` beside them names the feature, which every reader compares.
 """
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tfmusic.console import console
 from tfmusic.core.feature import Feature
-from tfmusic.core.files import held, is_temporary
+from tfmusic.core.files import check_own_files, held, is_temporary, replacing
 from tfmusic.core.pool import run_all
+from tfmusic.core.track import MIN_SHARE
+from tfmusic.datasets.files import FeatureFiles, short_names
 from tfmusic.errors import DataError, UsageError
 from tfmusic.features import audio
 from tfmusic.features.npy import FEATURE_FILE, find_feature, write_feature
-from tfmusic.features.read import read_feature
+from tfmusic.features.read import file_values, read_feature
 
 _LOCK = ".lock"
 _TABLES = (".txt", ".csv", ".tsv")
@@ -31,6 +33,7 @@ class Job:
     source: Path
     target: Path
     feature: Feature
+    min_share: float
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,25 @@ class ExtractSummary:
     skipped: Mapping[Path, str]
 
 
-def find_jobs(data: Path, out: Path, feature: Feature) -> list[Job]:
+def find_jobs(data: Path, out: Path, feature: Feature, min_share: float = MIN_SHARE) -> list[Job]:
     """Returns a job for every sound file below a folder, with its path there, or for one file.
 
     Raises:
         DataError: it is missing or holds no sound file.
-        UsageError: two sound files would be written to one spectrogram file.
     """
     if not data.exists():
         raise DataError(f"{data}: no such file or folder")
-    root = data if data.is_dir() else data.parent
-    jobs: dict[Path, Job] = {}
-    for source in sorted(_sound_files(data)) if data.is_dir() else [data] if audio.is_audio(data) else []:
-        target = (out / source.relative_to(root)).with_suffix(".npy")
-        if target in jobs:
-            raise UsageError(f"{source} and {jobs[target].source.name} would both become {target}: rename one of them")
-        jobs[target] = Job(source, target, feature)
-    if not jobs:
+    sources, root = [data] if audio.is_audio(data) else [], data.parent
+    if data.is_dir():
+        files, root = FeatureFiles.below(data), data
+        sources = sorted(path for paths in files.paths.values() for path in paths if audio.is_audio(path))
+        if left_out := files.describe_left_out():
+            console.warn(f"{data}: {left_out}")
+    names = short_names([path.relative_to(root).as_posix() for path in sources])
+    if not sources:
         endings = " ".join(audio.SUFFIXES + audio.AV_SUFFIXES)
         raise DataError(f"{data}: must be a sound file, or a folder that holds some ({endings}). Received: none")
-    return list(jobs.values())
+    return [Job(source, out / f"{name}.npy", feature, min_share) for source, name in zip(sources, names, strict=True)]
 
 
 def extract(
@@ -89,12 +91,15 @@ def extract(
     Raises:
         UsageError: the folder holds something else, or spectrograms of another feature, or another run writes there.
         DataError: a file cannot be used, and `stop`.
+        RunError: the folder holds a link.
     """
     _check_folder(out, feature)
+    check_own_files(out)
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with held(out / _LOCK, f"{out}: another extract is writing here; wait for it to end"):
         write_feature(out, feature, audio.versions())
-        for leftover in [*out.rglob(".*.partial"), *filter(is_temporary, out.iterdir())]:
+        for leftover in [*out.rglob(".*.partial"), *filter(is_temporary, out.rglob(".*"))]:
             leftover.unlink(missing_ok=True)
         _copy_tables(tables, out)
         todo = [job for job in jobs if not _is_done(job)]
@@ -109,6 +114,8 @@ def extract(
             else:
                 n_written, n_frames = n_written + 1, n_frames + made
             on_file()
+    if is_new and not n_written:  # no folder that holds nothing but tables
+        shutil.rmtree(out, ignore_errors=True)
     music_s = n_frames / feature.frames_per_s
     return ExtractSummary(n_written, music_s, len(jobs) - len(todo), skipped)
 
@@ -118,29 +125,22 @@ def _copy_tables(data: Path | None, out: Path) -> None:
         return
     for path in sorted(data.rglob("*")):
         if path.suffix.lower() in _TABLES and path.is_file() and out.resolve() not in path.resolve().parents:
+            if data.resolve() not in path.resolve().parents:
+                console.warn(f"{path}: not copied, as the link leads out of {data}")
+                continue
             target = out / path.relative_to(data)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(path, partial)
-            partial.replace(target)
+            with replacing(target) as partial:
+                shutil.copyfile(path, partial)
 
 
 def _write(job: Job) -> int | DataError:
     """Writes one file [1, n_bins, n_frames] and returns its frames, or why it cannot be."""
     try:
-        values = read_feature(job.source, job.source.stem, job.feature)
+        values = read_feature(job.source, job.source.stem, job.feature, min_share=job.min_share)
     except DataError as error:
         return error
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    partial = job.target.with_name(f".{job.target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array(file, values[None], allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(job.target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(job.target) as partial, partial.open("wb") as file:
+        np.lib.format.write_array(file, file_values(values, job.feature)[None], allow_pickle=False)
     return int(values.shape[1])
 
 
@@ -148,16 +148,6 @@ def _is_done(job: Job) -> bool:
     if not job.target.is_file():
         return False
     return not job.source.is_file() or job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
-
-
-def _sound_files(folder: Path) -> Iterator[Path]:
-    seen = set()  # links to folders are followed, but not in a circle
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        names = [] if real in seen else names
-        seen.add(real)
-        yield from (Path(here, name) for name in names if not name.startswith(".") and audio.is_audio(Path(name)))
 
 
 def _check_folder(out: Path, feature: Feature) -> None:

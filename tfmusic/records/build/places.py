@@ -6,7 +6,9 @@ nobody sees half of one.
 """
 
 import json
+import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,16 +16,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tfmusic.core.files import check_target, held, put_in_place
+from tfmusic.core.files import check_target, is_temporary, locked, put_in_place, resolved
 from tfmusic.errors import DataError, UsageError
+from tfmusic.records import descriptions
 from tfmusic.records.build.shard import ShardResult, ShardSpec, write_shard
 from tfmusic.records.build.survey import NOTES_NAME
-from tfmusic.records.manifest import MANIFEST_NAME, Manifest
+from tfmusic.records.manifest import MANIFEST_NAME, TOKENS_NAME, TRACKS_NAME, Manifest
 from tfmusic.records.store import Store, is_url
 
 DONE = ".done.json"  # ending of the note of a shard
 PLAN_NAME = "plan.sha256"
-_LOCK = "lock"
+_SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+(\.|$)")  # and its note, and the temporary files of both
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,17 @@ class InFolder:
         """Holds the hidden folder for this process; removes it after an error.
 
         Raises:
-            UsageError: another build is writing there.
+            UsageError: another build is writing there, or it holds what no build writes.
         """
-        partial = self.out.parent / f".{self.out.name}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        with held(partial / _LOCK, f"{partial}: another build is writing here; wait for it to end"):
+        out = resolved(self.out)
+        partial = out.parent / f".{out.name}.partial"
+        with locked(out):
+            if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+                raise UsageError(
+                    f"{partial}: must be a folder, in which {out} is written first. Received: a link or a file"
+                )
+            partial.mkdir(exist_ok=True)
+            _check_partial(partial)
             try:
                 yield partial
             except (DataError, OSError):  # after Ctrl-C, a kill or a crash it stays, to be continued
@@ -65,7 +74,7 @@ class InFolder:
         is_same = plan_path.is_file() and plan_path.read_text() == fingerprint
         names = {path.name for path in partial.iterdir()}
         done = _noted(names, lambda name: (partial / name).read_text()) if is_same else {}
-        for name in names - {_LOCK, NOTES_NAME, *done, *(name + DONE for name in done)}:
+        for name in names - {NOTES_NAME, *done, *(name + DONE for name in done)}:
             (partial / name).unlink()
         plan_path.write_text(fingerprint)
         return done
@@ -94,8 +103,7 @@ class InFolder:
         }:
             leftover.unlink()
         manifest.write()
-        (partial / _LOCK).unlink()
-        put_in_place(partial, self.out)
+        put_in_place(partial, resolved(self.out))
         return replace(manifest, folder=self.out)
 
     def _note(self, spec: ShardSpec) -> Path:
@@ -192,6 +200,26 @@ def place_of(out: str | Path, *, absolute: bool = False) -> Place:
     if is_url(out):
         return OnStore(Store(str(out)))
     return InFolder(Path(out).resolve() if absolute else Path(out))
+
+
+def _check_partial(partial: Path) -> None:
+    """Raises UsageError where the hidden folder of a build holds what no build writes: that would be removed."""
+    fixed = {
+        PLAN_NAME,
+        NOTES_NAME,
+        MANIFEST_NAME,
+        TRACKS_NAME,
+        TOKENS_NAME,
+        *descriptions.NAMES,
+        descriptions.CROISSANT_NAME,
+    }
+    for path in partial.iterdir():
+        state = path.lstat()
+        is_file = stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+        if not is_file or not (path.name in fixed or _SHARD_NAME.search(path.name) or is_temporary(path)):
+            raise UsageError(
+                f"{path}: is no file of a build, which would remove it; remove the folder {partial} yourself"
+            )
 
 
 def _noted(names: set[str], read_fn: Callable[[str], str]) -> dict[str, ShardResult]:

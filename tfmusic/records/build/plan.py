@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfmusic.config.sections import Config
+from tfmusic.console import console
 from tfmusic.core.contract import Contract
-from tfmusic.core.scale import Scale
+from tfmusic.core.scale import Scale, too_loud
 from tfmusic.core.track import Dataset, Track, check_track_id, check_unique
 from tfmusic.datasets.splits import OFFICIAL, choose_splits
 from tfmusic.errors import DataError
@@ -21,6 +24,7 @@ from tfmusic.records.build.survey import NOTES_NAME, count_all_samples, loudest_
 from tfmusic.records.format import copies_of, even_ranges, n_shards, order_key, shard_name
 
 SCALE_SAMPLE_TRACKS = 64
+_SHOWN = 5  # tracks that a message names
 
 
 def add_copies(
@@ -69,6 +73,7 @@ class Build:
         scale: of the model whose contract the records keep; None measures one.
         backbone_tracks: names of the tracks that trained the network whose embeddings are stored.
         beam: where Apache Beam runs, in place of local processes.
+        paths: of the tracks' files in the data, for tracks.csv; none where the ids name the files.
     """
 
     dataset: Dataset
@@ -77,6 +82,7 @@ class Build:
     scale: Scale | None = None
     backbone_tracks: tuple[str, ...] = ()
     beam: BeamRun | None = None
+    paths: tuple[str, ...] = ()
 
     @property
     def stops(self) -> bool:
@@ -125,7 +131,11 @@ def make_plan(build: Build, folder: Path) -> Plan:
     """
     dataset, config, feature = build.dataset, build.config, build.config.feature
     samples = count_all_samples(
-        dataset.tracks, feature, workers=build.workers, stop=build.stops, notes=folder / NOTES_NAME
+        dataset.tracks,
+        feature,
+        config.data,
+        workers=build.workers,
+        notes=folder / NOTES_NAME,
     )
     n_frames, unreadable, source_bytes = _scan(build, samples)
     splits = choose_splits(dataset.tracks, dataset.labels, n_folds=config.data.folds, seed=config.data.seed)
@@ -133,7 +143,9 @@ def make_plan(build: Build, folder: Path) -> Plan:
     scale = build.scale or _measure_scale(build, rows)
     label_ids = _LabelIds(dataset)
     planned = [
-        PlannedTrack(row, track.track_id, track.feature_path, label_ids.of(track), n_frames[row])
+        PlannedTrack(
+            row, track.track_id, track.feature_path, label_ids.of(track), n_frames[row], embedded_as=track.embedded_as
+        )
         for row, track in enumerate(dataset.tracks)
         if row not in unreadable
     ]
@@ -155,6 +167,7 @@ def make_plan(build: Build, folder: Path) -> Plan:
         dtype=config.record.dtype,
         frames=config.record.segment_frames,
         hop_frames=config.record.hop_frames,
+        segments=config.record.chosen,
     )
     specs: list[ShardSpec] = []
     for split in sorted(set(splits), key=_split_order):
@@ -214,7 +227,8 @@ def _count_frames(track: Track, config: Config, samples: Mapping[Path, int | Dat
     if track.feature_path in samples:
         n_frames = frames_of(_length(samples[track.feature_path]), config.feature)
     else:
-        n_frames = count_frames(track.feature_path, track.track_id, config.feature)
+        track_id, min_share = track.embedded_as or track.track_id, config.data.min_share
+        n_frames = count_frames(track.feature_path, track_id, config.feature, min_share)
     seconds, min_s = n_frames / config.feature.frames_per_s, config.data.min_s
     if seconds < min_s:
         raise DataError(f"{track.feature_path}: must last at least {min_s:g} s (data.min_s). Received: {seconds:.2f} s")
@@ -222,14 +236,24 @@ def _count_frames(track: Track, config: Config, samples: Mapping[Path, int | Dat
 
 
 def _measure_scale(build: Build, rows: list[int]) -> Scale:
-    """Returns the scale of a sample of tracks, chosen by hash; tracks that cannot be read are left out here."""
+    """Returns the scale of a sample of tracks, chosen by hash; tracks that cannot be read are left out here.
+
+    Tracks that are much louder than the others do not set the scale: one of them would leave nothing of the others.
+    """
     record, tracks = build.config.record, build.dataset.tracks
     if record.scale == "identity":
         return Scale.measure(record.scale, [])
     rows = sorted(rows, key=lambda row: order_key(record.seed, tracks[row].track_id))
     sample = [tracks[row] for row in rows[:SCALE_SAMPLE_TRACKS]]
-    loudest = loudest_values(sample, build.config.feature, workers=build.workers, stop=build.stops)
-    return Scale.measure(record.scale, loudest)
+    loudest = loudest_values(sample, build.config.feature, build.config.data, workers=build.workers)
+    odd = dict(zip(loudest, too_loud(list(loudest.values())), strict=True))
+    if names := [name for name in loudest if odd[name]]:
+        more = ", ..." if len(names) > _SHOWN else ""
+        console.warn(
+            f"{len(names)} of {len(loudest)} sampled tracks are more than 40 dB above the median track and do not set"
+            f" the scale: {', '.join(names[:_SHOWN])}{more}. Are they of another unit, or damaged?"
+        )
+    return Scale.measure(record.scale, [np.array(value) for name, value in loudest.items() if not odd[name]])
 
 
 def _length(n_samples: int | DataError) -> int:
@@ -254,6 +278,7 @@ def _shard_specs(
         feature=contract.feature,
         scale=contract.scale,
         on_error=build.config.data.on_error,
+        min_share=build.config.data.min_share,
     )
     sizes = [whole.segment_bytes * len(whole.starts(track)) for track in tracks]
     count = n_shards(sum(sizes), at_least=record.num_shards, shard_bytes=record.shard_mib << 20, n_tracks=len(tracks))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +11,24 @@ from tfmusic.config.sections import RecordSection
 from tfmusic.core.feature import Feature
 from tfmusic.core.scale import Encoder, Scale
 from tfmusic.core.windows import segment_starts, tile_to
-from tfmusic.errors import DataError
+from tfmusic.errors import DataError, printable
 from tfmusic.features.offline_augment import Change
 from tfmusic.features.read import read_feature
 from tfmusic.records.format import SegmentHeader, order_key
 from tfmusic.records.manifest import RunningStatistics, Shard, Statistics
 from tfmusic.records.writer import ShardWriter
 
-ALL = "all"
+
+def stored_starts(n_frames: int, record: RecordSection) -> list[int]:
+    """Returns the first frames of the segments of a track that are stored, ascending."""
+    if record.chosen is not None:
+        starts = record.chosen.starts(n_frames)
+    else:
+        starts = segment_starts(n_frames, frames=record.segment_frames, hop_frames=record.hop_frames)
+    return [int(start) for start in starts]
 
 
-def stored_starts(n_frames: int, track_id: str, record: RecordSection) -> list[int]:
-    """Returns the first frames of the segments of a track that are stored, ascending.
-
-    `record.segments` chooses: all of them, or `segments_per_track`: the first, some at random by the track's name, or
-    evenly spaced ones, of which one alone is the middle. A track that has no more than that keeps all.
-    """
-    count = record.segments_per_track
-    starts: list[int] = segment_starts(n_frames, frames=record.segment_frames, hop_frames=record.hop_frames).tolist()
-    if record.segments == ALL or len(starts) <= count:
-        return starts
-    if record.segments == "first":
-        return starts[:count]
-    if record.segments == "random":
-        return sorted(sorted(starts, key=lambda start: order_key(record.seed, track_id, start))[:count])
-    last = len(starts) - 1
-    places = np.round(np.linspace(0, last, count)) if count > 1 else [last // 2]
-    return [starts[int(place)] for place in places]
+MOST_CLIPPED = 0.5  # share of a track's codes beyond which it is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +41,7 @@ class PlannedTrack:
     label: tuple[int, ...]
     n_frames: int
     change: Change | None = None
+    embedded_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,7 @@ class ShardSpec:
     feature: Feature
     scale: Scale
     on_error: str
+    min_share: float
 
     @property
     def segment_bytes(self) -> int:
@@ -71,7 +64,7 @@ class ShardSpec:
 
     def starts(self, track: PlannedTrack) -> list[int]:
         """Returns the first frames of the segments of a track that are stored, ascending."""
-        return stored_starts(track.n_frames, track.track_id, self.record)
+        return stored_starts(track.n_frames, self.record)
 
 
 @dataclass(frozen=True)
@@ -82,6 +75,7 @@ class ShardResult:
     statistics: Statistics
     clipped_cells: int
     skipped: Mapping[int, str]
+    clipped: Mapping[int, float] = field(default_factory=dict)  # share of a track's cells, of the most clipped tracks
 
     @classmethod
     def from_json(cls, text: str) -> "ShardResult | None":
@@ -96,6 +90,7 @@ class ShardResult:
             Statistics(numbers["frames"], tuple(numbers["sum"]), tuple(numbers["sum_of_squares"])),
             fields["clipped_cells"],
             {int(row): reason for row, reason in fields["skipped"].items()},
+            {int(row): share for row, share in fields.get("clipped", {}).items()},
         )
 
 
@@ -119,12 +114,12 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
         Encoder(spec.scale, spec.record.dtype),
         RunningStatistics(spec.feature.n_bins, spec.record.dtype),
     )
-    clipped, complete = 0, True
+    n_clipped, clipped, complete = 0, dict[int, float](), True
     headers = _ordered_headers(spec, tracks)
     with ShardWriter(spec.path, headers, spec.segment_bytes) as writer:
         for track in tracks:
             try:
-                mel = _read(track, spec.feature)
+                mel = _read(track, spec)
             except DataError as error:
                 if spec.on_error == "stop":
                     raise
@@ -133,7 +128,10 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
             codes, starts = encoder.encode(mel), spec.starts(track)
             stored = codes[_stored_frames(len(codes), starts, spec)]
             statistics.add(stored)
-            clipped += encoder.count_clipped(stored)
+            n_here = encoder.count_clipped(stored)
+            n_clipped += n_here
+            if n_here > MOST_CLIPPED * stored.size:
+                clipped[track.row] = n_here / stored.size
             tiled = tile_to(codes, spec.record.segment_frames)
             for start in starts:
                 writer.write(track.row, start, tiled[start : start + spec.record.segment_frames])
@@ -141,12 +139,12 @@ def _try_shard(spec: ShardSpec, tracks: list[PlannedTrack], skipped: dict[int, s
             return None
         size, digest = writer.finish()
     shard = Shard(spec.path.name, len(headers), size, digest)
-    return ShardResult(shard, statistics.result(), clipped, skipped)
+    return ShardResult(shard, statistics.result(), n_clipped, skipped, clipped)
 
 
 def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.ndarray | slice:
     """Returns which frames of a track are in some segment that is stored."""
-    if spec.record.segments == ALL:
+    if spec.record.chosen is None:
         return slice(None)
     stored = np.zeros(n_frames, bool)
     for start in starts:
@@ -156,11 +154,15 @@ def _stored_frames(n_frames: int, starts: Sequence[int], spec: ShardSpec) -> np.
 
 def short_reason(error: DataError, path: Path) -> str:
     """Returns the reason why a track is skipped, with its file named but not the folders of this machine."""
-    return str(error).replace(str(path), path.name)
+    reason = str(error).replace(printable(str(path)), printable(path.name))
+    for folder in path.absolute().parents[:-1]:  # the longest first; not the root
+        reason = reason.replace(printable(f"{folder}/"), "").replace(printable(str(folder)), printable(folder.name))
+    return reason
 
 
-def _read(track: PlannedTrack, feature: Feature) -> np.ndarray:
-    mel = read_feature(track.path, track.track_id, feature, change=track.change)
+def _read(track: PlannedTrack, spec: ShardSpec) -> np.ndarray:
+    track_id = track.embedded_as or track.track_id
+    mel = read_feature(track.path, track_id, spec.feature, change=track.change, min_share=spec.min_share)
     if mel.shape[1] != track.n_frames:
         raise DataError(
             f"{track.path}: changed while the records were built: {track.n_frames} frames, now {mel.shape[1]}"

@@ -130,9 +130,10 @@ function makeLines(result, labels, player) {
   const edges = result.timeline.edges_s;
   const svg = svgTag("svg", { viewBox: `0 0 ${result.duration_s} 1`, preserveAspectRatio: "none", "aria-hidden": "true" });
   labels.forEach((label, i) => {
-    const points = result.timeline.scores[label].map((score, k) => {
+    const points = result.timeline.scores[label].map((score, k, scores) => {
+      if (score === null) return "";
       const y = (0.97 - 0.94 * score).toFixed(4);
-      return `${k ? "L" : "M"}${edges[k]} ${y}L${edges[k + 1]} ${y}`;
+      return `${k && scores[k - 1] !== null ? "L" : "M"}${edges[k]} ${y}L${edges[k + 1]} ${y}`;
     });
     svg.append(svgTag("path", { d: points.join(""), class: `series${i + 1}` }));
   });
