@@ -129,10 +129,10 @@ def test_a_run_with_addons(records, tmp_path, name):
 def test_the_originals_warp_bends_time_as_ours():
     """On a ramp over time the spline puts the point where the gather puts it, within 2 frames; dtype and ends stay."""
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (4, 200, 16)).copy()
-    seed = tf.constant([1, 2], tf.int64)
-    point, moved = (place.numpy()[:, 0] for place in augment._warp_points(tf.constant(ramp), 30, seed))
-    warped = augment.image_warp(tf.constant(ramp), 30, seed).numpy()
-    ours = augment.time_warp(tf.constant(ramp), 30, seed).numpy()
+    places = augment.warp_points(4, 200, 30, np.random.default_rng(3))
+    warped = augment.image_warp(tf.constant(ramp), *map(tf.constant, places)).numpy()
+    ours = np.take_along_axis(ramp, augment.warp_rows(200, *places)[:, :, None], 1)
+    point, moved = (place[:, 0] for place in places)
     assert warped.dtype == np.uint8
     assert np.abs(moved - point).max() > 2
     for row in range(4):

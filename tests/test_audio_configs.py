@@ -8,7 +8,7 @@ from tests import miniatures
 from tfmusic.cli import main
 from tfmusic.records.manifest import Manifest
 
-SMALL = ("training.epochs=1", "training.batch_size=4", "training.warmup_epochs=0.0", "input.shuffle_segments=32")
+SMALL = ("training.epochs=1", "training.batch_size=4", "training.warmup_epochs=0.0")
 CASES = {
     "gtzan": (
         miniatures.write_gtzan,

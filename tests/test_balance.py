@@ -1,14 +1,15 @@
 """Which segments are stored, how often each comes in an epoch, and soft targets."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 
 from tests import miniatures
 from tests.test_loaders import config_of
@@ -19,12 +20,13 @@ from tfmusic.config.sections import BalanceSection, Config, RecordSection
 from tfmusic.core.windows import Segments, segment_starts, window_starts
 from tfmusic.inference.explain import explain
 from tfmusic.inference.predictor import load_predictor
-from tfmusic.inputs import pipeline
 from tfmusic.inputs.balance import Balance
 from tfmusic.models import ops
 from tfmusic.records.build.shard import stored_starts
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.reader import iterate_tracks, read_shard
+from tfmusic.records.reader import iterate, iterate_tracks
+from tfmusic.records.segments import Index
+from tfmusic.records.segments import Segments as StoredSegments
 
 OVERRIDES = ("record.segment_frames=20", "record.hop_frames=20", "input.frames=20", "input.hop_frames=10")
 
@@ -130,7 +132,7 @@ def test_chosen_segments_are_stored_and_noted(tmp_path):
             assert row == same_row
             np.testing.assert_array_equal(first, tracks[row][:20])
             np.testing.assert_array_equal(last, tracks[row][80:])
-        headers = [header for path in few.shard_paths(split) for header, _ in read_shard(path, few)]
+        headers = [header for header, _ in iterate(few, split)]
         assert {header.start for header in headers} == {0, 80}
 
 
@@ -263,7 +265,7 @@ def tagged(has, per_track=2, **options):
     has = np.array(has, bool)
     track = np.repeat(np.arange(len(has)), per_track)
     names = tuple("abc"[: has.shape[1]])
-    return Balance(BalanceSection(**options), names, (), np.array([0, len(track)]), track, has, seed=0)
+    return Balance(BalanceSection(**options), names, track, has, seed=0)
 
 
 def test_several_tags_count_by_the_rarest():
@@ -291,15 +293,14 @@ def test_stream_is_what_the_balance_says(uneven):
     balance = balance_of(uneven, common_segments=2, oversample=1.0)
     made_from = source(uneven, "balance.common_segments=2", "balance.oversample=1.0", batch_size=1)
     key_of = {}
-    for path in balance.files:
-        for header, cells in read_shard(uneven.folder / path, uneven):
-            key_of[cells.tobytes()] = (header.track, header.start)
+    for header, cells in iterate(uneven, "train"):
+        key_of[cells.tobytes()] = (header.track, header.start)
     for epoch in range(2):
         batches = list(epoch_of(made_from, epoch))
         assert len(batches) == balance.n_segments == 32
         keys = [key_of[codes.numpy()[0].tobytes()] for codes, _ in batches]
         seen = {key: keys.count(key) for key in set(keys)}
-        order = [h for path in balance.files for h, _ in read_shard(uneven.folder / path, uneven)]
+        order = [header for header, _ in iterate(uneven, "train")]
         wanted = {(h.track, h.start): int(n) for h, n in zip(order, balance.times(epoch), strict=True) if n}
         assert seen == wanted
     again = list(epoch_of(made_from, 1))
@@ -307,10 +308,9 @@ def test_stream_is_what_the_balance_says(uneven):
 
 
 def test_two_processes_share_what_the_balance_says(uneven):
-    """Each reads shards of its own, makes its half of every batch, and has no segment that is to stay away."""
+    """Each makes its half of every batch; in both together every segment comes as often as it should."""
     balance = balance_of(uneven, common_segments=2, oversample=1.0)
-    cells = [cells.tobytes() for path in balance.files for _, cells in read_shard(uneven.folder / path, uneven)]
-    seen = []
+    seen = Counter()
     for process in range(2):
         half = source(
             uneven, "balance.common_segments=2", "balance.oversample=1.0", batch_size=4, process=process, n_processes=2
@@ -318,9 +318,9 @@ def test_two_processes_share_what_the_balance_says(uneven):
         batches = [codes.numpy() for codes, _ in epoch_of(half)]
         assert len(batches) == balance.n_segments // 4 == 8
         assert all(len(codes) == 2 for codes in batches)
-        seen.append({codes.tobytes() for codes in np.concatenate(batches)})
-    assert not seen[0] & seen[1]
-    assert seen[0] | seen[1] <= {some for some, n in zip(cells, balance.times(0), strict=True) if n}
+        seen.update(codes.tobytes() for codes in np.concatenate(batches))
+    cells = [cells.tobytes() for _, cells in iterate(uneven, "train")]
+    assert seen == {some: int(n) for some, n in zip(cells, balance.times(0), strict=True) if n}
 
 
 def test_stream_is_balanced_only_when_asked(uneven):
@@ -368,11 +368,19 @@ def test_what_is_not_for_several_tags(tmp_path, capsys, override, message):
 
 def test_soft_target_by_hand():
     """.75 for the first of three labels, .125 for each other; of two .75 and .25; one label alone has all."""
-    labels = tf.ragged.constant([[2, 0, 3], [1, 2], [3]])
-    one_hot = tf.one_hot(labels.to_tensor(default_value=-1), 4)
-    wanted = [[0.125, 0, 0.75, 0.125], [0, 0.75, 0.25, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(pipeline._soft(one_hot, 0.75), wanted)
-    np.testing.assert_allclose(pipeline._soft(one_hot, 1.0), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    columns = (np.zeros(4), np.arange(4), np.array([3, 2, 0, 1]), np.array([2, 0, 3, 1, 2, 3]))
+
+    def targets(kind, numbers, *share):
+        contract = SimpleNamespace(kind=kind, labels="abcd")
+        segments = StoredSegments(SimpleNamespace(contract=contract), ())
+        segments.__dict__["table"] = Index(*columns)  # a cached property
+        return segments.targets(np.array(numbers), *share)
+
+    wanted = np.array([[0.125, 0, 0.75, 0.125], [0, 0.75, 0.25, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(targets("single", range(4), 0.75), wanted)
+    np.testing.assert_allclose(targets("single", [3, 1], 0.75), wanted[[3, 1]])
+    np.testing.assert_allclose(targets("single", range(4)), [[0, 0, 1, 0], [0, 1, 0, 0], [0] * 4, [0, 0, 0, 1]])
+    np.testing.assert_allclose(targets("multi", range(4)), wanted > 0)
 
 
 @pytest.mark.slow
@@ -381,7 +389,7 @@ def test_records_keep_the_top_genre_first(tmp_path):
     miniatures.write_fma(tmp_path / "data", ".npy", leak=False)
     manifest = build(tmp_path / "data", tmp_path, "fma", genres="top_first")
     names = manifest.contract.labels
-    stored = {h.track_id: h.label for path in manifest.shard_paths("train") for h, _ in read_shard(path, manifest)}
+    stored = {header.track_id: header.label for header, _ in iterate(manifest, "train")}
     assert [names[i] for i in stored["000562"]] == ["Rock", "Hardcore", "Punk"]
     _, targets = next(iter(epoch_of(source(manifest, "training.target=soft_top", batch_size=4))))
     np.testing.assert_allclose(targets.numpy().sum(1), 1.0)

@@ -14,7 +14,7 @@ from tests.benchmarks import comparison, rivals
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import BenchmarkError, Command, Sample, Worker, in_turn
 from tests.benchmarks.clock import Clock
-from tests.benchmarks.comparison import Target, compare
+from tests.benchmarks.comparison import Result, Target, compare
 
 ROOT = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -49,6 +49,12 @@ def test_a_ratio_is_the_median_over_rounds_of_what_was_measured_in_the_same_roun
     assert compare(Target(("a",), ("b",), "wall time", at_most=2.0), samples, []).verdict == "met"
     assert compare(Target(("a",), ("b",), "wall time", at_least=2.1), samples, []).verdict == "missed"
     assert compare(Target(("a",), ("b",), "wall time"), samples, []).verdict == ""
+    for measure in ("wall time", "units per wall s"):
+        assert compare(Target(("a",), ("b",), measure), samples, []).standing == "behind"
+        assert compare(Target(("b",), ("a",), measure), samples, []).standing == "ahead"
+        assert compare(Target(("a",), ("a",), measure), samples, []).standing == "level"
+    rows = comparison.summary_rows([Result("crnn: segments", samples, [ratio])])
+    assert rows[0][0] == "crnn" and rows[0][-2:] == ("missed", "behind")
 
 
 @pytest.mark.parametrize(("measure", "best"), [("units per wall s", "quick"), ("CPU time a unit", "thrifty")])
@@ -170,8 +176,8 @@ def test_every_stream_hands_over_segments(records, music, tmp_path):
     original.write_files(str(music / "q2"), str(tmp_path / "floats"), frames, 20)
     benches = {
         "raw": streams.raw(str(records), 8),
-        "plain": streams.ours(str(records), 8, None, "none", 16),
-        "training": streams.ours(str(records), 8, 64, "LD", 16),
+        "plain": streams.ours(str(records), 8, None, "none"),
+        "training": streams.ours(str(records), 8, 64, "LD"),
         "original": original.stream(str(tmp_path / "floats"), 8, frames, 64, n_bins),
         "array": rivals.array(str(tmp_path / "array.npy"), 8, 64),
     }

@@ -28,7 +28,7 @@ MINIMAL = "task: q2\ndata: {question: q2}\n"
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
-DEFAULTS_SHA256 = "2a4bba61be7928abab79b05d52709f777949ecedde0797d378f4d189763a7ae8"
+DEFAULTS_SHA256 = "3a0ffebed477f47589e1b3b15fe183257ae74b8daed615647e35cbe2cbb8f1e5"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

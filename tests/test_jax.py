@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 _ON_JAX = """
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
+
+find = PathFinder.find_spec  # TensorFlow is not found here; `export` has a process of its own
+PathFinder.find_spec = lambda name, *more: None if name == "tensorflow" else find(name, *more)
 import keras
 from tests.conftest import fit_small
 from tfmusic.cli import main

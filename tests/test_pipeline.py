@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tfmusic.config.loading import find_config, load_config
 from tfmusic.core.windows import batch_windows, outputs_by_track, slice_windows
 from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inputs.balance import count_labels
-from tfmusic.inputs.pipeline import TrainingInput, training_batches
-from tfmusic.records.format import decode
+from tfmusic.inputs.batches import TrainingInput
+from tfmusic.inputs.pipeline import training_batches
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
 
@@ -23,7 +22,7 @@ PLAIN = (
     "augment.policy=none", "augment.n_crops=1", "augment.time_stretch=0.0", "augment.freq_stretch=0.0",
     "augment.freq_shift_bins=0", "augment.gain_db=0.0", "augment.equalizer_db=0.0", "augment.mixup_alpha=0.0",
     "training.target=labels", "training.batch_size=4", "training.seed=3",
-    "training.class_weights=none", "input.shuffle_segments=64", "metadata.fields=[]",
+    "training.class_weights=none", "metadata.fields=[]",
 )  # fmt: skip
 AUGMENTED = (
     "augment.policy=custom", "augment.time_warp_frames=5", "augment.freq_mask_bins=8", "augment.n_freq_masks=1",
@@ -127,18 +126,36 @@ def test_an_epoch_of_one_batch(manifest):
     assert len(list(training_batches(source, range(3)))) == 3
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_order_is_that_of_a_shuffle_with_both_seeds(manifest, seed):
-    """Segments come in the order of Dataset.shuffle with the epoch's seed, which TensorFlow keeps between versions."""
-    files = [str(path) for split in SPLITS for path in manifest.shard_paths(split)]
-    order = np.random.default_rng([seed, 2]).permutation(len(files))
-    tf.random.set_seed(seed)
-    ds = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
-    ds = ds.interleave(tf.data.TFRecordDataset, cycle_length=16)
-    ds = tf.data.Dataset.range(1).flat_map(lambda _: ds.shuffle(64, seed=seed * 1_000_003 + 2))
-    expected = [decode(record)[1].tobytes() for record in ds.as_numpy_iterator()]
-    made = [codes.tobytes() for batch, _ in batches(manifest, f"training.seed={seed}", epoch=2) for codes in batch]
-    assert made == expected[: len(made)]
+def test_every_epoch_has_an_order_of_its_own(manifest):
+    """All segments are shuffled, not those near each other alone; epochs and seeds differ, and the part left out."""
+    source = source_of(manifest)
+    first, second = source.order(0), source.order(1)
+    assert first.shape == (source.steps_per_epoch, 4)
+    assert len(np.unique(first)) == first.size and first.max() < source.n_segments
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, source_of(manifest, "training.seed=4").order(0))
+    left_out = {n for epoch in range(20) for n in set(range(source.n_segments)) - set(source.order(epoch).ravel())}
+    assert len(left_out) > 3 or source.n_segments % 4 == 0
+
+
+def test_processes_share_every_batch(manifest):
+    """Two processes read halves of the batches that one would read: each segment once in both."""
+    one = source_of(manifest).order(3)
+    halves = [source_of(manifest, process=process, n_processes=2).order(3) for process in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves, 1), one)
+
+
+def test_crops_are_stretches_of_their_segment(manifest):
+    """A window shows neighbouring frames of the segment whose labels it has, read from where the index says."""
+    stored = {codes.tobytes(): header.label for split in SPLITS for header, codes in iterate(manifest, split)}
+    segments = [(np.frombuffer(codes, np.uint8).reshape(313, 128), label) for codes, label in stored.items()]
+    for codes, targets in batches(manifest, frames=100)[:2]:
+        for window, target in zip(codes, targets, strict=True):
+            places = [
+                label for segment, label in segments for start in range(214)
+                if np.array_equal(segment[start], window[0]) and np.array_equal(segment[start : start + 100], window)
+            ]  # fmt: skip
+            assert tuple(np.flatnonzero(target).tolist()) in places
 
 
 def test_class_weights_follow_the_label(manifest):

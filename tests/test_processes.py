@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import fit_small
 from tests.test_pipeline import epoch_of, source_of
 from tfmusic.cli import main
 from tfmusic.console import console
@@ -158,16 +157,6 @@ def test_keras_3_on_tensorflow_is_refused(records, tmp_path, capsys, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_every_process_needs_a_shard(records, tmp_path, capsys, monkeypatch):
-    """More processes than training shards are refused with both numbers, before anything is trained."""
-    manifest = Manifest.read(records)
-    n_shards = sum(len(split.shards) for name, split in manifest.splits.items() if name != "fold0")
-    monkeypatch.setattr("tfmusic.training.checks.joined", lambda: Processes(0, n_shards + 1, "h:1"))
-    assert fit_small("q2", records, tmp_path / "run") == 2
-    assert f"Received: {n_shards} for {n_shards + 1} processes" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_who_the_processes_are():
     """Arguments, TF_CONFIG, Slurm, Open MPI, or none of them."""
     assert find_processes(None, None, None, {}) == Processes(0, 1)
@@ -239,8 +228,8 @@ def test_a_mistake_keeps_its_trace(error, is_lost):
     assert _is_lost(error) == is_lost
 
 
-def test_each_process_reads_its_own_shards(records):
-    """Two processes have halves of the batches, as many steps, and no segment in common while none is repeated."""
+def test_each_process_reads_its_own_segments(records):
+    """Two processes have halves of the batches, as many steps, and no segment in common."""
     manifest, splits = Manifest.read(records), ("fold0", "fold1", "fold2")
     seen = []
     for process in range(2):

@@ -29,7 +29,8 @@ from tfmusic.inference.predictor import Predictor, TrackPrediction, load_predict
 from tfmusic.pretrained.musicnn import stored_musicnn
 from tfmusic.pretrained.taggers import TAGGERS, find_model
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.reader import Segments, StoredTrack, iterate_tracks
+from tfmusic.records.reader import StoredTrack, iterate_tracks
+from tfmusic.records.segments import Segments
 from tfmusic.scoring.aggregate import AGGREGATORS
 from tfmusic.scoring.aggregate import aggregate as aggregate_logits
 from tfmusic.scoring.timeline import timeline
@@ -379,7 +380,8 @@ class Records(Segments):
         from tfmusic.core.runtime import start_tensorflow
 
         start_tensorflow()
-        from tfmusic.inputs.pipeline import TrainingInput, epochs_in_turn, segments_in_order
+        from tfmusic.inputs.batches import TrainingInput
+        from tfmusic.inputs.pipeline import epochs_in_turn, segments_in_order
 
         if frames is not None and not 1 <= frames <= self.contract.frames:
             raise UsageError(f"frames must be 1 to {self.contract.frames}, the length of a segment. Received: {frames}")

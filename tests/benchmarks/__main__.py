@@ -20,7 +20,7 @@ from tfmusic.console import console
 from tfmusic.errors import UsageError
 
 SUBJECTS = ("converter", "inputs", "models", "serving", "startup")
-NETWORKS = ("crnn", "cnn2d", "resnet34")
+NETWORKS = ("crnn", "cnn2d", "resnet18", "resnet34")
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "numpy")
 
 
@@ -66,19 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures and prints one table of cases and one of ratios for each comparison."""
+    """Measures, prints one table of cases and one of ratios for each comparison, and at the end one of all ratios."""
     _check(args)
     machine = describe_machine()
     for name, text in machine.items():
         console.show(f"{name}: {text}")
     console.result(environment=machine, load_before=load())
     console.show(f"load before: {load()}")
-    subjects = SUBJECTS if args.subject == "all" else (args.subject,)
+    subjects, results = SUBJECTS if args.subject == "all" else (args.subject,), list[Result]()
     for subject in subjects:
         with tempfile.TemporaryDirectory(prefix="tfmusic-benchmark-", dir=args.work) as work:
             module = importlib.import_module(f"tests.benchmarks.{subject}")
             for result in module.run(_options(args, Path(work))):
                 _show(subject, result)
+                results.append(result)
+    console.show("")
+    console.show("All ratios, ours by theirs:")
+    console.table(comparison.summary_rows(results), comparison.SUMMARY_HEADER)
     console.show(f"load after: {load()}")
     console.result(load_after=load())
 

@@ -62,6 +62,16 @@ class Ratio:
         is_met = self.median >= least if least is not None else self.median <= (most or 0.0)
         return "met" if is_met else "missed"
 
+    @property
+    def standing(self) -> str:
+        """Whether the first is ahead of the second, behind, or level within a hundredth; empty without a ratio."""
+        if self.why_not:
+            return ""
+        target = self.target
+        is_rate = "per" in target.measure if target.limit == "" else target.at_least is not None
+        gain = self.median if is_rate else 1 / max(self.median, 1e-12)
+        return "level" if abs(gain - 1) < 0.01 else "ahead" if gain > 1 else "behind"
+
 
 def compare(target: Target, samples: Samples, cases: Sequence[Case]) -> Ratio:
     """Returns the ratio of the best of ours to the best of theirs, by their medians, round by round."""
@@ -117,6 +127,24 @@ def ratio_rows(ratios: Sequence[Ratio]) -> list[tuple[str, ...]]:
     ]
 
 
+def summary_rows(results: Sequence["Result"]) -> list[tuple[str, ...]]:
+    """Returns a row a ratio of all comparisons: which, what, against what, median, target, verdict, standing."""
+    return [
+        (
+            result.title.partition(":")[0],
+            ratio.ours,
+            ratio.against,
+            "-" if ratio.why_not else f"{_short(ratio.median)} of {ratio.target.measure}",
+            ratio.target.limit,
+            "not measured" if ratio.why_not else ratio.verdict,
+            ratio.standing,
+        )
+        for result in results
+        for ratio in result.ratios
+    ]
+
+
+SUMMARY_HEADER = ("comparison", "what", "against", "ratio", "target", "", "")
 RATIO_HEADER = ("what", "against", "ratio of", "median", "min - max", "target", "")
 
 

@@ -11,8 +11,6 @@ from tests.benchmarks.comparison import Options, Result, Target, measure, opened
 from tests.benchmarks.converter import CELL_BYTES, FRAMES, N_BINS, SEGMENT_FRAMES, build_command, write_music
 
 _BATCH = 64
-_SHUFFLE = 1024
-_SMALL_SHUFFLE = 128  # where memory is compared: even a tenth of the data must fill the buffer
 _WORKERS = 2
 _MIN_TRACKS = 40
 _LD_WARP_FRAMES = 80
@@ -37,35 +35,41 @@ def _streams(options: Options, records: Path) -> Result:
     run_once("tests.benchmarks.original:write_files", **floats, n_examples=min(int(stored["segments"]), 2000))
     shapes = {"batch_size": _BATCH, "frames": options.frames}
     raw = _ours("raw", records=str(records), batch_size=_BATCH)
-    plain = _ours(
-        "ours", records=str(records), batch_size=_BATCH, frames=None, policy="none", shuffle_segments=_SHUFFLE
-    )
-    training = _ours("ours", records=str(records), **shapes, policy="LD", shuffle_segments=_SHUFFLE)
+    plain = _ours("ours", records=str(records), batch_size=_BATCH, frames=None, policy="none")
+    training = _ours("ours", records=str(records), **shapes, policy="LD")
+    plain_numpy = _ours("without_tensorflow", records=str(records), batch_size=_BATCH, frames=None, policy="none")
+    training_numpy = _ours("without_tensorflow", records=str(records), **shapes, policy="LD")
     array = Worker("tests.benchmarks.rivals:array", {"path": str(work / "array.npy"), **shapes})
     loader_arguments = {"data": str(data), **shapes, "workers": _WORKERS}
     loader = Worker("tests.benchmarks.rivals:data_loader", loader_arguments, options.torch_python)
     bins = {"stored_frames": SEGMENT_FRAMES, "n_bins": N_BINS}
     original = Worker("tests.benchmarks.original:stream", {"files": str(work / "floats"), **shapes, **bins})
-    with opened(raw, plain, training, array, loader, original):
+    with opened(raw, plain, plain_numpy, training, training_numpy, array, loader, original):
         asked = {
             "raw TFRecords, no parsing": (raw, "read"),
             "ours, plain": (plain, "read"),
+            "ours, plain, without TensorFlow": (plain_numpy, "read"),
             "one memory-mapped array, plain": (array, "plain"),
             "ours, crop + SpecAugment": (training, "read"),
+            "ours, crop + SpecAugment, without TensorFlow": (training_numpy, "read"),
             "one memory-mapped array, crop + SpecAugment": (array, "training"),
             f"PyTorch DataLoader, {_WORKERS} workers": (loader, "read"),
             "the original's way, an example at a time": (original, "read"),
         }
         cases = [Asked(name, worker, part, options.seconds) for name, (worker, part) in asked.items()]
-        names = [(case.name,) for case in cases]
+        raw_read, plains, array_plain, trainings, array_training, data_loader, one_by_one = (
+            tuple(name for name in asked if name.startswith(begin))
+            for begin in ("raw", "ours, plain", "one memory-mapped array, plain", "ours, crop",
+                          "one memory-mapped array, crop", "PyTorch", "the original's")
+        )  # fmt: skip
         targets = [
-            Target(names[1], names[0], "units per wall s", at_least=0.8),
-            Target(names[1], names[0], "units per CPU s"),
-            Target(names[1], names[2], "units per CPU s"),
-            Target(names[3], names[5], "units per wall s", at_least=8.0),
-            Target(names[3], names[5], "units per CPU s"),
-            Target(names[3], names[4], "units per CPU s"),
-            Target(names[3], names[6], "CPU time a unit", at_most=0.3),
+            Target(plains, raw_read, "units per wall s", at_least=0.8),
+            Target(plains, raw_read, "units per CPU s"),
+            Target(plains, array_plain, "units per CPU s", at_least=0.8),
+            Target(trainings, array_training, "units per CPU s", at_least=0.8),
+            Target(trainings, data_loader, "units per wall s", at_least=8.0),
+            Target(trainings, data_loader, "units per CPU s"),
+            Target(trainings, one_by_one, "CPU time a unit", at_most=0.3),
         ]
         title = f"inputs: segments of {SEGMENT_FRAMES} x {N_BINS}, cut to {options.frames} for training"
         return measure(title, cases, targets, options)
@@ -91,7 +95,7 @@ def _warps(options: Options) -> Result:
 
 def _memory(options: Options, small: Path, large: Path) -> Result:
     """Returns peak memory of the stream, and of a whole `fit`, with a tenth of the tracks and with all."""
-    arguments = {"batch_size": _BATCH, "frames": options.frames, "policy": "LD", "shuffle_segments": _SMALL_SHUFFLE}
+    arguments = {"batch_size": _BATCH, "frames": options.frames, "policy": "LD"}
     few, many = (_ours("ours", records=str(records), **arguments) for records in (small, large))
     fits = [Command(f"fit, {which}", _fit_command(records), out=records.with_name("run")) for which, records in
             (("a tenth of the tracks", small), ("all tracks", large))]  # fmt: skip
@@ -112,7 +116,7 @@ def _memory(options: Options, small: Path, large: Path) -> Result:
 def _fit_command(records: Path) -> list[str]:
     program = [sys.executable, "-m", "tfmusic", "--quiet", "fit", "q1", "--records", str(records)]
     overrides = ["model.name=cnn1d", "model.width=8", "training.epochs=1", "training.warmup_epochs=0"]
-    overrides += ["training.fold=0", "training.tensorboard=false", f"input.shuffle_segments={_SMALL_SHUFFLE}"]
+    overrides += ["training.fold=0", "training.tensorboard=false"]
     return [*program, "--out", str(records.with_name("run")), *overrides]
 
 

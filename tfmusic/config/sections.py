@@ -84,8 +84,6 @@ class InputSection(Section):
     """Subtract the mean of the training codes and divide by their deviation; without effect behind a frontend."""
     frontend: Literal["none", "musicnn", "pcen"] = "none"
     """Layers that turn a mel-spectrogram into that of musicnn, or into per-channel energy normalisation."""
-    shuffle_segments: Count = 4096
-    """Size of the shuffle buffer, segments."""
 
 
 class AugmentSection(Section):

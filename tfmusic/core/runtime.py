@@ -8,7 +8,10 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import IO
+
+from tfmusic.errors import UsageError
 
 
 def take_tensorflow() -> bool:
@@ -39,7 +42,17 @@ _redirected = threading.Lock()
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without the lines about CUDA and oneDNN."""
+    """Imports TensorFlow and looks for devices, without the lines about CUDA and oneDNN.
+
+    Another backend does without it where it is missing.
+
+    Raises:
+        UsageError: it is missing, and nothing else can do the work.
+    """
+    if find_spec("tensorflow") is None:
+        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+            return
+        raise UsageError("this needs TensorFlow: pip install tensorflow (fit, evaluate and predict run on JAX as well)")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _without(_TENSORFLOW):  # C++ prints them before a Python logger exists
         import tensorflow as tf

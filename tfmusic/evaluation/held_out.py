@@ -77,7 +77,7 @@ def score_splits(
     Raises:
         RecordsError: a split holds augmented copies.
     """
-    from tfmusic.inputs.metadata import metadata_table  # imports TensorFlow
+    from tfmusic.inputs.metadata import metadata_table
 
     copies = [split for split in splits if holds_copies(split)]
     if copies and not takes_copies:

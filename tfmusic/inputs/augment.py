@@ -1,26 +1,27 @@
-"""Augmentation of code batches: crops and distortions, SpecAugment, mixup.
+"""Augmentation of code batches: crops and distortions, SpecAugment, mixup; in numpy.
 
 Distortions leave the music what it is: tempo, pitch, loudness and timbre change. Random resized crops follow
 Inception's (Szegedy et al. 2015, arXiv 1409.4842), random equaliser curves FilterAugment (Nam et al. 2022, arXiv
 2110.03282). SpecAugment is Park et al. 2019 (arXiv 1904.08779), mixup Zhang et al. 2018 (arXiv 1710.09412).
 
-Every function works on a whole batch [batch, frames, n_bins] in its storage dtype, takes the config's section `augment`
-and draws from a stateless seed.
+Functions work on a whole batch [batch, frames, n_bins] in its storage dtype, take the config's section `augment` and
+draw from a generator of their own. One example after the other is changed: it fits into the cache of a core.
 """
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from tfmusic.config.sections import AugmentSection
 from tfmusic.core.addons import sparse_image_warp
 from tfmusic.core.contract import Contract
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _CURVE_POINTS = 6  # of an equaliser curve, evenly over the bins
-_BYTES_A_WORD = 8
 
 # SpecAugment's parameters in table 1 of the paper: LibriSpeech basic and double, Switchboard mild and strong.
 _POLICY_KEYS = (
@@ -47,35 +48,116 @@ def only_mixup(section: AugmentSection) -> AugmentSection:
     return resolve(AugmentSection(policy="none", mixup_alpha=section.mixup_alpha))
 
 
-def random_crop(codes: tf.Tensor, frames: int, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
-    """Returns windows of `frames` frames at random places of the segments [batch, >= frames, n_bins].
+def distorts(section: AugmentSection) -> bool:
+    """Returns whether `distort` changes anything."""
+    return any((section.freq_stretch, section.freq_shift_bins, section.gain_db, section.equalizer_db))
+
+
+def masks(section: AugmentSection) -> bool:
+    """Returns whether `mask` changes anything."""
+    return bool(section.n_freq_masks or section.n_time_masks)
+
+
+def chooses_rows(n_frames: int, frames: int, section: AugmentSection) -> bool:
+    """Returns whether a window is anything else than its whole segment."""
+    return _is_cropped(n_frames, frames, section) or _is_warped(section)
+
+
+def draw_rows(
+    n_batch: int, n_frames: int, frames: int, section: AugmentSection, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns which frames of its segment each window shows, int64 [batch, frames].
+
+    Crop and time warp only choose frames, so that one reading of the shard does both.
+
+    Args:
+        n_batch: how many windows.
+        n_frames: length of a segment.
+        frames: length of a window.
+        section: with the rules of the crop and of the warp.
+        rng: where the numbers come from.
+    """
+    if not _is_cropped(n_frames, frames, section):
+        rows = np.broadcast_to(np.arange(frames), (n_batch, frames))
+    else:
+        rows = crop_rows(n_batch, n_frames, frames, section, rng)
+    if not _is_warped(section):
+        return rows
+    return np.take_along_axis(rows, warp_rows(frames, *warp_points(n_batch, frames, section.time_warp_frames, rng)), 1)
+
+
+def _is_cropped(n_frames: int, frames: int, section: AugmentSection) -> bool:
+    return n_frames != frames or section.n_crops > 1 or section.time_stretch > 0
+
+
+def _is_warped(section: AugmentSection) -> bool:
+    return section.time_warp_frames > 0 and section.time_warp == "gather"
+
+
+def crop_rows(
+    n_batch: int, n_frames: int, frames: int, section: AugmentSection, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the frames of windows at random places of the segments, int64 [batch, frames].
 
     Pieces follow each other in the window, each from a place of its own. A stretch that the segment is too short for
     is cut down to what it holds.
     """
-    codes = tf.convert_to_tensor(codes)
-    if codes.shape[1] == frames and section.n_crops == 1 and not section.time_stretch:
-        return codes  # there is one place
-    n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
     rows = []
-    rate = _rate(n_batch, section.time_stretch, tf.random.experimental.stateless_fold_in(seed, 0))
-    for piece, length in enumerate(_lengths(frames, section.n_crops)):
-        longest = tf.cast(n_frames - 1, tf.float32) / max(length - 1, 1)
-        steps = tf.minimum(rate, longest) * tf.range(length, dtype=tf.float32)[None, :]
-        offsets = tf.cast(tf.round(steps), tf.int32)
-        place = tf.random.experimental.stateless_fold_in(seed, piece + 1)
-        start = whole_below(tf.random.stateless_uniform([n_batch, 1], place), n_frames - offsets[:, -1:])
-        rows.append(start + offsets)
-    return tf.gather(codes, tf.concat(rows, axis=1), batch_dims=1)
+    rate = _rate(n_batch, section.time_stretch, rng)
+    for length in _lengths(frames, section.n_crops):
+        longest = (n_frames - 1) / max(length - 1, 1)
+        offsets = np.rint(np.minimum(rate, longest) * np.arange(length)).astype(np.int64)
+        rows.append(rng.integers(0, n_frames - offsets[:, -1:]) + offsets)
+    return np.concatenate(rows, 1)
 
 
-def distort(codes: tf.Tensor, section: AugmentSection, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
+def warp_points(n_batch: int, frames: int, warp_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a random frame of every window and where a time warp moves it, int64 [batch, 1] each.
+
+    The point c lies in [W, frames - W) and moves by w in (-W, W). On windows of 2 W frames or fewer W shrinks until a
+    point is left.
+    """
+    reach = min(warp_frames, (frames - 1) // 2)
+    point = rng.integers(reach, frames - reach, (n_batch, 1))
+    return point, point + rng.integers(min(1 - reach, 0), max(reach, 1), (n_batch, 1))
+
+
+def warp_rows(n_frames: int, point: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Returns which frame of a window each frame of the warped one shows, int64 [batch, n_frames].
+
+    Frame `moved` shows `point`; both sides stay linear, the ends stay where they are, and the nearest frame counts.
+    """
+    frame, last = np.arange(n_frames), n_frames - 1
+    before = frame * (point / np.maximum(moved, 1))
+    after = point + (frame - moved) * ((last - point) / np.maximum(last - moved, 1))
+    rows = np.rint(np.where(frame <= moved, before, after)).astype(np.int64)
+    return np.asarray(np.clip(rows, 0, last))
+
+
+def image_warp(codes: "tf.Tensor", point: "tf.Tensor", moved: "tf.Tensor") -> "tf.Tensor":
+    """Returns the batch with points moved as `warp_points` draws them, by TensorFlow Addons' sparse image warp.
+
+    The point is that of the middle bin; frames and bins around it follow a spline, as in the paper's own code.
+    """
+    import tensorflow as tf
+
+    middle = codes.shape[2] / 2.0
+    source, target = (
+        tf.stack([tf.cast(place, tf.float32), tf.fill(tf.shape(place), middle)], axis=-1)  # [batch, 1, 2]
+        for place in (point, moved)
+    )
+    warped = sparse_image_warp(tf.cast(codes, tf.float32)[..., None], source, target)[..., 0]
+    if not codes.dtype.is_integer:
+        return tf.cast(warped, codes.dtype)
+    return tf.cast(tf.clip_by_value(tf.round(warped), codes.dtype.min, codes.dtype.max), codes.dtype)
+
+
+def distort(codes: np.ndarray, section: AugmentSection, contract: Contract, rng: np.random.Generator) -> np.ndarray:
     """Returns the batch with pitch, loudness and timbre changed, same shape and dtype."""
-    pitch_seed, colour_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     if section.freq_stretch or section.freq_shift_bins:
-        codes = _move_bins(codes, section, pitch_seed)
+        codes = _move_bins(codes, section, rng)
     if section.gain_db or section.equalizer_db:
-        codes = _colour(codes, section, contract, colour_seed)
+        codes = _colour(codes, section, contract, rng)
     return codes
 
 
@@ -84,186 +166,102 @@ def _lengths(frames: int, pieces: int) -> list[int]:
     return [end - begin for begin, end in pairwise(ends) if end > begin]
 
 
-def _rate(n_batch: Any, stretch: float, seed: tf.Tensor) -> tf.Tensor:
-    return tf.random.stateless_uniform([n_batch, 1], seed, 1.0 - stretch, 1.0 + stretch)
+def _rate(n_batch: int, stretch: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(1.0 - stretch, 1.0 + stretch, (n_batch, 1))
 
 
-def _move_bins(codes: tf.Tensor, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
+def _move_bins(codes: np.ndarray, section: AugmentSection, rng: np.random.Generator) -> np.ndarray:
     """Returns every output bin from the nearest bin that it shows; what lies beyond the ends repeats the last one."""
-    n_batch, n_bins = tf.shape(codes)[0], tf.shape(codes)[2]
-    rate_seed, shift_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    shift = section.freq_shift_bins
-    moved = whole_below(tf.random.stateless_uniform([n_batch, 1], shift_seed), 2 * shift + 1) - shift
-    middle = tf.cast(n_bins - 1, tf.float32) / 2.0
-    from_middle = tf.range(n_bins, dtype=tf.float32)[None, :] - middle
-    source = middle + from_middle * _rate(n_batch, section.freq_stretch, rate_seed) - tf.cast(moved, tf.float32)
-    columns = tf.clip_by_value(tf.cast(tf.round(source), tf.int32), 0, n_bins - 1)
-    return tf.gather(codes, columns, axis=2, batch_dims=1)
+    n_batch, _, n_bins = codes.shape
+    shift, middle = section.freq_shift_bins, (n_bins - 1) / 2.0
+    moved = rng.integers(-shift, shift + 1, (n_batch, 1))
+    source = middle + (np.arange(n_bins) - middle) * _rate(n_batch, section.freq_stretch, rng) - moved
+    columns = np.clip(np.rint(source), 0, n_bins - 1).astype(np.int64)
+    out = np.empty_like(codes)
+    for i, one in enumerate(codes):
+        one.take(columns[i], 1, out[i], "clip")
+    return out
 
 
-def _colour(codes: tf.Tensor, section: AugmentSection, contract: Contract, seed: tf.Tensor) -> tf.Tensor:
+def _colour(codes: np.ndarray, section: AugmentSection, contract: Contract, rng: np.random.Generator) -> np.ndarray:
     """Returns the batch with a gain and an equaliser curve added, in dB, within the range of the scale."""
-    n_batch = tf.shape(codes)[0]
-    gain_seed, curve_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    n_batch = len(codes)
     low, high = contract.scale.low, contract.scale.high
     is_coded = contract.dtype == "uint8"
-    gain = tf.random.stateless_uniform([n_batch, 1], gain_seed, -section.gain_db, section.gain_db)
-    points = tf.random.stateless_uniform(
-        [n_batch, _CURVE_POINTS], curve_seed, -section.equalizer_db, section.equalizer_db
-    )
-    added = (gain + points @ tf.constant(_curve_basis(contract.n_bins)))[:, None, :]
+    gain = rng.uniform(-section.gain_db, section.gain_db, (n_batch, 1))
+    points = rng.uniform(-section.equalizer_db, section.equalizer_db, (n_batch, _CURVE_POINTS))
+    added_db = (gain + points @ _curve_basis(contract.n_bins)).astype(np.float32)
     per_code, offset = ((high - low) / 255.0, low) if is_coded else (1.0, 0.0)
-    scaled = tf.cast(codes, tf.float32) * per_code + offset
-    louder = tf.clip_by_value(_amplify(scaled, added, contract.scale.name), low, high)
-    return tf.cast(tf.round((louder - offset) / per_code) if is_coded else louder, codes.dtype)
+    out = np.empty_like(codes)
+    for i, one in enumerate(codes):
+        scaled = one.astype(np.float32)
+        scaled *= per_code
+        scaled += offset
+        louder = np.clip(_amplify(scaled, added_db[i], contract.scale.name), low, high)
+        out[i] = np.rint((louder - offset) / per_code) if is_coded else louder
+    return out
 
 
-def _amplify(scaled: tf.Tensor, gain_db: tf.Tensor, scale: str) -> tf.Tensor:
+def _amplify(scaled: np.ndarray, gain_db: np.ndarray, scale: str) -> np.ndarray:
     """Returns scaled values of power that is multiplied by a gain: a sum in dB, exact on log10(1 + a m) as well."""
     if scale == "db":
-        return scaled + gain_db
-    ln10 = math.log(10.0)
-    return tf.math.log1p(tf.exp(gain_db * (ln10 / 10.0)) * tf.math.expm1(scaled * ln10)) / ln10
+        return np.asarray(scaled + gain_db)
+    ln10 = np.float32(math.log(10.0))
+    return np.asarray(np.log1p(np.exp(gain_db * (ln10 / 10)) * np.expm1(scaled * ln10)) / ln10)
 
 
 def _curve_basis(n_bins: int) -> np.ndarray:
     """Returns how much of every point a bin has, [points, n_bins]: straight lines between neighbouring points."""
     place = np.linspace(0, _CURVE_POINTS - 1, n_bins)
     distance = np.abs(place[None, :] - np.arange(_CURVE_POINTS)[:, None])
-    return np.asarray(np.maximum(1.0 - distance, 0.0), np.float32)
+    return np.asarray(np.maximum(1.0 - distance, 0.0))
 
 
-def spec_augment(codes: tf.Tensor, fill: tf.Tensor, section: AugmentSection, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the batch warped in time and masked, same shape and dtype.
+def mask(codes: np.ndarray, fill: np.ndarray, section: AugmentSection, rng: np.random.Generator) -> None:
+    """Puts SpecAugment's masks over bins and over frames into a batch.
 
     Args:
-        codes: [batch, frames, n_bins].
+        codes: [batch, frames, n_bins], which are changed.
         fill: value of masked bins or frames, [n_bins], same dtype: the codes of the training mean.
         section: with SpecAugment's six parameters; 0 switches a part off. A mask over bins has 0 to
             `freq_mask_bins` - 1 of them; one over frames 0 to `time_mask_frames` - 1, and at most
             `time_mask_fraction` of the input's length.
-        seed: [2] integers.
+        rng: where the numbers come from.
     """
-    codes = tf.convert_to_tensor(codes)
-    if section.time_warp_frames:
-        warp = time_warp if section.time_warp == "gather" else image_warp
-        codes = warp(codes, section.time_warp_frames, _fold_in(seed, 1))
-    if not section.n_freq_masks and not section.n_time_masks:
-        return codes
-    shape = tf.shape(codes)
-    n_batch, n_frames, n_bins = shape[0], shape[1], shape[2]
-    longest = tf.minimum(
-        section.time_mask_frames - 1, tf.cast(section.time_mask_fraction * tf.cast(n_frames, tf.float32), tf.int32)
-    )
-    in_freq = random_masks(n_batch, n_bins, section.n_freq_masks, section.freq_mask_bins - 1, _fold_in(seed, 2))
-    in_time = random_masks(n_batch, n_frames, section.n_time_masks, longest, _fold_in(seed, 3))
-    return _fill_in(codes, fill, in_freq, in_time)
+    n_batch, n_frames, n_bins = codes.shape
+    longest = min(section.time_mask_frames - 1, int(section.time_mask_fraction * n_frames))
+    bins = random_masks(n_batch, n_bins, section.n_freq_masks, section.freq_mask_bins - 1, rng).tolist()
+    frames = random_masks(n_batch, n_frames, section.n_time_masks, longest, rng).tolist()
+    for one, in_freq, in_time in zip(codes, bins, frames, strict=True):
+        for begin, end in in_freq:
+            if begin < end:
+                one[:, begin:end] = fill[begin:end]
+        for begin, end in in_time:
+            if begin < end:
+                one[begin:end] = fill
 
 
-def _fill_in(codes: tf.Tensor, fill: tf.Tensor, in_freq: tf.Tensor, in_time: tf.Tensor) -> tf.Tensor:
-    """Returns the batch with the fill in masked bins [batch, n_bins] and frames [batch, frames].
+def random_masks(n_batch: int, length: int, n_masks: int, widest: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns begins and ends of masks, int64 [batch, n_masks, 2].
 
-    Bytes are filled eight bins at a time, as bits of a word: half the time of a `where`.
+    Each has 0 to `widest` bins or frames (never all of the axis) and begins at 0 to length - width - 1.
     """
-    n_bins = codes.shape[2]
-    if codes.dtype != tf.uint8 or n_bins is None or n_bins % _BYTES_A_WORD:
-        return tf.where(tf.logical_or(in_freq[:, None, :], in_time[:, :, None]), fill, codes)
-    every, none = tf.constant(255, tf.uint8), tf.constant(0, tf.uint8)
-    in_words = _words(tf.where(in_freq, every, none))  # [batch, n_bins / 8]
-    masked = tf.bitwise.bitwise_or(in_words[:, None, :], -tf.cast(in_time, tf.int64)[:, :, None])
-    words = _words(codes)
-    change = tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(words, _words(fill)), masked)
-    return tf.reshape(tf.bitcast(tf.bitwise.bitwise_xor(words, change), tf.uint8), tf.shape(codes))
+    width = rng.integers(0, min(max(widest, 0), length - 1) + 1, (n_batch, n_masks))
+    begin = rng.integers(0, length - width)
+    return np.stack([begin, begin + width], -1)
 
 
-def _words(values: tf.Tensor) -> tf.Tensor:
-    """Returns bytes [..., n] as int64 [..., n / 8]."""
-    shape = tf.concat([tf.shape(values)[:-1], [values.shape[-1] // _BYTES_A_WORD, _BYTES_A_WORD]], 0)
-    return tf.bitcast(tf.reshape(values, shape), tf.int64)
-
-
-def random_masks(n_batch: Any, length: Any, n_masks: int, widest: Any, seed: tf.Tensor) -> tf.Tensor:
-    """Returns which bins or frames are masked, bool [batch, length].
-
-    Each mask has 0 to `widest` of them (never all of the axis) and begins at 0 to length - width - 1.
-    """
-    widest = tf.clip_by_value(tf.cast(widest, tf.int32), 0, tf.cast(length, tf.int32) - 1)
-    draw = tf.random.stateless_uniform([2, n_batch, n_masks, 1], seed)
-    width = whole_below(draw[0], widest + 1)
-    start = whole_below(draw[1], tf.cast(length, tf.int32) - width)
-    places = tf.range(length, dtype=tf.int32)
-    return tf.reduce_any((places >= start) & (places < start + width), axis=1)
-
-
-def time_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the batch with time stretched on one side of a random point and squeezed on the other.
-
-    The point c lies in [W, frames - W) and moves by w in (-W, W); both sides stay linear, the ends stay where they
-    are. Rows are gathered from the nearest frame, which in time-major layout is a copy of contiguous bytes. On inputs
-    of 2 W frames or fewer W shrinks until a point is left.
-    """
-    point, moved = _warp_points(codes, warp_frames, seed)
-    return tf.gather(codes, warp_rows(tf.shape(codes)[1], point, moved), batch_dims=1)
-
-
-def image_warp(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the batch with the same random points moved by the same frames, by TensorFlow Addons' sparse image warp.
-
-    The point is that of the middle bin; frames and bins around it follow a spline, as in the paper's own code.
-    """
-    middle = tf.cast(tf.shape(codes)[2], tf.float32) / 2.0
-    source, target = (
-        tf.stack([tf.cast(place, tf.float32), tf.fill(tf.shape(place), middle)], axis=-1)  # [batch, 1, 2]
-        for place in _warp_points(codes, warp_frames, seed)
-    )
-    warped = sparse_image_warp(tf.cast(codes, tf.float32)[..., None], source, target)[..., 0]
-    if not codes.dtype.is_integer:
-        return tf.cast(warped, codes.dtype)
-    return tf.cast(tf.clip_by_value(tf.round(warped), codes.dtype.min, codes.dtype.max), codes.dtype)
-
-
-def _warp_points(codes: tf.Tensor, warp_frames: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a random frame of every example and where it moves, int32 [batch, 1] each."""
-    n_batch, n_frames = tf.shape(codes)[0], tf.shape(codes)[1]
-    reach = tf.minimum(warp_frames, (n_frames - 1) // 2)
-    draw = tf.random.stateless_uniform([2, n_batch, 1], seed)
-    point = reach + whole_below(draw[0], n_frames - 2 * reach)
-    return point, point + whole_below(draw[1], tf.maximum(2 * reach - 1, 1)) - tf.maximum(reach - 1, 0)
-
-
-def warp_rows(n_frames: Any, point: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-    """Returns which input frame each output frame shows, int32 [batch, frames]; frame `moved` shows `point`."""
-    frame = tf.range(n_frames, dtype=tf.float32)[None, :]
-    source, target, last = (tf.cast(value, tf.float32) for value in (point, moved, n_frames - 1))
-    before = frame * source / tf.maximum(target, 1.0)
-    after = source + (frame - target) * (last - source) / tf.maximum(last - target, 1.0)
-    rows = tf.where(frame <= target, before, after)
-    return tf.clip_by_value(tf.cast(tf.round(rows), tf.int32), 0, n_frames - 1)
-
-
-def mixup(codes: tf.Tensor, targets: tf.Tensor, alpha: float, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def mixup(
+    codes: np.ndarray, targets: np.ndarray, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the batch and its targets mixed with their neighbours; lambda ~ Beta(alpha, alpha), one an example.
 
     Codes are mixed on their (logarithmic) scale and rounded back, so that the batch keeps its dtype.
     """
-    codes = tf.convert_to_tensor(codes)
-    draw = tf.random.stateless_gamma([2, tf.shape(codes)[0]], seed, alpha=alpha)
-    share = (draw[0] + 1e-12) / (draw[0] + draw[1] + 2e-12)
-    share = tf.maximum(share, 1.0 - share)  # the example itself leads, so a batch keeps its labels' balance
-    here = share[:, None, None]
-    values = tf.cast(codes, tf.float32)
-    mixed = here * values + (1.0 - here) * tf.roll(values, 1, axis=0)
-    mixed = tf.cast(tf.round(mixed), codes.dtype) if codes.dtype.is_integer else tf.cast(mixed, codes.dtype)
-    here = share[:, None]
-    return mixed, here * targets + (1.0 - here) * tf.roll(targets, 1, axis=0)
-
-
-def whole_below(uniform: tf.Tensor, limit: Any) -> tf.Tensor:
-    """Returns whole numbers 0 to limit - 1 of uniform numbers in [0, 1)."""
-    limit = tf.cast(limit, tf.int32)
-    # A float32 just below 1 times a large limit may round up to the limit itself.
-    return tf.minimum(tf.cast(uniform * tf.cast(limit, tf.float32), tf.int32), limit - 1)
-
-
-def _fold_in(seed: tf.Tensor, number: int) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(seed, number)
+    share = rng.beta(alpha, alpha, (len(codes), 1)).astype(np.float32)
+    share = np.maximum(share, 1.0 - share)  # the example itself leads, so a batch keeps its labels' balance
+    mixed = np.empty_like(codes)
+    for i, here in enumerate(share[:, 0]):
+        both = here * codes[i].astype(np.float32) + (1 - here) * codes[i - 1].astype(np.float32)
+        mixed[i] = np.rint(both) if codes.dtype.kind in "iu" else both
+    return mixed, share * targets + (1.0 - share) * np.roll(targets, 1, axis=0)

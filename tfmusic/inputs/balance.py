@@ -12,7 +12,7 @@ import numpy as np
 from tfmusic.config.sections import BalanceSection
 from tfmusic.console import console, format_table
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.reader import iterate, read_shard
+from tfmusic.records.segments import Segments
 
 _SHOWN_LABELS = 20
 
@@ -24,8 +24,6 @@ class Balance:
     Attributes:
         options: the rules.
         labels: names of the labels.
-        files: shards; shard i has the segments bounds[i] to bounds[i + 1].
-        bounds: int [n_files + 1].
         track: number of the track of every segment, from 0, int [n_segments].
         has: labels of every track, bool [n_tracks, n_labels].
         seed: with the epoch, decides which segments come.
@@ -33,8 +31,6 @@ class Balance:
 
     options: BalanceSection
     labels: tuple[str, ...]
-    files: tuple[str, ...]
-    bounds: np.ndarray
     track: np.ndarray
     has: np.ndarray
     seed: int
@@ -47,15 +43,8 @@ class Balance:
         unknown = [name for name in options.common if name not in manifest.contract.labels]
         if unknown:
             console.warn(f"balance.common: the records {manifest.folder} have no label {', '.join(unknown)}")
-        files = [path for split in splits for path in manifest.shard_paths(split)]
-        headers = [[header for header, _ in read_shard(path, manifest)] for path in files]
-        every = [header for some in headers for header in some]
-        rows, first, track = np.unique([header.track for header in every], return_index=True, return_inverse=True)
-        has = np.zeros((len(rows), len(manifest.contract.labels)), bool)
-        for number, place in enumerate(first.tolist()):
-            has[number, list(manifest.contract.target_ids(every[place].label))] = True
-        bounds = np.cumsum([0, *map(len, headers)])
-        return cls(options, manifest.contract.labels, tuple(map(str, files)), bounds, track, has, seed)
+        segments = Segments(manifest, splits)
+        return cls(options, manifest.contract.labels, segments.track, segments.track_targets() > 0, seed)
 
     @cached_property
     def n_tracks(self) -> np.ndarray:
@@ -144,8 +133,6 @@ def class_weights(manifest: Manifest, splits: Sequence[str], balance: Balance | 
 
 def count_labels(manifest: Manifest, splits: Sequence[str]) -> np.ndarray:
     """Returns how many stored segments have each label, int64 [n_labels]."""
-    counts = np.zeros(len(manifest.contract.labels), np.int64)
-    for split in splits:
-        for header, _ in iterate(manifest, split):
-            counts[list(manifest.contract.target_ids(header.label))] += 1
-    return counts
+    segments = Segments(manifest, splits)
+    has = segments.track_targets() > 0
+    return np.asarray(np.bincount(segments.track, minlength=len(has)) @ has.astype(np.int64))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from tfmusic.core.contract import Contract, rare_token
 from tfmusic.records.manifest import Manifest
@@ -54,9 +53,7 @@ class Metadata:
         names = [token.partition("=")[0] for token in contract.metadata]
         return cls(table, np.unique(names, return_inverse=True)[1], dropout)
 
-    def draw(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def draw(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns the tokens [batch, n_tokens] of tracks, some fields hidden."""
-        tokens = tf.gather(tf.constant(self.table), rows)
-        shape = [tf.shape(rows)[0], int(self.field.max()) + 1]
-        shown = tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, 7)) >= self.dropout
-        return tokens * tf.cast(tf.gather(shown, self.field, axis=1), tf.float32)
+        shown = rng.random((len(rows), int(self.field.max()) + 1)) >= self.dropout
+        return np.asarray(self.table[rows] * shown[:, self.field], np.float32)

@@ -117,6 +117,11 @@ class Manifest:
         return self.contract.frames
 
     @property
+    def segment_bytes(self) -> int:
+        """Size of the codes of a stored segment."""
+        return self.segment_frames * self.contract.n_bins * np.dtype(self.contract.dtype).itemsize
+
+    @property
     def has_official_splits(self) -> bool:
         """Whether the splits are train, validation and test of the dataset, not folds."""
         return self.settings.get("splits") == "official"
@@ -256,13 +261,17 @@ class Manifest:
 
     def check_shard(self, shard: Shard) -> None:
         """Compares size and sha256 of one shard with the manifest; raises as `verify`."""
+        self.check_size(shard)
+        _check_sha256(self.folder / shard.file, shard.sha256)
+
+    def check_size(self, shard: Shard) -> None:
+        """Compares the size of one shard with the manifest; raises as `verify`."""
         path = self.folder / shard.file
         if not path.is_file() or path.stat().st_size != shard.bytes:
             size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
             raise RecordsError(
                 f"{path}: must be {shard.bytes} bytes, as in the manifest. Received: {size}; build the records again"
             )
-        _check_sha256(path, shard.sha256)
 
 
 def _exact_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,22 +1,26 @@
-"""Shards to segments and whole tracks, in numpy only: for evaluation, for JAX and PyTorch users, for checks."""
+"""Shards from their beginning to their end, in segments and whole tracks, in numpy only: for evaluation and checks."""
 
 import struct
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO
 
 import numpy as np
 
 from tfmusic.errors import RecordsError
 from tfmusic.records.format import SegmentHeader, decode
 from tfmusic.records.manifest import Manifest
-from tfmusic.records.writer import CRC_BYTES, LENGTH_BYTES, checksum_of, length_header, warn_of_slow_checksums
+from tfmusic.records.writer import (
+    CRC_BYTES,
+    HEADER_BYTES,
+    LENGTH_BYTES,
+    checksum_of,
+    length_header,
+    warn_of_slow_checksums,
+)
 
-_HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
 _MAX_TRACK_FRAMES = 1 << 26  # three hours with a hop of four samples
 
 
@@ -49,77 +53,26 @@ def iterate(manifest: Manifest, split: str) -> Iterator[tuple[SegmentHeader, np.
 
 def read_shard(path: Path, manifest: Manifest) -> Iterator[tuple[SegmentHeader, np.ndarray]]:
     """Yields header and codes of every segment of one shard, in file order; raises as `iterate`."""
-    for record in _records(path):
-        yield _segment(record, path, manifest)
+    for record in read_records(path):
+        yield parse_segment(record, path, manifest)
 
 
-def _segment(record: bytes, path: Path, manifest: Manifest) -> tuple[SegmentHeader, np.ndarray]:
+def parse_segment(record: bytes, path: Path, manifest: Manifest) -> tuple[SegmentHeader, np.ndarray]:
     """Returns header and codes of a serialized segment, checked."""
     contract, shape = manifest.contract, (manifest.segment_frames, manifest.contract.n_bins)
-    n_bytes = shape[0] * shape[1] * np.dtype(contract.dtype).itemsize
     try:
         header, codes = decode(record)
     except RecordsError as error:
         raise RecordsError(f"{path}: {error}") from error
-    if len(codes) != n_bytes:
-        raise RecordsError(f"{path}: a segment must be {list(shape)}, {n_bytes} bytes. Received: {len(codes)}")
+    if len(codes) != manifest.segment_bytes:
+        raise RecordsError(
+            f"{path}: a segment must be {list(shape)}, {manifest.segment_bytes} bytes. Received: {len(codes)}"
+        )
     if header.start + header.valid > _MAX_TRACK_FRAMES or not 0 < header.valid <= shape[0]:
         raise RecordsError(f"{path}: track {header.track_id}: a segment of {header.valid} frames at {header.start}")
     if any(label >= len(contract.labels) for label in header.label):
         raise RecordsError(f"{path}: track {header.track_id}: no such label: {list(header.label)[:5]}")
     return header, np.frombuffer(codes, contract.dtype).reshape(shape)
-
-
-class Segments(Sequence[tuple[np.ndarray, np.ndarray]]):
-    """The segments of some splits by number, in file order: codes [segment_frames, n_bins] and target [n_labels].
-
-    A target is float32, 1 for every label of the track. Only the bytes of a segment are read, and its checksum is
-    compared. Copies may be sent to other processes, as the loaders of PyTorch and Grain do.
-    """
-
-    def __init__(self, manifest: Manifest, splits: Sequence[str]) -> None:
-        """Raises RecordsError where there is no such split."""
-        self.manifest = manifest
-        shards = [shard for split in splits for shard in manifest.split(split).shards]
-        self._paths = [manifest.folder / shard.file for shard in shards]
-        self._ends = list(accumulate(shard.segments for shard in shards))
-        self._places: dict[int, np.ndarray] = {}  # of the records in a shard, by its number, once it was read
-
-    def __len__(self) -> int:
-        """Returns the number of segments."""
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[np.ndarray, np.ndarray]]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """Returns codes and target of a segment; raises IndexError beyond the end, RecordsError where it is damaged."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        header, codes = self.read(index)
-        target = np.zeros(len(self.manifest.contract.labels), np.float32)
-        target[list(self.manifest.contract.target_ids(header.label))] = 1.0
-        return codes.copy(), target  # a copy of one's own can be written to
-
-    def read(self, index: int) -> tuple[SegmentHeader, np.ndarray]:
-        """Returns header and codes of a segment; raises as `self[index]`."""
-        number = range(len(self))[index]
-        shard = bisect_right(self._ends, number)
-        path = self._paths[shard]
-        first = self._ends[shard - 1] if shard else 0
-        try:
-            if shard not in self._places:
-                self._places[shard] = _record_places(path)
-            at = int(self._places[shard][number - first])
-            with path.open("rb") as file:
-                file.seek(at)
-                record = _read_record(file, path, at, path.stat().st_size)
-        except (OSError, IndexError) as error:
-            raise RecordsError(f"{path}: cannot be read, or has changed: {error}; build the records again") from error
-        return _segment(record, path, self.manifest)
 
 
 def iterate_tracks(manifest: Manifest, split: str) -> Iterator[StoredTrack]:
@@ -158,7 +111,7 @@ def _join(segments: list[tuple[SegmentHeader, np.ndarray]], path: Path, *, is_wh
         yield StoredTrack(first.track, first.track_id, first.label, codes[begin:end])
 
 
-def _records(path: Path) -> Iterator[bytes]:
+def read_records(path: Path) -> Iterator[bytes]:
     """Yields the payloads of a TFRecord file and compares every checksum."""
     warn_of_slow_checksums()
     try:
@@ -167,7 +120,7 @@ def _records(path: Path) -> Iterator[bytes]:
             while at < size:
                 payload = _read_record(shard, path, at, size)
                 yield payload
-                at += _HEADER_BYTES + len(payload) + CRC_BYTES
+                at += HEADER_BYTES + len(payload) + CRC_BYTES
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -177,25 +130,14 @@ def _read_record(shard: IO[bytes], path: Path, at: int, size: int) -> bytes:
     length = _read_length(shard, path, at, size)
     payload, crc = shard.read(length), shard.read(CRC_BYTES)
     if checksum_of(payload) != crc:
-        end = at + _HEADER_BYTES + length + CRC_BYTES
+        end = at + HEADER_BYTES + length + CRC_BYTES
         raise RecordsError(f"{path}: damaged between bytes {at} and {end}; build the records again")
     return payload
 
 
 def _read_length(shard: IO[bytes], path: Path, at: int, size: int) -> int:
-    header = shard.read(_HEADER_BYTES)
-    length: int = struct.unpack("<Q", header[:LENGTH_BYTES])[0] if len(header) == _HEADER_BYTES else 0
-    if length_header(length) != header or at + _HEADER_BYTES + length + CRC_BYTES > size:
+    header = shard.read(HEADER_BYTES)
+    length: int = struct.unpack("<Q", header[:LENGTH_BYTES])[0] if len(header) == HEADER_BYTES else 0
+    if length_header(length) != header or at + HEADER_BYTES + length + CRC_BYTES > size:
         raise RecordsError(f"{path}: damaged at byte {at}; build the records again")
     return length
-
-
-def _record_places(path: Path) -> np.ndarray:
-    """Returns where the records of a shard begin, int64, from their lengths alone."""
-    places, at, size = [], 0, path.stat().st_size
-    with path.open("rb") as shard:
-        while at < size:
-            places.append(at)
-            shard.seek(at)
-            at += _HEADER_BYTES + _read_length(shard, path, at, size) + CRC_BYTES
-    return np.array(places, np.int64)

@@ -26,6 +26,7 @@ with warnings.catch_warnings():
     import google_crc32c
 
 LENGTH_BYTES, CRC_BYTES = 8, 4
+HEADER_BYTES = LENGTH_BYTES + CRC_BYTES  # what stands before a payload
 _MASK_DELTA = 0xA282EAD8
 
 
@@ -34,7 +35,7 @@ def masked_crc(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
-def checksum_of(data: bytes) -> bytes:
+def checksum_of(data: bytes | np.ndarray) -> bytes:
     """Returns the 4 bytes that follow some data in a TFRecord file."""
     return struct.pack("<I", masked_crc(google_crc32c.value(data)))
 
@@ -74,7 +75,7 @@ class ShardWriter:
         for header in headers:
             prefix = encode_prefix(header, segment_bytes)
             self._offsets[header.track, header.start] = (offset, prefix)
-            offset += LENGTH_BYTES + 2 * CRC_BYTES + len(prefix) + segment_bytes
+            offset += HEADER_BYTES + CRC_BYTES + len(prefix) + segment_bytes
         self._n_bytes = offset
 
     def __enter__(self) -> Self:

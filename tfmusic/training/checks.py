@@ -174,7 +174,6 @@ def check(config: Config, manifest: Manifest, *, resume: bool) -> tuple[Contract
     find_frontend(config.input.frontend, contract)
     _check_heads(manifest, folds)
     _check_labels(config, [part.contract.kind for part in contract.parts().values()])
-    _check_shards(manifest, folds)
     if config.training.cache_frozen and joined().are_several:
         raise ConfigError("training.cache_frozen is for one process: its small head is trained in seconds")
     return contract, folds
@@ -253,16 +252,6 @@ def _check_labels(config: Config, kinds: Sequence[str]) -> None:
         raise ConfigError("training.target=soft_top is for one label a track; several tags are a target of their own")
     if config.training.class_weights == "balanced" and "multi" in kinds:
         raise ConfigError("training.class_weights=balanced is for one label a track; for several tags set loss=focal")
-
-
-def _check_shards(manifest: Manifest, folds: Folds) -> None:
-    """Checks that every process has shards of its own to train on."""
-    n_shards, count = sum(len(manifest.split(name).shards) for name in folds.training), joined().count
-    if n_shards < count:
-        raise RecordsError(
-            f"{manifest.folder}: must have a training shard for every process at least. Received: {n_shards} for"
-            f" {count} processes; build the records with a higher --num-shards"
-        )
 
 
 def _check_heads(manifest: Manifest, folds: Folds) -> None:

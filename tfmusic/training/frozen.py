@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfmusic.core.contract import Contract
 from tfmusic.errors import ConfigError
 from tfmusic.evaluation.held_out import TrackLogits, score_splits
-from tfmusic.inputs.pipeline import TrainingInput
+from tfmusic.inputs.batches import TrainingInput
 from tfmusic.models import for_prediction, is_fixed
 from tfmusic.models.surgery import split_at_embedding
 from tfmusic.records.format import without_copies
@@ -91,36 +90,44 @@ class FrozenBackbone:
         )
         return solve_head(self.head, self.training, folds, self._source.contract.kind)
 
-    def batches(self, epochs: range) -> tf.data.Dataset:
-        """Returns the batches of some epochs, mixed if the config says so: the head's inputs and its targets."""
+    def batches(self, epochs: range) -> Any:
+        """Returns the batches of some epochs, mixed if the config says so: the head's inputs and its targets.
+
+        A tf.data.Dataset, or an iterator on backends other than TensorFlow.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return (batch for epoch in epochs for batch in self._batches(epoch))
+        import tensorflow as tf
+
         examples = self._epoch(epochs.start)
         types = [tf.as_dtype(part.dtype) for part in examples]
 
         def read(epoch: tf.Tensor) -> tf.data.Dataset:
             parts = tf.numpy_function(self._epoch, [epoch], types, stateful=False)
             parts = [tf.ensure_shape(part, example.shape) for part, example in zip(parts, examples, strict=True)]
-            windows, targets, rows, share, partner = parts
-            inputs = windows
-            if self._source.metadata:  # drawn here: TensorFlow must not be called from a numpy_function
-                tokens = self._source.metadata.draw(rows, tf.stack([tf.constant(self._source.seed, tf.int64), epoch]))
-                inputs = (windows, share * tokens + (1.0 - share) * tf.gather(tokens, partner))
-            return tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(self.batch_size, drop_remainder=True)
+            return tf.data.Dataset.from_tensor_slices(_as_pair(parts)).batch(self.batch_size, drop_remainder=True)
 
         ds = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(read)
         return ds.apply(tf.data.experimental.assert_cardinality(len(epochs) * self.steps_per_epoch)).prefetch(2)
 
+    def _batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+        parts = self._epoch(epoch)
+        for begin in range(0, self.steps_per_epoch * self.batch_size, self.batch_size):
+            yield _as_pair([part[begin : begin + self.batch_size] for part in parts])
+
     def _epoch(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns windows, targets and rows in the order of an epoch, and for mixup each one's share and partner."""
+        """Returns windows, the metadata of a model with some, and targets in the order of an epoch, mixed."""
         alpha = self._source.config.augment.mixup_alpha
         rng = np.random.default_rng([self._source.seed, int(epoch)])
         order = rng.permutation(len(self))[: self.steps_per_epoch * self.batch_size]
-        windows, targets = self._windows[order], self._targets[order]
-        share, partner = np.ones((len(order), 1), np.float32), np.arange(len(order))
+        parts = [self._windows[order], self._targets[order]]
+        if self._source.metadata:
+            parts.insert(1, self._source.metadata.draw(self._rows[order], rng.spawn(1)[0]))
         if alpha:
             share = rng.beta(alpha, alpha, (len(order), 1)).astype(np.float32)
             share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
-            windows, targets = (share * part + (1.0 - share) * part[partner] for part in (windows, targets))
-        return windows, targets, self._rows[order], share, partner
+            parts = [share * part + (1.0 - share) * part[partner] for part in parts]
+        return tuple(parts)
 
     def score_validation(self) -> TrackLogits:
         """Returns the logits of every validation track."""
@@ -130,6 +137,12 @@ class FrozenBackbone:
             inputs = [inputs, self._source.metadata.table[np.repeat(self.validation.rows, counts)]]
         logits = self.head.predict(inputs, batch_size=256, verbose=0)
         return replace(self.validation, logits=tuple(np.split(logits, np.cumsum(counts)[:-1])))
+
+
+def _as_pair(parts: Sequence[Any]) -> tuple[Any, Any]:
+    """Returns the inputs, a pair with metadata, and the targets."""
+    *inputs, targets = parts
+    return (tuple(inputs) if len(inputs) > 1 else inputs[0]), targets
 
 
 def split_backbone(model: keras.Model, loaded: Sequence[str]) -> tuple[keras.Model, keras.Model]:

@@ -13,7 +13,7 @@ from tfmusic.config.sections import Config, TrainingSection
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
 from tfmusic.evaluation.held_out import TrackLogits, score_splits
-from tfmusic.inputs.pipeline import TrainingInput, batch_tracks, code_statistics, training_batches
+from tfmusic.inputs.batches import TrainingInput, batch_tracks, batches_ahead, code_statistics
 from tfmusic.models import build_model, for_prediction, is_fixed
 from tfmusic.pretrained.sources import Pretrained, load_pretrained
 from tfmusic.records.format import holds_copies
@@ -150,8 +150,14 @@ class Job:
         return [*self.model.variables, *state_variables(self.learner.optimizer)]
 
     def batches(self, epochs: range) -> Any:
-        """Returns the batches of some epochs, a tf.data.Dataset."""
-        return self.frozen.batches(epochs) if self.frozen else training_batches(self.source, epochs)
+        """Returns the batches of some epochs: a tf.data.Dataset, or on JAX an iterator, which needs no TensorFlow."""
+        if self.frozen:
+            return self.frozen.batches(epochs)
+        if keras.backend.backend() != "tensorflow":
+            return batches_ahead(self.source, epochs)
+        from tfmusic.inputs.pipeline import training_batches
+
+        return training_batches(self.source, epochs)
 
     def tracks_of(self, epoch: int, step: int) -> list[str]:
         """Returns the names of the tracks in a step of an epoch, both counted from 0; none of cached embeddings."""

@@ -7,7 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -27,7 +27,7 @@ from tfmusic.core.rundir import RunDir
 from tfmusic.errors import RunError, TfmusicError
 from tfmusic.evaluation.held_out import TrackLogits, fit_scorer
 from tfmusic.features.npy import open_arrays
-from tfmusic.inputs.pipeline import naming_shards
+from tfmusic.inputs.batches import naming_shards
 from tfmusic.models import for_prediction
 from tfmusic.models.surgery import load_saved, save
 from tfmusic.records.format import holds_copies
@@ -460,14 +460,16 @@ def _write_folder(job: Job) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Returns versions of Python and packages, backend and kind of machine."""
-    backend = keras.backend.backend()
-    packages = dict.fromkeys(("tensorflow", "keras", "numpy", "pandas", "google-crc32c", backend))
+    """Returns versions of Python and installed packages, backend and kind of machine."""
+    backend, versions = keras.backend.backend(), {"tfmusic": __version__}
+    for name in ("tensorflow", "keras", "numpy", "pandas", "google-crc32c", backend):
+        with suppress(metadata.PackageNotFoundError):  # JAX needs no TensorFlow
+            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "backend": backend,
-        "packages": {"tfmusic": __version__} | {name: metadata.version(name) for name in packages},
+        "packages": versions,
     }
 
 
