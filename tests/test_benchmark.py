@@ -78,7 +78,7 @@ def test_cases_are_measured_in_turn_and_missing_ones_are_told():
             return sample(1)
 
     cases = [Case("a"), Case("gone", "no package torch"), Case("b")]
-    samples = in_turn(cases, 2, lambda name: None)
+    samples = in_turn(cases, 2, lambda name, sample: None)
     assert order == ["a", "b", "a", "b"]
     ratio = compare(Target(("a",), ("gone",), "wall time", at_most=1.0), samples, cases)
     assert ratio.verdict == "no package torch"

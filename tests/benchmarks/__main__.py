@@ -117,7 +117,7 @@ def _options(args: argparse.Namespace, work: Path) -> Options:
         width=args.width,
         threads=args.threads,
         precisions=tuple(args.precisions),
-        on_sample=lambda name: console.say(f"measured {name}"),
+        on_sample=lambda name, sample: console.say(f"{name}: {sample.units / sample.seconds:,.3g} units/s"),
     )
 
 

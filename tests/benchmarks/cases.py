@@ -174,15 +174,15 @@ class Asked:
         return self.worker.measure(self.part, self.seconds)
 
 
-def in_turn(cases: Sequence[Case], repeats: int, on_sample: Callable[[str], None]) -> dict[str, list[Sample]]:
+def in_turn(cases: Sequence[Case], repeats: int, on_sample: Callable[[str, Sample], None]) -> dict[str, list[Sample]]:
     """Returns the samples of every case by its name: A B C A B C ...; none of those that are missing."""
     usable = [case for case in cases if not case.missing]
     samples: dict[str, list[Sample]] = {case.name: [] for case in usable}
     assert len(samples) == len(usable), "two cases of one name"
     for _ in range(repeats):
         for case in usable:
-            samples[case.name].append(case.measure())
-            on_sample(case.name)
+            samples[case.name].append(sample := case.measure())
+            on_sample(case.name, sample)
     return samples
 
 

@@ -171,7 +171,7 @@ class Options:
         width: of the networks, or None for the papers'.
         threads: of each process that runs a network, or None for all cores.
         precisions: of the networks.
-        on_sample: called with the name of a case after each measurement.
+        on_sample: called with the name of a case and its sample after each measurement.
     """
 
     work: Path
@@ -187,7 +187,7 @@ class Options:
     width: int | None
     threads: int | None
     precisions: tuple[str, ...]
-    on_sample: Callable[[str], None]
+    on_sample: Callable[[str, Sample], None]
 
     @property
     def thread_variables(self) -> dict[str, str]:
