@@ -10,7 +10,7 @@ from tfmusic.config.loading import find_config, load_config
 from tfmusic.core.windows import batch_windows, outputs_by_track, slice_windows
 from tfmusic.evaluation.held_out import score_splits
 from tfmusic.inputs.balance import count_labels
-from tfmusic.inputs.batches import TrainingInput
+from tfmusic.inputs.batches import TrainingInput, batches_ahead
 from tfmusic.inputs.pipeline import training_batches
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate, iterate_tracks
@@ -116,6 +116,15 @@ def test_epochs_that_follow_each_other_are_those_read_alone(manifest, seed):
     for (codes, targets), (same_codes, same_targets) in zip(together, alone, strict=True):
         np.testing.assert_array_equal(codes, same_codes)
         np.testing.assert_array_equal(targets, same_targets)
+
+
+@pytest.mark.parametrize("overrides", [(), ("augment.mixup_alpha=0.0", "augment.gain_db=3.0")])
+def test_batches_without_tensorflow_are_the_same(manifest, overrides):
+    """What JAX trains on is what tf.data hands over."""
+    source = source_of(manifest, *AUGMENTED, *overrides, frames=100)
+    for ahead, batch in zip(batches_ahead(source, range(2, 4)), training_batches(source, range(2, 4)), strict=True):
+        for one, other in zip(ahead, batch, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_an_epoch_of_one_batch(manifest):

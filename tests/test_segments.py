@@ -133,3 +133,9 @@ def test_a_replaced_shard_is_read_as_it_was(manifest):
         path.unlink()
         path.write_bytes(b"another")
     np.testing.assert_array_equal(segments.codes(numbers), before)
+
+
+def test_pages_that_were_given_back_are_read_again(manifest, monkeypatch):
+    """More music than memory: the process keeps a part of its pages, and reads the same."""
+    monkeypatch.setattr("tfmusic.records.segments._MAPPED_BYTES", manifest.segment_bytes)
+    check(manifest)

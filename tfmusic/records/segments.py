@@ -24,6 +24,7 @@ from tfmusic.records.reader import parse_segment, read_records
 from tfmusic.records.writer import CRC_BYTES, HEADER_BYTES, checksum_of
 
 _DIGEST_BYTES, _NUMBER = 32, np.dtype("<i8")
+_MAPPED_BYTES = 1 << 30  # read before pages are given back, which the system counts as memory of the process
 _COLUMNS = 3  # of the index beside the labels: place of the codes, row of the track, number of labels
 
 
@@ -139,6 +140,8 @@ class Segments(Sequence[tuple[np.ndarray, np.ndarray]]):
         self._shards = [shard for split in splits for shard in manifest.split(split).shards]
         self._n_segments = sum(shard.segments for shard in self._shards)
         self._maps: dict[int, np.ndarray] = {}  # bytes of a shard by its number, once it was read
+        self._mapped: list[mmap.mmap] = []
+        self._n_bytes_read = 0  # since pages were given back
         self._is_checked = np.zeros(self._n_segments, bool)
         self._targets: dict[float, np.ndarray] = {}  # of the tracks, by the share of the first label
 
@@ -232,6 +235,11 @@ class Segments(Sequence[tuple[np.ndarray, np.ndarray]]):
             ends, from_first = (begins + (rows.max(1) + 1 - first) * row_bytes).tolist(), rows - rows.min(1)[:, None]
             for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
                 maps[i][begin:end].reshape(-1, row_bytes).take(from_first[i], 0, by_row[i], "clip")
+        self._n_bytes_read += out.nbytes
+        if self._n_bytes_read > _MAPPED_BYTES:
+            self._n_bytes_read = 0
+            for mapped in self._mapped:
+                mapped.madvise(mmap.MADV_DONTNEED)  # of this process alone: the system keeps what it has in memory
         return by_row.view(contract.dtype)
 
     def targets(self, numbers: np.ndarray, top_share: float = 1.0) -> np.ndarray:
@@ -285,6 +293,7 @@ class Segments(Sequence[tuple[np.ndarray, np.ndarray]]):
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:  # ValueError: an empty file
                 raise RecordsError(f"{self._path(shard)}: cannot be read: {error}") from error
+            self._mapped.append(mapped)
             self._maps[shard] = np.frombuffer(mapped, np.uint8)
         return self._maps[shard]
 
