@@ -62,6 +62,6 @@ def warp(batch_size: int, frames: int, n_bins: int, warp_frames: int) -> Bench:
 
     def call() -> Any:
         rows = augment.warp_rows(frames, *augment.warp_points(batch_size, frames, warp_frames, rng))
-        return np.take_along_axis(codes, rows[:, :, None], 1)
+        return [segment.take(mine, 0) for segment, mine in zip(codes, rows, strict=True)]
 
     return Bench({"warp": repeating(call, batch_size)})
