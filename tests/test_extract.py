@@ -164,10 +164,10 @@ def test_interrupted_run_leaves_whole_files(config, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tfmusic", "extract", str(config), "--data", str(sounds), "--out", str(out)]
     with subprocess.Popen([*command, "--workers", "2"], start_new_session=True) as process:
-        while len(list(out.glob("*.npy"))) < 3:
+        while len(list(out.glob("[!.]*.npy"))) < 3:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
-    kept = {path.name: np.load(path) for path in out.glob("*.npy")}  # which would fail on half a file
+    kept = {path.name: np.load(path) for path in out.glob("[!.]*.npy")}  # which would fail on half a file
     assert len(kept) >= 3
     assert extract(config, sounds, out) == 0
     assert extract(config, sounds, tmp_path / "again") == 0
