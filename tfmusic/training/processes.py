@@ -1,7 +1,7 @@
 """Several processes, on one host or many, that train one model: who they are, and which of them writes.
 
-Every process runs the same command on its own shards. JAX processes find each other at a coordinator; on the addons
-stack (Keras 2.15) TensorFlow's workers do by TF_CONFIG. Keras 3 on TensorFlow cannot train so.
+Every process runs the same command and reads its part of every batch. JAX processes find each other at a coordinator;
+on the addons stack (Keras 2.15) TensorFlow's workers do by TF_CONFIG. Keras 3 on TensorFlow cannot train so.
 
 Nothing here imports Keras or JAX before a process has joined: they start threads, which a fork would break.
 """
