@@ -14,7 +14,7 @@ from tfmusic.datasets import synthetic
 
 SMALL_MODEL = (
     "model.name=cnn1d", "model.width=4", "input.frames=64", "input.hop_frames=32", "metadata.fields=[]",
-    "training.fold=0", "training.select=best",
+    "training.fold=0", "training.select=best", "evaluation.baseline=false",
 )  # fmt: skip
 
 

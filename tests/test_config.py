@@ -28,7 +28,7 @@ MINIMAL = "task: q2\ndata: {question: q2}\n"
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
-DEFAULTS_SHA256 = "3a0ffebed477f47589e1b3b15fe183257ae74b8daed615647e35cbe2cbb8f1e5"
+DEFAULTS_SHA256 = "f6e2bcdea9d48cfe430bb79e4211631a9716a6f5143f8b02146c63e29f2c49e8"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -10,8 +10,10 @@ import pytest
 
 from tests.conftest import SMALL_MODEL, fit_small
 from tfmusic.cli import main
+from tfmusic.config.loading import find_config, load_config, to_yaml
 from tfmusic.core.contract import Contract
 from tfmusic.core.rundir import RunDir
+from tfmusic.evaluation.evaluate import evaluate, format_report
 from tfmusic.evaluation.held_out import fit_scorers_apart, score_held_out
 from tfmusic.models import build_model
 from tfmusic.models.ensemble import build_ensemble
@@ -31,9 +33,10 @@ def dealt(music, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crossed(dealt, tmp_path_factory):
-    """Run folder of a cross-validation of a small q2 model over the three folds."""
+    """Run folder of a cross-validation of a small q2 model over the three folds, with its classical baseline."""
     out = tmp_path_factory.mktemp("folds") / "run"
-    assert fit_small("q2", dealt, out, THREE, "training.epochs=1", "training.select=last", flags=("--folds", "3")) == 0
+    changes = (THREE, "training.epochs=1", "training.select=last", "evaluation.baseline=true")
+    assert fit_small("q2", dealt, out, *changes, flags=("--folds", "3")) == 0
     return out
 
 
@@ -132,6 +135,47 @@ def test_every_track_is_held_out_once(crossed, dealt):
     report = json.loads((crossed / "evaluation" / "report.json").read_text())
     assert len(report["folds"]) == 3
     assert report["tracks"] == len(table)
+
+
+def test_a_cross_validation_is_measured_by_its_classical_baseline(crossed, dealt, tmp_path, capsys):
+    """The baseline is a run by itself; `evaluate` says how far the model is ahead of it, on the same tracks."""
+    run, manifest = RunDir(crossed), Manifest.read(dealt)
+    (report,), (baseline,) = evaluate(run, manifest), evaluate(run.baseline, manifest)
+    said = report.report["classical_baseline"]
+    assert said["value"] == baseline.report["value"]
+    assert said["gain"] == report.report["value"] - baseline.report["value"]
+    assert said["interval"][0] < said["gain"] < said["interval"][1]
+    assert report.evaluation.compare(report.evaluation)["interval"] == (0.0, 0.0)
+    assert "classical_baseline" not in baseline.report
+    by_itself = load_config(find_config("q2-descriptors"), [THREE, "data.on_error=skip"])
+    trained = load_config(run.baseline.config)
+    assert (trained.model, trained.input) == (by_itself.model, by_itself.input)
+    assert main(["evaluate", str(crossed), "--split", "fold1", "--out", str(tmp_path / "report")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the classical baseline" in printed
+    assert "classical baseline" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "note"),
+    [(-0.1, -0.2, "BEHIND its classical baseline"), (0.1, -0.1, "within chance"), (0.2, 0.1, "")],
+)
+def test_a_model_that_is_not_ahead_of_its_classical_baseline_is_named(crossed, gain, low, note):
+    """One line of numbers; a note where the baseline is better, or no worse within chance."""
+    report = json.loads((crossed / "evaluation" / "report.json").read_text())
+    report["classical_baseline"] = {"value": 0.4, "gain": gain, "interval": [low, 0.3]}
+    lines = [line for line in format_report(report).splitlines() if "classical baseline" in line]
+    assert f"{gain:+.4f}" in lines[0]
+    assert [note in line for line in lines[1:]] == ([True] if note else [])
+
+
+@pytest.mark.parametrize("change", ["model.name=descriptors", "training.fold=0", "evaluation.baseline=false"])
+def test_what_has_no_classical_baseline(change):
+    """A model of descriptors itself, a single fold, and where it is not wanted."""
+    assert load_config(find_config("q3"), [change]).baseline() is None
+    for name in ("embeddings", "q1_q2"):
+        assert load_config(find_config(name)).baseline() is None
+    assert load_config(find_config("q1-best")).baseline().ensemble.partners == []
 
 
 def test_the_run_is_the_mean_of_its_folds(crossed):
@@ -273,8 +317,6 @@ def test_report_compares_runs(crossed, trained, capsys):
 @pytest.mark.slow
 def test_a_config_with_partners_trains_all_and_joins_them(dealt, music, tmp_path, capsys):
     """Own model and partner's under one folder, fold by fold; interrupted and resumed, the whole is finished."""
-    from tfmusic.config.loading import find_config, load_config, to_yaml
-
     small = [*SMALL_MODEL, THREE, "training.batch_size=8", "training.epochs=1", "training.fold=all"]
     (tmp_path / "other.yaml").write_text(to_yaml(load_config(find_config("q2"), [*small, "model.name=cnn1d"])))
     out = tmp_path / "run"
@@ -375,8 +417,6 @@ def test_damaged_checkpoints_and_old_reports_give_one_line(crossed, tmp_path, ca
 
 def test_partners_need_names_of_their_own(dealt, tmp_path, capsys):
     """A partner called own or like another would be lost."""
-    from tfmusic.config.loading import find_config, load_config, to_yaml
-
     text = to_yaml(load_config(find_config("q2"), ["training.fold=0"]))
     for name in ("own.yaml", "a/p.yaml", "b/p.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tfmusic.core.contract import Kind
-from tfmusic.core.feature import POWER, Feature
+from tfmusic.core.feature import EMBEDDING, POWER, Feature
 from tfmusic.core.scale import ScaleName
 from tfmusic.core.section import Count, CountOrZero, Fraction, Positive, PositiveOrZero, Section, Seed
 from tfmusic.core.windows import Choice, Segments
@@ -25,7 +25,9 @@ MetadataField = Literal[
     "album_year", "debut_year", "is_overseas", "is_live", "has_lyric",
 ]  # fmt: skip
 PolicyName = Literal["none", "custom", "LB", "LD", "SM", "SS"]
-WITHOUT_BACKBONE = ("descriptors", "mlp")  # models of which the head alone learns
+_DESCRIPTORS = "descriptors"  # the model of the classical baseline
+WITHOUT_BACKBONE = (_DESCRIPTORS, "mlp")  # models of which the head alone learns
+_BASELINE_FRAMES = 640  # the longer a window, the more it says of rhythm, and the more memory it takes
 
 
 class RecordSection(Section):
@@ -322,6 +324,9 @@ class EvaluationSection(Section):
     """Several tags: predict at most this many; null: no limit."""
     batch_size: Count = 64
     """Windows in a batch of evaluation."""
+    baseline: bool = True
+    """Of training.fold=all: train a linear layer on descriptors of the spectrogram too, first and in seconds, so that
+    `evaluate` says how far the model is ahead of it."""
 
     def scorer(self, kind: Kind) -> TrackScorer:
         """Returns the scorer of a task, not calibrated yet."""
@@ -365,6 +370,37 @@ class Config(Section):
     def task_name(self) -> str:
         """The task's name, or those of several joined: what folders are called."""
         return "_".join(self.tasks)
+
+    def baseline(self) -> "Config | None":
+        """Returns the config of the classical baseline of a cross-validation; None where there is none to train.
+
+        It has none for several tasks, for embeddings and raw samples, and where the model itself is one of descriptors.
+        """
+        is_spectrogram = self.feature.name not in ("raw", EMBEDDING)
+        is_wanted = self.evaluation.baseline and self.training.fold == "all" and isinstance(self.task, str)
+        if not is_wanted or not is_spectrogram or self.model.name == _DESCRIPTORS:
+            return None
+        frames = min(self.record.segment_frames, _BASELINE_FRAMES)
+        sections: dict[str, Section] = {
+            "input": InputSection(frames=frames, hop_frames=(frames + 1) // 2, normalize="none"),
+            "augment": AugmentSection(),
+            "model": ModelSection(name=_DESCRIPTORS, dropout=0.0),
+            "metadata": MetadataSection(),
+            "balance": BalanceSection(),
+            "training": TrainingSection(
+                fold="all",
+                select="last",
+                epochs=1,
+                freeze_epochs=1,
+                cache_frozen=True,
+                optimizer="lbfgs",
+                seed=self.training.seed,
+                tensorboard=False,
+            ),
+            "evaluation": self.evaluation.model_copy(update={"baseline": False}),
+            "ensemble": EnsembleSection(),
+        }
+        return self.model_copy(update=sections)
 
     @model_validator(mode="after")
     def _a_question_each(self) -> "Config":

@@ -183,6 +183,11 @@ class RunDir:
         return all(len(path.read_text(encoding="utf-8").splitlines()) <= 1 for path in logs)
 
     @property
+    def baseline(self) -> "RunDir":
+        """The run of the classical baseline, which a cross-validation trains beside its model."""
+        return RunDir(self.path / "baseline")
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tb"

@@ -1,7 +1,8 @@
 """Evaluates a run on tracks that it was not trained on, and says how far the numbers can be trusted.
 
 A plain run is scored on the splits asked for, or on its validation fold. A cross-validation is scored out of fold:
-every track once, by the model of the fold that holds it out, with a scorer fitted on the other folds.
+every track once, by the model of the fold that holds it out, with a scorer fitted on the other folds. Where the run has
+a classical baseline, that is scored on the same tracks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,6 +121,19 @@ class Evaluation:
             report["confusion"] = counts.tolist()
         return report
 
+    def compare(self, other: "Evaluation") -> dict[str, Any]:
+        """Returns how far this evaluation is ahead of that of another model on the same tracks: JSON-ready values."""
+        places = {track_id: place for place, track_id in enumerate(other.track_ids)}
+        order, kind = [places[track_id] for track_id in self.track_ids], self.contract.kind
+        (own, true), (others, _) = self.names(), other.names()
+        counts = metrics.hits_and_totals(own, true, kind)
+        against = metrics.hits_and_totals([others[place] for place in order], true, kind)
+        return {
+            "value": other.headline,
+            "gain": self.headline - other.headline,
+            "interval": metrics.bootstrap_interval(counts, against=against),
+        }
+
     def windows_of(self, place: int) -> np.ndarray:
         """Returns the window scores [n_windows, n_labels] of the track at a place."""
         first = int(self.window_counts[:place].sum())
@@ -151,6 +165,7 @@ def format_report(report: dict[str, Any]) -> str:
         ),
         f"single windows {report['window_value']:.4f}, gain of whole tracks {report['track_gain']:+.4f};"
         f" the majority baseline {report['baseline_value']:.4f}",
+        *_baseline_line(report),
         *_fold_line(report),
         "",
         format_table(
@@ -176,6 +191,26 @@ def _left_out_line(labels: dict[str, Any]) -> list[str]:
         if names
         else []
     )
+
+
+def _baseline_line(report: dict[str, Any]) -> list[str]:
+    """Returns how far the model is ahead of the classical baseline, if that was trained."""
+    if "classical_baseline" not in report:
+        return []
+    baseline = report["classical_baseline"]
+    low, high = baseline["interval"]
+    lines = [
+        f"the classical baseline {baseline['value']:.4f}, a linear layer on descriptors; this model"
+        f" {baseline['gain']:+.4f} (95 % interval {low:+.3f} to {high:+.3f})"
+    ]
+    if baseline["gain"] < 0:
+        lines.append(
+            "note: the model is BEHIND its classical baseline: train it longer, begin with a pretrained backbone, or"
+            " use the baseline itself, the run in its folder baseline"
+        )
+    elif low <= 0:
+        lines.append("note: that lead over the classical baseline is within chance")
+    return lines
 
 
 def _fold_line(report: dict[str, Any]) -> list[str]:
@@ -236,6 +271,16 @@ def evaluate(
         UsageError: the model or the records have no such task, or splits are needed.
         RunError, RecordsError: the run or the records are damaged, or do not fit each other.
     """
+    reports = _evaluate(run, manifest, splits, task, with_metadata=with_metadata)
+    if run.baseline.calibration.is_file():
+        for report, other in zip(reports, _evaluate(run.baseline, manifest, splits, task), strict=True):
+            report.report["classical_baseline"] = report.evaluation.compare(other.evaluation)
+    return reports
+
+
+def _evaluate(
+    run: RunDir, manifest: Manifest, splits: Sequence[str], task: str | None, *, with_metadata: bool = True
+) -> list[EvaluationReport]:
     used = run.read_json(run.records)
     tasks = _choose_tasks(run, manifest, task)
     is_same = manifest.tracks_sha256 == used["tracks_sha256"]

@@ -181,12 +181,14 @@ def _data(run: RunDir, config: Config) -> dict[str, Any]:
 
 
 def _evaluation(report: dict[str, Any]) -> dict[str, Any]:
-    keys = ("metric", "value", "interval", "metrics", "tracks", "splits", "folds", "window_value", "audit")
+    keys = (
+        "metric", "value", "interval", "metrics", "tracks", "splits", "folds", "window_value", "audit",
+        "baseline_value", "classical_baseline",
+    )  # fmt: skip
     evaluation = {"metrics": {report["metric"]: [report["value"], *report["interval"]]}}
     evaluation |= {name: report[name] for name in keys if name in report}
-    baseline = {"baseline_value": report["baseline_value"]} if "baseline_value" in report else {}
     note = without_paths(report.get("note", "")).removeprefix("note: ")
-    return evaluation | baseline | {"note": note, "labels": report["labels"]}
+    return evaluation | {"note": note, "labels": report["labels"]}
 
 
 def _intended_use(contract: Contract) -> str:

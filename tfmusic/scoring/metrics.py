@@ -97,19 +97,28 @@ def hits_and_totals(predicted: list[Any], true: list[Any], kind: str) -> np.ndar
     return np.array([[2.0 * len(tags & true_tags), float(len(tags) + len(true_tags))] for tags, true_tags in sets])
 
 
-def bootstrap_interval(counts: np.ndarray, *, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    counts: np.ndarray, *, against: np.ndarray | None = None, samples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """Returns the 95 % interval of a metric over new draws of as many tracks (Efron 1979, percentiles).
 
     Args:
         counts: as `hits_and_totals` returns them.
+        against: those of other predictions of the same tracks; the interval is then that of the difference from them.
         samples: number of draws.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    sums = np.array([counts[rng.integers(0, len(counts), len(counts))].sum(0) for _ in range(samples)])
-    values = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(samples), where=sums[:, 1] > 0)
+    rows = [rng.integers(0, len(counts), len(counts)) for _ in range(samples)]
+    values = _ratios(np.array([counts[drawn].sum(0) for drawn in rows]))
+    if against is not None:
+        values -= _ratios(np.array([against[drawn].sum(0) for drawn in rows]))
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _ratios(sums: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0))
 
 
 def majority_baseline(true: list[Any], kind: str) -> float:

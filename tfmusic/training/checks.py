@@ -43,7 +43,7 @@ def find_frontend(name: str, contract: Contract) -> Frontend | None:
 
 
 OWN = "own"  # the folder of the config's own model beside those of its partners
-_RESERVED = re.compile(r"own|fold\d+|checkpoints|backup|evaluation.*|export|tb")
+_RESERVED = re.compile(r"own|baseline|fold\d+|checkpoints|backup|evaluation.*|export|tb")
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ def check_partners(config: Config, partners: Mapping[str, Config]) -> None:
     stems = [Path(name).stem for name in partners]
     if len({OWN, *stems}) <= len(stems) or any(_RESERVED.fullmatch(stem) for stem in stems):
         raise ConfigError(
-            f"ensemble.partners: their file names must differ, and not be {OWN}, foldN or another name in a run"
-            f" folder. Received: {', '.join(stems)}"
+            f"ensemble.partners: their file names must differ, and not be {OWN}, baseline, foldN or another name in a"
+            f" run folder. Received: {', '.join(stems)}"
         )
 
 

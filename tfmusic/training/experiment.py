@@ -1,4 +1,8 @@
-"""Everything one config asks for: one training, or one for every fold and those of its partners, joined to one run."""
+"""Everything one config asks for: one training, or one for every fold and those of its partners, joined to one run.
+
+A cross-validation trains its classical baseline too: a linear layer on descriptors of the spectrogram, in the folder
+`baseline`, a run like any other. It comes first, so that a fault of the data shows within seconds.
+"""
 
 import os
 import shutil
@@ -25,6 +29,7 @@ from tfmusic.scoring.track_scorer import save_scorers
 from tfmusic.training.checks import OWN, Folds, check, check_partners
 from tfmusic.training.frozen import EmbeddingCache
 from tfmusic.training.job import Job
+from tfmusic.training.processes import joined
 from tfmusic.training.trainer import TrainingProgress, environment, resumable, train
 
 
@@ -94,9 +99,15 @@ class Experiment:
         configs = {OWN: self.config} | {Path(name).stem: config for name, config in self.partners.items()}
         return {name: (config, RunDir(self.run_dir.path / name)) for name, config in configs.items()}
 
+    def _baseline(self) -> Iterator[tuple[Config, RunDir]]:
+        """Yields config and folder of the classical baseline, if there is one to train."""
+        config = None if self.manifest.contract.is_embedding or joined().are_several else self.config.baseline()
+        if config:
+            yield config, self.run_dir.baseline
+
     def _trainings(self) -> Iterator[tuple[Config, RunDir]]:
         """Yields config and folder of every single training; a cross-validation has one for each fold."""
-        for config, run in self.members().values():
+        for config, run in (*self._baseline(), *self.members().values()):
             if config.training.fold != "all":
                 yield config, run
                 continue
@@ -127,7 +138,7 @@ class Experiment:
                 return {"": train(job, resume=resume, callbacks=self.callbacks)}
         if not resume:
             self._replace_folder(parts)
-        for config, run in ((self.config, self.run_dir), *self.members().values()):
+        for config, run in ((self.config, self.run_dir), *self._baseline(), *self.members().values()):
             write_text(run.config, to_yaml(config))
             run.unseal()
             for folder in run.evaluations():
@@ -152,7 +163,7 @@ class Experiment:
 
     def _replace_folder(self, parts: Sequence[Part]) -> None:
         """Removes an old run, after a look at whether the first model of every member can be made."""
-        for _, run in self.members().values():
+        for _, run in (*self._baseline(), *self.members().values()):
             first = next(part for part in parts if part.run.path.is_relative_to(run.path))
             first.prepare(self.manifest, resume=False)
         shutil.rmtree(self.run_dir.path, ignore_errors=True)
@@ -163,7 +174,7 @@ class Experiment:
     def _join(self) -> None:
         members = self.members()
         if self.config.training.fold == "all":
-            for _, run in members.values():
+            for _, run in (*self._baseline(), *members.values()):
                 join_folds(run, self.manifest)
         if self.partners:
             runs = [run for _, run in members.values()]
