@@ -39,7 +39,15 @@ def solve_head(head: keras.Model, tracks: TrackLogits, folds: np.ndarray, kind: 
     Raises:
         ConfigError: the head has other layers.
     """
+    from threadpoolctl import threadpool_limits
+
     norm, dense = _linear_layers(head)
+    # The products are small: beside other work, threads that wait for each other took 20 times as long as one.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _solve_layers(norm, dense, tracks, folds, kind)
+
+
+def _solve_layers(norm: Any, dense: Any, tracks: TrackLogits, folds: np.ndarray, kind: Kind) -> float:
     x = np.stack([windows.mean(0, dtype=np.float64) for windows in tracks.logits])
     y = tracks.targets.astype(np.float64)
     numbers, losses = np.unique(folds), np.zeros(len(STRENGTHS))
