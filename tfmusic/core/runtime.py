@@ -42,7 +42,7 @@ _redirected = threading.Lock()
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without the lines about CUDA and oneDNN.
+    """Imports TensorFlow and looks for devices, without the lines about CUDA, oneDNN and retracing.
 
     Another backend does without it where it is missing.
 
@@ -58,6 +58,8 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        # Every fold has a model of its own, which TensorFlow takes for one that is compiled again and again.
+        tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":  # the other backend has the GPU
             tf.config.set_visible_devices([], "GPU")
 

@@ -101,11 +101,10 @@ def _fixed(n_outputs: int, *, name: str) -> Any:
 
 def _averaged(level: Any, n_bands: int, *, name: str) -> Any:
     """Returns [batch, frames, n_bands or a few more]: the mean of as many neighbouring bins each."""
-    size = int(level.shape[2]) // n_bands
-    turned = layers.Permute((2, 1), name=f"{name}_bins_first")(level)
-    return layers.Permute((2, 1), name=f"{name}_frames_first")(
-        layers.AveragePooling1D(size, dtype="float32", name=f"{name}_average")(turned)
-    )
+    frames, n_bins = int(level.shape[1]), int(level.shape[2])
+    image = layers.Reshape((frames, n_bins, 1), name=f"{name}_image")(level)
+    averaged = layers.AveragePooling2D((1, n_bins // n_bands), dtype="float32", name=f"{name}_average")(image)
+    return layers.Reshape((frames, int(averaged.shape[2])), name=f"{name}_levels")(averaged)
 
 
 def _mean_of_bands(x: Any) -> Any:
