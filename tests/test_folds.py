@@ -326,6 +326,9 @@ def test_a_config_with_partners_trains_all_and_joins_them(dealt, music, tmp_path
     assert "6 models: own/fold0" in capsys.readouterr().out
     assert main([*asked, partner]) == 0
     assert {"own", "other", "fold2", "checkpoints"} <= {path.name for path in out.iterdir()}
+    shares = capsys.readouterr().out.partition("alone, held out")[2].splitlines()[2:4]
+    assert [line.split()[0] for line in shares] == ["own", "other"]
+    assert all(0 <= float(line.split()[2]) <= 1 for line in shares)
     members = [one["run"] for one in json.loads((out / "fold0" / "ensemble.json").read_text())["members"]]
     assert len(members) == 2
     assert main(["predict", str(out), str(music / "q2" / "test"), "--out", str(tmp_path / "a.json")]) == 0

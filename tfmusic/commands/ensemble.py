@@ -32,12 +32,12 @@ def run(args: argparse.Namespace) -> None:
     records = args.records or Path(runs[0].read_json(runs[0].records)["folder"])  # a path: a file may name no URL
     manifest = Manifest.read(arguments.find_records(records))
     start_tensorflow()
-    from tfmusic.training.experiment import join_runs
+    from tfmusic.training.join import join_runs, show_shares
 
     with replacing_folder(args.out) as partial:
-        weights = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
-    rows = [(str(one.path), weight) for one, weight in zip(runs, weights, strict=True)]
-    console.table(rows, ("run", "weight"))
+        shares = join_runs(runs, RunDir(partial), manifest, [1 / len(runs)] * len(runs) if args.equal else None)
+    rows = [(str(one.path), share.weight) for one, share in zip(runs, shares, strict=True)]
+    show_shares([name for name, _ in rows], shares)
     console.say(f"run: {args.out}")
     console.result(run=args.out, weights=dict(rows))
     if not runs[0].folds() and not RunDir(args.out).read_json(RunDir(args.out).records)["validation"]:

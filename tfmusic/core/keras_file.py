@@ -20,10 +20,10 @@ MOST = 1 << 20  # of a number in a config: a size beyond it takes all memory
 _TENSOR = "__keras_tensor__"
 
 _LAYERS = {
-    "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D", "Conv2D", "Cropping1D",
-    "Dense", "Dot", "Dropout", "ELU", "GRU", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
-    "Identity", "InputLayer", "MaxPooling1D", "MaxPooling2D", "Multiply", "Normalization", "Permute", "ReLU",
-    "Rescaling", "Reshape", "Softmax", "UpSampling1D", "ZeroPadding2D",
+    "Activation", "Add", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D",
+    "Conv2D", "Cropping1D", "Dense", "Dot", "Dropout", "ELU", "GRU", "GlobalAveragePooling1D", "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D", "Identity", "InputLayer", "MaxPooling1D", "MaxPooling2D", "Multiply", "Normalization",
+    "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "UpSampling1D", "ZeroPadding2D",
 }  # fmt: skip
 _INITIALIZERS = {"Constant", "GlorotUniform", "HeNormal", "Ones", "Orthogonal", "OrthogonalInitializer", "Zeros"}
 _POLICIES = {"DTypePolicy", "Policy"}

@@ -242,6 +242,11 @@ class RunDir:
             _EPOCHS.validate_python(lines)
         return lines
 
+    @property
+    def seconds(self) -> float:
+        """How long the epochs took, those of all folds; 0 for a run that was joined."""
+        return float(sum(line["seconds"] for one in (self.folds() or [self]) for line in one.history()))
+
     def read_json(self, path: Path) -> dict[str, Any]:
         """Returns the contents of one of the JSON files; raises RunError where it is missing or damaged."""
         try:

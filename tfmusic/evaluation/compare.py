@@ -144,7 +144,7 @@ def _row(run: RunDir, report: dict[str, Any]) -> tuple[str, ...]:
         f"{low:.3f} to {high:.3f}",
         *(f"{report['metrics'][name][0]:.3f}" if name in report["metrics"] else "-" for name in _AREAS),
         _folds(report),
-        f"{_seconds(run):,.0f}",
+        f"{run.seconds:,.0f}",
     )
 
 
@@ -167,8 +167,3 @@ def _folds(report: dict[str, Any]) -> str:
         return "-"
     values = np.array(report["folds"])
     return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-
-
-def _seconds(run: RunDir) -> float:
-    """Returns the seconds that the epochs of a run took, those of all of its folds; 0 for runs that were joined."""
-    return float(sum(line["seconds"] for one in (run.folds() or [run]) for line in one.history()))

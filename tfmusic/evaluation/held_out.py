@@ -17,6 +17,7 @@ from tfmusic.errors import RecordsError, RunError
 from tfmusic.records.format import holds_copies
 from tfmusic.records.manifest import Manifest
 from tfmusic.records.reader import iterate_tracks
+from tfmusic.scoring.metrics import headline
 from tfmusic.scoring.track_scorer import TrackScorer
 
 
@@ -201,6 +202,15 @@ def fit_scorers_apart(options: EvaluationSection, kind: Kind, folds: Sequence[Tr
     if len(folds) == 1:
         return [fit_scorer(options, kind, folds)]
     return [fit_scorer(options, kind, [*folds[:i], *folds[i + 1 :]]) for i in range(len(folds))]
+
+
+def held_out_value(options: EvaluationSection, kind: Kind, folds: Sequence[TrackLogits]) -> float:
+    """Returns the metric of the task on the tracks of all folds, each scored by the scorer of its fold."""
+    scored = [
+        scorer.decide(np.stack([scorer.track_scores(track) for track in fold.logits]))
+        for fold, scorer in zip(folds, fit_scorers_apart(options, kind, folds), strict=True)
+    ]
+    return headline(np.concatenate(scored), np.concatenate([fold.targets for fold in folds]), kind)
 
 
 def track_means(folds: Sequence[TrackLogits]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
