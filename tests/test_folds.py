@@ -169,6 +169,16 @@ def test_a_model_that_is_not_ahead_of_its_classical_baseline_is_named(crossed, g
     assert [note in line for line in lines[1:]] == ([True] if note else [])
 
 
+def test_too_many_windows_have_no_classical_baseline(dealt, tmp_path, monkeypatch, capsys):
+    """Their descriptors would not fit into memory: one line says so, and the model is trained without."""
+    monkeypatch.setattr("tfmusic.training.experiment._MOST_WINDOWS", 20)
+    asked = ["fit", "q2", "--records", str(dealt), "--out", str(tmp_path / "run"), "--folds", "3", "--dry-run"]
+    assert main([*asked, *SMALL_MODEL, THREE, "evaluation.baseline=true"]) == 0
+    said = capsys.readouterr().out
+    assert "no classical baseline" in said
+    assert "3 models: fold0" in said
+
+
 @pytest.mark.parametrize("change", ["model.name=descriptors", "training.fold=0", "evaluation.baseline=false"])
 def test_what_has_no_classical_baseline(change):
     """A model of descriptors itself, a single fold, and where it is not wanted."""

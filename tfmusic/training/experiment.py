@@ -26,6 +26,8 @@ from tfmusic.training.join import join_folds, join_runs, show_shares
 from tfmusic.training.processes import joined
 from tfmusic.training.trainer import TrainingProgress, resumable, train
 
+_MOST_WINDOWS = 500_000  # of the classical baseline: 900 numbers each, 1.8 GB
+
 
 @dataclass(frozen=True)
 class Part:
@@ -68,6 +70,12 @@ class Experiment:
             ConfigError, RecordsError, RunError: as `training.checks.check`, or partners that cannot be joined.
         """
         check_partners(self.config, self.partners)
+        baseline = self.config.baseline()
+        if baseline and (n_windows := self._baseline_windows(baseline)) > _MOST_WINDOWS:
+            console.say(
+                f"no classical baseline: the descriptors of some {n_windows:,} windows take too much memory; the limit"
+                f" is {_MOST_WINDOWS:,}"
+            )
         return [self._check_part(config, run, resume=resume) for config, run in self._trainings()]
 
     def _check_part(self, config: Config, run: RunDir, *, resume: bool) -> Part:
@@ -95,9 +103,16 @@ class Experiment:
 
     def _baseline(self) -> Iterator[tuple[Config, RunDir]]:
         """Yields config and folder of the classical baseline, if there is one to train."""
-        config = None if self.manifest.contract.is_embedding or joined().are_several else self.config.baseline()
-        if config:
+        config = self.config.baseline()
+        if config is None or self.manifest.contract.is_embedding or joined().are_several:
+            return
+        if self._baseline_windows(config) <= _MOST_WINDOWS:
             yield config, self.run_dir.baseline
+
+    def _baseline_windows(self, config: Config) -> int:
+        """Returns about how many windows the classical baseline has descriptors of, all in memory."""
+        segments = sum(split.segments for name, split in self.manifest.splits.items() if name != "test")
+        return segments * config.record.hop_frames // config.input.hop_frames
 
     def _trainings(self) -> Iterator[tuple[Config, RunDir]]:
         """Yields config and folder of every single training; a cross-validation has one for each fold."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -58,14 +59,20 @@ class FrozenBackbone:
         self._split_of = [
             split for split in source.splits for _ in cache.embeddings[key, split].rows
         ]  # of every training track
-        self._windows = np.concatenate(self.training.logits)
-        repeats = [len(track) for track in self.training.logits]
-        self._rows = np.repeat(self.training.rows, repeats)
-        self._targets = np.repeat(self.training.targets, repeats, axis=0).astype(np.float32)
+        self._counts = [len(track) for track in self.training.logits]
 
     def __len__(self) -> int:
         """Number of training windows."""
-        return len(self._windows)
+        return sum(self._counts)
+
+    @cached_property
+    def _examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Embeddings, rows of tracks.csv and targets of all training windows, in memory; a solved head needs none."""
+        return (
+            np.concatenate(self.training.logits),
+            np.repeat(self.training.rows, self._counts),
+            np.repeat(self.training.targets, self._counts, axis=0).astype(np.float32),
+        )
 
     @property
     def batch_size(self) -> int:
@@ -120,9 +127,10 @@ class FrozenBackbone:
         alpha = self._source.config.augment.mixup_alpha
         rng = np.random.default_rng([self._source.seed, int(epoch)])
         order = rng.permutation(len(self))[: self.steps_per_epoch * self.batch_size]
-        parts = [self._windows[order], self._targets[order]]
+        windows, rows, targets = self._examples
+        parts = [windows[order], targets[order]]
         if self._source.metadata:
-            parts.insert(1, self._source.metadata.draw(self._rows[order], rng.spawn(1)[0]))
+            parts.insert(1, self._source.metadata.draw(rows[order], rng.spawn(1)[0]))
         if alpha:
             share = rng.beta(alpha, alpha, (len(order), 1)).astype(np.float32)
             share, partner = np.maximum(share, 1.0 - share), rng.permutation(len(order))
