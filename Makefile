@@ -46,7 +46,7 @@ environments: $(VENV)/installed-test $(BEAM)/installed $(ADDONS)/installed
 # Each process begins with its own contiguous part of the tests, so that the fixtures of a file are rarely made twice; one
 # that has finished takes tests from the end of another's part.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 40
 
 quick: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow"

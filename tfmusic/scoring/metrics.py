@@ -109,10 +109,11 @@ def bootstrap_interval(
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    rows = [rng.integers(0, len(counts), len(counts)) for _ in range(samples)]
-    values = _ratios(np.array([counts[drawn].sum(0) for drawn in rows]))
+    both = counts if against is None else np.concatenate([counts, against], axis=1)
+    sums = np.array([both[rng.integers(0, len(both), len(both))].sum(0) for _ in range(samples)])
+    values = _ratios(sums[:, :2])
     if against is not None:
-        values -= _ratios(np.array([against[drawn].sum(0) for drawn in rows]))
+        values -= _ratios(sums[:, 2:])
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
