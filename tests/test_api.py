@@ -17,7 +17,7 @@ from tfmusic.core.files import read_json_file
 
 SMALL = dict(override.split("=", 1) for override in SMALL_MODEL) | {
     "input.frames": 64, "input.hop_frames": 32, "model.width": 4, "metadata.fields": [], "training.fold": 0,
-    "training.batch_size": 8,
+    "training.batch_size": 8, "evaluation.baseline": False,
 }  # fmt: skip
 
 
