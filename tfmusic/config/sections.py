@@ -325,8 +325,8 @@ class EvaluationSection(Section):
     batch_size: Count = 64
     """Windows in a batch of evaluation."""
     baseline: bool = True
-    """Of training.fold=all: train a linear layer on descriptors of the spectrogram too, first and in seconds, so that
-    `evaluate` says how far the model is ahead of it."""
+    """Of training.fold=all: first train a linear layer on descriptors of the spectrogram, so that `evaluate` says how
+    far the model is ahead of it."""
 
     def scorer(self, kind: Kind) -> TrackScorer:
         """Returns the scorer of a task, not calibrated yet."""

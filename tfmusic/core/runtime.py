@@ -1,5 +1,6 @@
 """The backend of Keras, and what C and C++ libraries may print on standard error."""
 
+import logging
 import os
 import re
 import subprocess
@@ -59,9 +60,13 @@ def start_tensorflow() -> None:
 
         tf.config.list_physical_devices()
         # Every fold has a model of its own, which TensorFlow takes for one that is compiled again and again.
-        tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
+        tf.get_logger().addFilter(_is_not_retracing)
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":  # the other backend has the GPU
             tf.config.set_visible_devices([], "GPU")
+
+
+def _is_not_retracing(record: logging.LogRecord) -> bool:
+    return "tf.function retracing" not in record.getMessage()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Everything one config asks for: one training, or one for every fold and those of its partners, joined to one run.
 
 A cross-validation trains its classical baseline too: a linear layer on descriptors of the spectrogram, in the folder
-`baseline`, a run like any other. It comes first, so that a fault of the data shows within seconds.
+`baseline`, a run like any other. It comes first, so that a fault of the data shows early.
 """
 
 import shutil
@@ -70,7 +70,7 @@ class Experiment:
             ConfigError, RecordsError, RunError: as `training.checks.check`, or partners that cannot be joined.
         """
         check_partners(self.config, self.partners)
-        baseline = self.config.baseline()
+        baseline = self._baseline_config()
         if baseline and (n_windows := self._baseline_windows(baseline)) > _MOST_WINDOWS:
             console.say(
                 f"no classical baseline: the descriptors of some {n_windows:,} windows take too much memory; the limit"
@@ -103,11 +103,14 @@ class Experiment:
 
     def _baseline(self) -> Iterator[tuple[Config, RunDir]]:
         """Yields config and folder of the classical baseline, if there is one to train."""
-        config = self.config.baseline()
-        if config is None or self.manifest.contract.is_embedding or joined().are_several:
-            return
-        if self._baseline_windows(config) <= _MOST_WINDOWS:
+        config = self._baseline_config()
+        if config and self._baseline_windows(config) <= _MOST_WINDOWS:
             yield config, self.run_dir.baseline
+
+    def _baseline_config(self) -> Config | None:
+        """Returns the config of the classical baseline; None also for embeddings and several processes."""
+        has_none = self.manifest.contract.is_embedding or joined().are_several
+        return None if has_none else self.config.baseline()
 
     def _baseline_windows(self, config: Config) -> int:
         """Returns about how many windows the classical baseline has descriptors of, all in memory."""
