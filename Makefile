@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2  # processes of the tests; each takes up to 7 GB of memory
-# Python compiles what it imports when it does; all of TensorFlow would take half a minute.
+# Python compiles what it imports when it first does; all of TensorFlow would take half a minute. Where the surroundings
+# forbid it to keep that (containers often do), every process would compile TensorFlow again, for some 15 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint .ci/constraints.txt
 
