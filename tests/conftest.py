@@ -29,11 +29,16 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_models():
-    """Gives the graphs of a test file's models back: Keras keeps every one, some 10 GB over all files."""
+    """Gives the graphs of a test file's models back: Keras keeps every one, some 10 GB over all files.
+
+    What is there before, such as the modules of TensorFlow, stays: the collector need not look at it for each test.
+    """
+    gc.freeze()
     yield
     keras = sys.modules.get("keras")  # most files never import it
     if keras is not None:
         keras.backend.clear_session()
+        gc.unfreeze()
         gc.collect()
 
 

@@ -341,7 +341,7 @@ codes = np.load(sys.argv[1] + "/codes.npy")
 losses = {}
 for name in json.loads(sys.argv[2]):
     model = keras.saving.load_model(f"{sys.argv[1]}/{name}.keras", safe_mode=True)
-    np.save(f"{sys.argv[1]}/{name}.npy", np.asarray(model(codes, training=False)))
+    np.save(f"{sys.argv[1]}/{name}.npy", model.predict_on_batch(codes))
 from tfmusic.models import build_model
 model = build_model("cnn2d", frames=100, n_bins=64, n_outputs=3, width=4)
 model.compile(keras.optimizers.Adam(3e-3), keras.losses.CategoricalCrossentropy(from_logits=True))
