@@ -252,7 +252,7 @@ def test_cached_embeddings_are_those_of_the_very_backbone(trained, records):
     assert _digest(unnamed[0], contract) == _digest(unnamed[1], contract)
 
 
-def test_class_weights_do_not_go_with_cached_embeddings(stored, short, tmp_path, music, capsys):
+def test_class_weights_do_not_go_with_cached_embeddings(stored, tmp_path, music, capsys):
     """The pair is refused before anything is written."""
     assert main(["build-records", "q1", "--data", str(music), "--out", str(tmp_path / "r")]) == 0
     asked = [*ASKED, "training.class_weights=balanced"]
